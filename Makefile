@@ -1,0 +1,45 @@
+# make run: sets up .venv and runs the main job.  make test: sets it up and checks everything.
+# make simulate SEEDS=100000: random hosts against the core's promises, on all cores.
+# PYTHON makes the environment, VENV says where, ARGS goes to what is run.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+SEEDS ?= 1000
+BIN := $(VENV)/bin
+
+.PHONY: run test lint simulate clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/.installed-main-job
+	@$(BIN)/python -m bench.main_job $(ARGS)
+
+# The slow tests run apart: tracing for coverage would make them several times slower.
+test: lint
+	$(BIN)/coverage run -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/coverage report --fail-under=100 --show-missing --include='qaic_sched/core/*'
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+simulate: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# One stamp per set of extras, made anew when pyproject.toml changes.
+$(VENV)/.installed-%: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo 'Python 3.10 or newer is needed, and "$(PYTHON)" is not: install it,' \
+	    'or name one with make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo '"$(PYTHON)" cannot make virtual environments: install its venv module' \
+	    '(Debian, Ubuntu: apt-get install python3-venv)' >&2; exit 1; }
+	@echo 'setting up $(VENV) for "$*", once; this can take a minute or two'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,198 @@
+"""A simulated host under the bare core, or under a baseline policy, on the same arrivals.
+
+No event loop and no arrays: events of one heap drive `SchedulerState`, so that a hundred thousand
+requests take seconds. Service times are drawn per inference in the order of arrival, so every
+policy meets the same ones.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass, field
+from itertools import cycle
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from qaic_sched.core.events import Answered, DeviceOpened
+from qaic_sched.core.model import Policy, Request, RequestState
+from qaic_sched.core.state import SchedulerState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+__all__ = [
+    "Host",
+    "least_in_flight",
+    "poisson",
+    "power_of_two",
+    "round_robin",
+    "run_baseline",
+    "run_core",
+]
+
+
+@dataclass(frozen=True)
+class Host:
+    """Devices of equal activations that serve one sample at a time; times in seconds."""
+
+    devices: int = 8
+    num_activations: int = 2
+    service_s: dict[int, float] = field(default_factory=lambda: {1: 0.005})
+    """Mean service time by compiled batch size."""
+    cv: float = 0.05
+    turnaround_s: float = 0.0003
+    slowdown: dict[int, float] = field(default_factory=dict)
+    """Device -> how many times longer it takes."""
+    stall_probability: float = 0.0
+    stall_s: float = 0.0
+    seed: int = 1
+
+    @property
+    def capacity(self) -> float:
+        """Samples per second of all devices, the turnaround hidden."""
+        speeds = (1 / self.slowdown.get(each, 1.0) for each in range(self.devices))
+        size, service_s = max(self.service_s.items())
+        mean_s = service_s + self.stall_probability * self.stall_s
+        return size * self.num_activations * sum(speeds) / mean_s
+
+    def variations(self) -> Iterator[tuple[float, float]]:
+        """Of each inference, in their order: how many times its mean it takes, and its stall."""
+        random = Random(self.seed)
+        sigma = math.sqrt(math.log1p(self.cv**2))
+        while True:
+            is_stalled = self.stall_probability and random.random() < self.stall_probability
+            factor = random.lognormvariate(-(sigma**2) / 2, sigma)
+            yield factor, self.stall_s if is_stalled else 0.0
+
+
+def poisson(rate: float, count: int, seed: int = 0) -> list[float]:
+    """So many arrival times at a rate per second."""
+    random = Random(seed)
+    at = 0.0
+    times = []
+    for _ in range(count):
+        at += random.expovariate(rate)
+        times.append(at)
+    return times
+
+
+class _Card:
+    """When each activation of the host is free, exactly as a simulated card has it."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._ends: dict[tuple[int, int], float] = {}
+        self._variations = host.variations()
+
+    def end_of(self, now: float, device_id: int, activation: int, size: int = 1) -> float:
+        """Start an inference now, or behind the earlier ones; when it ends."""
+        key = device_id, activation
+        previous = self._ends.get(key, -math.inf)
+        start = previous if previous > now else max(now, previous + self._host.turnaround_s)
+        factor, stall_s = next(self._variations)
+        service_s = factor * self._host.service_s[size] + stall_s
+        self._ends[key] = end = start + service_s * self._host.slowdown.get(device_id, 1.0)
+        return end
+
+
+@dataclass
+class Outcome:
+    """What became of the requests; latencies are those of the done ones, in seconds."""
+
+    latencies: list[float]
+    share_done: float
+    num_hedges: int
+
+
+def run_core(
+    host: Host,
+    arrivals: Sequence[float],
+    policy: Policy,
+    *,
+    set_size: int = 2,
+    deadline_s: float | None = None,
+) -> Outcome:
+    """Run requests of one sample through our core, on the host."""
+    core = SchedulerState(policy)
+    opened = [DeviceOpened(each, host.num_activations, set_size) for each in range(host.devices)]
+    core.handle(0.0, opened)
+    card = _Card(host)
+    ends: list[tuple[float, int]] = []
+    latencies = []
+    arrived = 0
+    while arrived < len(arrivals) or core.requests:
+        now = min(
+            arrivals[arrived] if arrived < len(arrivals) else math.inf,
+            ends[0][0] if ends else math.inf,
+            core.next_wakeup() or math.inf,
+        )
+        events: list[Request | Answered] = []
+        while ends and ends[0][0] <= now:
+            end, batch_id = heapq.heappop(ends)
+            events.append(Answered(batch_id, end))
+        while arrived < len(arrivals) and arrivals[arrived] <= now:
+            at = arrivals[arrived]
+            deadline = None if deadline_s is None else at + deadline_s
+            events.append(Request(arrived, 1, at, deadline))
+            arrived += 1
+        commands = core.handle(now, events)
+        for batch in commands.dispatch:
+            activation = batch.activation
+            end = card.end_of(now, activation.device_id, activation.index, batch.size)
+            heapq.heappush(ends, (end, batch.id))
+        latencies += [
+            now - request.accepted_at
+            for request in commands.resolve
+            if request.state is RequestState.DONE
+        ]
+    return Outcome(latencies, len(latencies) / len(arrivals), core.num_hedges)
+
+
+class Chooser(Protocol):
+    """Picks the activation of the next request from how many each holds."""
+
+    def __call__(self, held: list[int]) -> int: ...
+
+
+def round_robin(count: int) -> Chooser:
+    """One after the other."""
+    turns = cycle(range(count))
+    return lambda held: next(turns)
+
+
+def least_in_flight(count: int) -> Chooser:
+    """The first of those that hold the least."""
+    return lambda held: held.index(min(held))
+
+
+def power_of_two(count: int) -> Chooser:
+    """The lesser loaded of two at random."""
+    random = Random(0)
+
+    def choose(held: list[int]) -> int:
+        first, second = random.randrange(count), random.randrange(count)
+        return first if held[first] <= held[second] else second
+
+    return choose
+
+
+def run_baseline(
+    host: Host, arrivals: Sequence[float], make: Callable[[int], Chooser]
+) -> list[float]:
+    """Latency of every request where each goes to an activation's own queue as it arrives."""
+    places = [(d, a) for a in range(host.num_activations) for d in range(host.devices)]
+    choose = make(len(places))
+    held = [0] * len(places)
+    card = _Card(host)
+    ends: list[tuple[float, int]] = []
+    latencies = []
+    for at in arrivals:
+        while ends and ends[0][0] <= at:
+            held[heapq.heappop(ends)[1]] -= 1
+        place = choose(held)
+        held[place] += 1
+        end = card.end_of(at, *places[place])
+        heapq.heappush(ends, (end, place))
+        latencies.append(end - at)
+    return latencies

@@ -1,0 +1,5 @@
+"""Cards: the backend over the vendor's runtime, whose Python binding only `sdk` imports."""
+
+from qaic_sched.backends.aic.backend import AicBackend
+
+__all__ = ["AicBackend"]

@@ -1,0 +1,139 @@
+"""Runs compiled models on cards: which there are, what the model takes, and loading it on one.
+
+The vendor's runtime is asked in threads with time limits, since a device in trouble may never
+answer; `AicExecutable` then runs the inferences.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import anyio
+
+from qaic_sched.backends.aic.compiler import AIC_COMPILER
+from qaic_sched.backends.aic.devices import find_cards, query_card
+from qaic_sched.backends.aic.executable import AicExecutable
+from qaic_sched.backends.aic.qpc import read_qpc
+from qaic_sched.backends.aic.sdk import import_sdk
+from qaic_sched.backends.base import Backend, DeviceInfo, check_fit, choose_devices
+from qaic_sched.backends.compiling.compile import compile_model
+from qaic_sched.backends.compiling.container import kind_of
+from qaic_sched.backends.threads import in_thread
+from qaic_sched.errors import ConfigError, DeviceError, NoDeviceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qaic_sched.backends.aic.qpc import QpcFile
+    from qaic_sched.backends.aic.sdk import Sdk
+    from qaic_sched.config import ModelOptions
+    from qaic_sched.program import Program
+
+__all__ = ["AicBackend"]
+
+logger = logging.getLogger("qaic_sched")
+
+T = TypeVar("T")
+
+CALL_LIMIT_S = 120.0
+"""Longest that the vendor's libraries may take to load, or a QPC to be read."""
+LOAD_LIMIT_S = 300.0
+"""Longest that loading a program on a device may take."""
+MAX_ACTIVATIONS = 16
+"""A device has this many DMA channels, and each activation needs one."""
+
+
+class AicBackend(Backend):
+    """One model on the cards of this host; one that is not compiled yet is compiled for them."""
+
+    kind = "aic"
+
+    def __init__(self, model_path: str, options: ModelOptions) -> None:
+        super().__init__(model_path, options)
+        self._sdk: Sdk | None = None
+        self._file: QpcFile | None = None
+
+    async def find(self) -> list[DeviceInfo]:
+        """The devices that QAIC_VISIBLE_DEVICES lets this process see, whatever their state."""
+        return await find_cards(await self._binding())
+
+    async def select(self, devices: Literal["all"] | int | list[int]) -> list[int]:
+        """As the seam says; `"all"` and a count mean devices that are ready."""
+        found = await self.find()
+        if isinstance(devices, list) and found:
+            return choose_devices(devices, [each.device_id for each in found], self.kind)
+        ready = [each.device_id for each in found if each.state == "ready"]
+        others = ", ".join(
+            f"{each.device_id} is {each.state}" for each in found if each.state != "ready"
+        )
+        if not ready:
+            raise NoDeviceError(f"no aic device on this host is ready: {others or 'there is none'}")
+        if others:
+            logger.warning("aic devices that are left out: %s", others)
+        return choose_devices(devices, ready, self.kind)
+
+    async def describe(self) -> Program:
+        """Compile the model unless it is, and read it once. Needs the SDK, but no device."""
+        return (await self._read()).program
+
+    async def load(self, device_id: int, num_activations: int, set_size: int) -> AicExecutable:
+        """Load `num_activations` programs, each with room for `set_size` inferences.
+
+        `ConfigError` where they do not fit on the cores that are free now.
+        """
+        sdk, file = await self._binding(), await self._read()
+        self._check(await query_card(sdk, device_id), num_activations)
+        loop = asyncio.get_running_loop()
+        executable = AicExecutable(sdk, file, device_id, num_activations, set_size, loop)
+        try:
+            with anyio.fail_after(LOAD_LIMIT_S):
+                await asyncio.wrap_future(executable.loaded)
+        except TimeoutError as error:
+            executable.stop()
+            raise _too_slow(f"loading on device {device_id}", LOAD_LIMIT_S, device_id) from error
+        except BaseException:
+            executable.stop()
+            raise
+        return executable
+
+    def _check(self, device: DeviceInfo, num_activations: int) -> None:
+        """Raise unless the device is ready and has room."""
+        device_id = device.device_id
+        if device.state != "ready":
+            raise DeviceError(
+                f"aic device {device_id} is not ready but {device.state}: see `qaic-util -q`",
+                device_id,
+                kind="restarted" if device.state == "initializing" else "lost",
+            )
+        # Assumption (not verified on hardware): nothing that is public tells for how many cores a
+        # QPC was compiled, so without the option each activation is taken to need one.
+        check_fit(device, num_activations, self.options.aic_num_cores, MAX_ACTIVATIONS)
+
+    async def _binding(self) -> Sdk:
+        if self._sdk is None:
+            self._sdk = await self._call(import_sdk, "loading the SDK")
+        return self._sdk
+
+    async def _read(self) -> QpcFile:
+        if self._file is None:
+            sdk, path = await self._binding(), self.model_path
+            if kind_of(path) is None:
+                if not self.options.compile:
+                    raise ConfigError(f"compile: false: cards run compiled models only, not {path}")
+                path = await compile_model(path, AIC_COMPILER, self.options)
+            self._file = await self._call(partial(read_qpc, sdk, path), f"reading {path}")
+        return self._file
+
+    async def _call(self, function: Callable[[], T], what: str) -> T:
+        try:
+            return await in_thread(function, "qaic-aic-open", CALL_LIMIT_S)
+        except TimeoutError as error:
+            raise _too_slow(what, CALL_LIMIT_S) from error
+
+
+def _too_slow(what: str, limit_s: float, device_id: int | None = None) -> DeviceError:
+    message = f"aic: {what} has not ended within {limit_s:g} s: look into `dmesg`"
+    return DeviceError(message, device_id, kind="stuck")

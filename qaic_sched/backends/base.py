@@ -1,0 +1,161 @@
+"""The seam to what runs inferences: a `Backend` finds devices and loads, an `Executable` runs.
+
+Rules of the seam:
+- Nothing here blocks the event loop: coroutines wait, `submit` returns at once.
+- A backend is made for one model and knows nothing of requests, queues or other devices.
+- An activation serves its inferences one at a time, in the order of `submit`.
+- What a backend raises is one of our errors; the vendor's or the library's is its `__cause__`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from qaic_sched.errors import ConfigError, DeviceError, NoDeviceError
+from qaic_sched.program import Program, Tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qaic_sched.config import ModelOptions
+
+__all__ = [
+    "Backend",
+    "DeviceInfo",
+    "Done",
+    "Executable",
+    "check_fit",
+    "choose_devices",
+    "closed_in_flight",
+]
+
+Done: TypeAlias = Callable[["Tensors | DeviceError", float], None]
+"""`done(outputs or error, answered_at)`; on any thread, once per submit, never inside it.
+
+The outputs are the receiver's own: no buffer of them is used again. `answered_at` is read from
+the clock of the loop that loaded the executable (`qaic_sched.clock.clock_of`).
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """What is known of one device. None where this kind of device does not tell."""
+
+    device_id: int
+    kind: str
+    state: str
+    cores: int
+    cores_free: int
+    memory_bytes: int | None = None
+    memory_free_bytes: int | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    serial: str | None = None
+    sku: str | None = None
+
+
+class Executable(ABC):
+    """A program loaded on one device, `num_activations` times."""
+
+    device_id: int
+    program: Program
+    num_activations: int
+
+    selects_activation: bool = True
+    """False where the device spreads inferences over its activations by itself: then
+    `num_activations` is 1 here and the device is one pooled server."""
+
+    @abstractmethod
+    def submit(self, activation: int, inputs: Mapping[str, object], done: Done) -> None:
+        """Start one inference; thread-safe.
+
+        `inputs` are C-contiguous arrays of the program's types, all with one compiled batch size
+        of rows; they must not change until `done` was called. The caller keeps at most `set_size`
+        inferences on an activation.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Give the device back; idempotent.
+
+        Waits a bounded time for what the device runs, then answers the rest with `DeviceError`:
+        when this returns, every inference submitted has been answered.
+        """
+
+
+class Backend(ABC):
+    """One model on one kind of device."""
+
+    kind: str
+
+    def __init__(self, model_path: str, options: ModelOptions) -> None:
+        self.model_path = model_path
+        self.options = options
+
+    @abstractmethod
+    async def find(self) -> list[DeviceInfo]:
+        """The devices of this host, by ascending id. Loads nothing."""
+
+    @abstractmethod
+    async def describe(self) -> Program:
+        """What the model takes and gives. Needs no device; raises `ConfigError` on a bad model."""
+
+    async def select(self, devices: Literal["all"] | int | list[int]) -> list[int]:
+        """The device ids that the option `devices` means; to be called before `load`.
+
+        `"all"` is every device, a count the first so many, a list those. `ConfigError` names what
+        is not there, `NoDeviceError` says that there is nothing at all.
+        """
+        found = [info.device_id for info in await self.find()]
+        if not found:
+            raise NoDeviceError(f"no {self.kind} device on this host")
+        return choose_devices(devices, found, self.kind)
+
+    @abstractmethod
+    async def load(self, device_id: int, num_activations: int, set_size: int) -> Executable:
+        """Load the program: `ConfigError` if it cannot fit, `DeviceError` if the device fails."""
+
+
+def choose_devices(
+    devices: Literal["all"] | int | list[int], found: list[int], kind: str
+) -> list[int]:
+    """Hold the option `devices` against the ids that exist; `ConfigError` names what is missing."""
+    if devices == "all":
+        return found
+    if isinstance(devices, int):
+        if not 1 <= devices <= len(found):
+            raise ConfigError(f"devices: {devices} asked for, this host has {len(found)} {kind}")
+        return found[:devices]
+    missing = [device_id for device_id in devices if device_id not in found]
+    if missing:
+        raise ConfigError(f"devices: {missing} not on this host, which has {kind} devices {found}")
+    return list(devices)
+
+
+def check_fit(
+    device: DeviceInfo, num_activations: int, aic_num_cores: int | None, most: int | None = None
+) -> None:
+    """Raise `ConfigError` unless the activations, at most `most`, fit on the device's free cores.
+
+    Each needs `aic_num_cores`, or one where that is None.
+    """
+    each = aic_num_cores or 1
+    fitting = device.cores_free // each
+    limit = ""
+    if most is not None:
+        fitting, limit = min(fitting, most), f" and room for {most} activations at most"
+    if num_activations > fitting:
+        raise ConfigError(
+            f"num_activations: {num_activations} of {each} cores (aic_num_cores) do not fit on "
+            f"device {device.device_id}, which has {device.cores_free} of {device.cores} cores free"
+            f"{limit}; {fitting} would fit"
+        )
+
+
+def closed_in_flight(kind: str, device_id: int) -> DeviceError:
+    """What answers an inference that its device has not finished when it is closed."""
+    message = f"{kind} device {device_id} was closed with this inference in flight"
+    return DeviceError(message, device_id, kind="stuck")

@@ -1,0 +1,116 @@
+"""Runs models on the CPU with ONNX Runtime; a device is a share of this process's cores."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qaic_sched.backends.base import Backend, DeviceInfo
+from qaic_sched.backends.compiling.compile import compile_model
+from qaic_sched.backends.compiling.container import check_cpu_program, kind_of
+from qaic_sched.backends.compiling.folder import FolderError
+from qaic_sched.backends.cpu.compiler import CPU_COMPILER
+from qaic_sched.backends.cpu.cores import choose_ids, memory_bytes, share_out, usable_cores
+from qaic_sched.backends.cpu.executable import CpuExecutable
+from qaic_sched.backends.cpu.onnx_model import ModelReader, open_model
+from qaic_sched.backends.threads import in_thread
+from qaic_sched.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qaic_sched.config import ModelOptions
+    from qaic_sched.program import Program
+
+__all__ = ["CpuBackend"]
+
+logger = logging.getLogger("qaic_sched")
+
+
+class CpuBackend(Backend):
+    """One ONNX model, or program compiled of one, on shares of this process's cores."""
+
+    kind = "cpu"
+
+    def __init__(self, model_path: str, options: ModelOptions) -> None:
+        super().__init__(model_path, options)
+        self._program: Program | None = None
+        self._file, self._sizes = model_path, options.onnx_define_symbol
+        self._cores_of: dict[int, list[int]] = {}
+        given = {"aic_num_cores": options.aic_num_cores, "convert_to_fp16": options.convert_to_fp16}
+        unused = [name for name, value in given.items() if value]
+        unused += [name for name in options.compiler if name != "compile_only"]
+        if unused:
+            logger.info("options that are not used on the CPU: %s", ", ".join(unused))
+
+    async def find(self) -> list[DeviceInfo]:
+        """One device: all cores that this process may use, and the machine's memory."""
+        num_cores = len(usable_cores())
+        return [DeviceInfo(0, "cpu", "ready", num_cores, num_cores, memory_bytes())]
+
+    async def select(self, devices: str | int | list[int]) -> list[int]:
+        """Share the cores out among the devices meant: `"all"` is one, a count or ids so many.
+
+        `ConfigError` where there are more devices than cores, ids beyond them, or ids repeated.
+        """
+        cores = usable_cores()
+        device_ids = choose_ids(devices, len(cores))
+        self._cores_of = share_out(cores, device_ids)
+        return device_ids
+
+    async def describe(self) -> Program:
+        """Compile the model and read the result, once.
+
+        `ConfigError` on a model, or options of it, that cannot run; `CompileError` where ONNX
+        Runtime does not save what it made of it.
+        """
+        if self._program is None:
+            await self._compile()
+            reader = ModelReader(self._file, self._sizes)
+            self._program = await in_thread(partial(reader.read, len(usable_cores())))
+        return self._program
+
+    async def _compile(self) -> None:
+        """Make sure that there is a program, unless the model is to be run as it is."""
+        is_model = kind_of(self.model_path) is None
+        if is_model and not self.options.compile:
+            return
+        try:
+            if is_model:
+                self._file = await compile_model(self.model_path, CPU_COMPILER, self.options)
+            else:
+                await in_thread(self._check_program)
+        except FolderError as error:
+            if self.options.output_dir is not None:
+                raise
+            logger.info("runs %s uncompiled: %s", self.model_path, error)
+        else:
+            self._sizes = {}
+
+    def _check_program(self) -> None:
+        note = check_cpu_program(self.model_path)
+        for symbol, size in self.options.onnx_define_symbol.items():
+            if note.onnx_define_symbol.get(symbol) != size:
+                raise ConfigError(
+                    f"model {self.model_path}: onnx_define_symbol: it was compiled with "
+                    f"{note.onnx_define_symbol}, not with {symbol}: {size}"
+                )
+
+    async def load(self, device_id: int, num_activations: int, set_size: int) -> CpuExecutable:
+        """Load `num_activations` sessions, which divide the threads of the device's cores."""
+        program = await self.describe()
+        cores = self._cores_of.get(device_id)
+        if cores is None:
+            raise ConfigError(f"devices: cpu device {device_id} was not selected")
+        if num_activations > len(cores):
+            logger.warning(
+                "cpu device %d: %d activations, %d core(s)", device_id, num_activations, len(cores)
+            )
+        num_threads = max(1, len(cores) // num_activations)
+        open_session = partial(open_model, self._file, num_threads, self._sizes)
+        executable = CpuExecutable(device_id, program, num_activations, cores, open_session)
+        try:
+            await in_thread(executable.wait_loaded)
+        except BaseException:
+            executable.stop()
+            raise
+        return executable

@@ -1,0 +1,166 @@
+"""What an ONNX model takes and gives, read through ONNX Runtime."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qaic_sched.errors import ConfigError
+from qaic_sched.program import Program, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["ModelReader", "first_line", "import_onnxruntime", "open_model"]
+
+FATAL = 4
+"""The only severity that ONNX Runtime may print itself: it raises its errors, we pass them on."""
+
+NUMBERS = "float16 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool"
+DTYPES: dict[str, np.dtype[np.generic]] = {
+    **{f"tensor({name})": np.dtype(name) for name in NUMBERS.split()},
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+}
+"""ONNX Runtime's name of a type -> numpy's."""
+
+
+class ModelReader:
+    """Reads from an ONNX file what the model takes and gives.
+
+    `sizes` are the sizes of the model's symbolic dimensions, by symbol.
+    """
+
+    def __init__(self, path: str, sizes: Mapping[str, int]) -> None:
+        self.path = path
+        self.sizes = sizes
+
+    def read(self, num_threads: int) -> Program:
+        """Describe the model; `ConfigError` on a model, or sizes for it, that cannot run."""
+        session = self.open(num_threads)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        self.check_values(inputs, outputs)
+        self.check_sizes(inputs, outputs)
+        input_specs = specs_of(inputs, [self.sized(value.shape) for value in inputs])
+        # An output of unknown rank has the shape of a scalar here, so a scalar is looked at too.
+        if open_sizes(outputs) <= open_sizes(inputs) and all(value.shape for value in outputs):
+            output_shapes = [self.sized(value.shape) for value in outputs]
+        else:
+            output_shapes = self.try_out(session, input_specs)
+        return Program.of(input_specs, specs_of(outputs, output_shapes))
+
+    def open(self, num_threads: int) -> Any:
+        """The model as its author wrote it: its symbols have no sizes, its graph is not changed."""
+        try:
+            return open_model(self.path, num_threads, {}, optimize=False)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise self.error(f"ONNX Runtime cannot load it: {first_line(error)}") from error
+
+    def error(self, problem: str) -> ConfigError:
+        """What is wrong with this model."""
+        return ConfigError(f"model {self.path}: {problem}")
+
+    def check_values(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Raise unless all are tensors of numbers, and inputs have sizes or symbols everywhere."""
+        for value in (*inputs, *outputs):
+            if value.type not in DTYPES:
+                raise self.error(f"{value.name} is {value.type}, not a tensor of numbers")
+        for value in inputs:
+            if None in value.shape:
+                problem = f"input {value.name} has a dimension with neither size nor name"
+                raise self.error(f"{problem}, {value.shape}: export the model with either")
+
+    def check_sizes(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Raise unless every size has a symbol to go to, and every symbol of an input a size."""
+        needed = open_sizes(inputs)
+        known = needed | (open_sizes(outputs) - {None})
+        for symbol in self.sizes:
+            if symbol not in known:
+                nearest = difflib.get_close_matches(symbol, sorted(known), n=1, cutoff=0.0)
+                hint = f"the nearest is {nearest[0]}" if nearest else "all its sizes are fixed"
+                raise self.error(f"onnx_define_symbol: it has no symbol {symbol}, {hint}")
+        undefined = sorted(needed - self.sizes.keys())
+        if undefined:
+            example = ", ".join(f"{key}: {self.sizes.get(key, 8)}" for key in sorted(needed))
+            line = f"`onnx_define_symbol: {{{example}}}`"
+            raise self.error(f"no size for {', '.join(undefined)}: add one, such as {line}")
+
+    def sized(self, shape: Sequence[Any]) -> tuple[int, ...]:
+        """The shape with the defined size for each symbol."""
+        return tuple(self.sizes.get(size, size) for size in shape)
+
+    def try_out(self, session: Any, inputs: Sequence[TensorSpec]) -> list[tuple[int, ...]]:
+        """The outputs' shapes as one inference with zeros gives them."""
+        zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in inputs}
+        try:
+            outputs = session.run(None, zeros)
+        except Exception as error:
+            raise self.error(f"an inference with zeros failed: {first_line(error)}") from error
+        for value, output in zip(session.get_outputs(), outputs, strict=True):
+            for symbol, size in zip(value.shape, output.shape, strict=False):
+                if self.sizes.get(symbol, size) != size:
+                    given = f"onnx_define_symbol: {symbol} is {self.sizes[symbol]}"
+                    raise self.error(f"{given}, but the output {value.name} has {size} there")
+        return [output.shape for output in outputs]
+
+
+def import_onnxruntime() -> Any:
+    """The package; where it is missing, `ConfigError` has the command that mends it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError("cpu needs ONNX Runtime: pip install 'qaic-sched[cpu]'") from error
+    return onnxruntime
+
+
+def open_model(
+    path: str,
+    num_threads: int,
+    sizes: Mapping[str, int],
+    *,
+    optimize: bool = True,
+    saved_as: str | None = None,
+) -> Any:
+    """A session that runs one inference at a time on the CPU, on threads that do not spin.
+
+    `sizes` are those of the model's symbolic dimensions, by symbol. With `saved_as`, the optimised
+    model is saved there.
+    """
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = FATAL
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if saved_as is not None:
+        # Without what suits this machine's processor only: that is added when it is loaded.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = saved_as
+    for symbol, size in sizes.items():
+        options.add_free_dimension_override_by_name(symbol, size)
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def specs_of(values: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> list[TensorSpec]:
+    """The description of inputs or outputs that have these shapes."""
+    return [
+        TensorSpec(value.name, shape, DTYPES[value.type])
+        for value, shape in zip(values, shapes, strict=True)
+    ]
+
+
+def open_sizes(values: Sequence[Any]) -> set[Any]:
+    """The symbols of the dimensions without a size, and None if there are such without a symbol."""
+    return {size for value in values for size in value.shape if not isinstance(size, int)}
+
+
+def first_line(error: Exception) -> str:
+    """What an error of the library says, without its traceback and advice."""
+    return str(error).strip().partition("\n")[0]

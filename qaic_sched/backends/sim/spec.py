@@ -1,0 +1,251 @@
+"""The `.sim.yaml` file: a program and the modelled cards that it runs on, typed and checked.
+
+Rules of this file:
+- Every error is a `ConfigError` that names the file and the key, and the nearest known word.
+- Sections are converted one by one, because msgspec does not say in which of them it was.
+- Times are finite seconds; nothing here knows a clock, a loop or a random generator.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from qaic_sched.errors import ConfigError
+from qaic_sched.program import Program, TensorSpec
+from qaic_sched.yaml_file import read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+__all__ = ["ErrorFault", "HangFault", "LostFault", "SimSpec", "StallFault", "read_spec"]
+
+Positive = Annotated[int, Meta(ge=1)]
+Index = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+
+_DTYPES = [
+    *("bool", "float16", "float32", "float64"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+]
+
+
+class Tensor(Struct, frozen=True, forbid_unknown_fields=True):
+    """`inputs.NAME`, `outputs.NAME`: the shape at the largest compiled batch size, and the type."""
+
+    shape: Annotated[tuple[Positive, ...], Meta(min_length=1)]
+    dtype: str
+
+
+class Override(Struct, frozen=True, forbid_unknown_fields=True):
+    """`overrides.DEVICE`: how this device differs; at speed 0.5 inferences take twice as long."""
+
+    speed: Annotated[float, Meta(gt=0, le=1e9)] = 1.0
+
+
+class Fault(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    """What every fault has: the device that it is on, None for all."""
+
+    device: Index | None = None
+
+    def is_on(self, device_id: int) -> bool:
+        """Whether the fault concerns the device."""
+        return self.device is None or self.device == device_id
+
+
+class LostFault(Fault, frozen=True, kw_only=True, tag="lost"):
+    """Everything on the device fails from `at_s` on, for `for_s` seconds or for ever."""
+
+    at_s: Seconds
+    for_s: Seconds | None = None
+
+
+class HangFault(Fault, frozen=True, kw_only=True, tag="hang"):
+    """The device answers nothing from `at_s` on, for `for_s` seconds or for ever."""
+
+    at_s: Seconds
+    for_s: Seconds | None = None
+
+
+class ErrorFault(Fault, frozen=True, kw_only=True, tag="error"):
+    """An inference fails, with this probability, when it would have ended."""
+
+    probability: Probability
+
+
+class StallFault(Fault, frozen=True, kw_only=True, tag="stall"):
+    """An inference takes `for_s` seconds longer, with this probability."""
+
+    probability: Probability
+    for_s: Seconds
+
+
+_FAULTS: dict[str, type[Fault]] = {
+    "lost": LostFault,
+    "hang": HangFault,
+    "error": ErrorFault,
+    "stall": StallFault,
+}
+
+
+class SimSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole `.sim.yaml` file; `service_time_s` is by compiled batch size, or one for all."""
+
+    inputs: Annotated[dict[str, Tensor], Meta(min_length=1)]
+    outputs: Annotated[dict[str, Tensor], Meta(min_length=1)]
+    service_time_s: Seconds | dict[Positive, Seconds]
+    batch_sizes: Annotated[list[Positive], Meta(min_length=1)] | None = None
+    service_time_cv: Annotated[float, Meta(ge=0, le=1e3)] = 0.0
+    host_turnaround_s: Seconds = 0.0
+    devices: Positive = 1
+    load_time_s: Seconds = 0.0
+    cores: Positive = 16
+    overrides: dict[Index, Override] = {}
+    faults: list[LostFault | HangFault | ErrorFault | StallFault] = []
+    seed: int = 1
+
+    def program(self) -> Program:
+        """What the model takes and gives, by ascending compiled batch size."""
+        sizes = self.batch_sizes and list(set(self.batch_sizes))
+        return Program.of(_specs(self.inputs), _specs(self.outputs), sizes)
+
+    def service_times_s(self, device_id: int) -> dict[int, float]:
+        """Compiled batch size -> mean seconds of an inference on the device."""
+        speed = self.overrides.get(device_id, Override()).speed
+        times = self.service_time_s
+        if not isinstance(times, dict):
+            times = dict.fromkeys(self.program().batch_sizes, times)
+        return {size: seconds / speed for size, seconds in times.items()}
+
+
+def read_spec(path: Path) -> SimSpec:
+    """Read and check a `.sim.yaml` file; `ConfigError` names the file and the key."""
+    raw = read_yaml(path)
+    try:
+        spec = _parse(raw)
+        _check_tensors(spec)
+        _check_sizes(spec)
+        _check_devices(spec)
+    except _WrongKeyError as error:
+        raise ConfigError(f"{path}: {error}") from error.__cause__
+    return spec
+
+
+class _WrongKeyError(Exception):
+    """`key: what is wrong with it`, before the file is known."""
+
+
+def _parse(raw: object) -> SimSpec:
+    top = dict(_mapping(raw, ""))
+    kinds: dict[str, type[Struct]] = {"inputs": Tensor, "outputs": Tensor, "overrides": Override}
+    for key, kind in kinds.items():
+        if key in top:
+            section = _mapping(top[key], key)
+            top[key] = {name: _convert(section[name], kind, f"{key}.{name}") for name in section}
+    if isinstance(faults := top.get("faults"), list):
+        top["faults"] = [_fault(fault, f"faults[{i}]") for i, fault in enumerate(faults)]
+    return _convert(top, SimSpec, "")
+
+
+def _fault(value: object, where: str) -> Fault:
+    kind = _mapping(value, where).get("kind")
+    if str(kind) not in _FAULTS:
+        _fail(f"{where}.kind", f"unknown kind {kind!r}; the nearest is {_nearest(kind, _FAULTS)}")
+    return _convert(value, _FAULTS[str(kind)], where)
+
+
+S = TypeVar("S", bound=Struct)
+
+
+def _convert(value: object, kind: type[S], where: str) -> S:
+    """Make a Struct of a section; `where` is its key, empty for the whole file."""
+    known = [*kind.__struct_fields__, *filter(None, [kind.__struct_config__.tag_field])]
+    for key in _mapping(value, where):
+        if key not in known:
+            path = f"{where}.{key}".lstrip(".")
+            _fail(path, f"unknown key; the nearest known one is {_nearest(key, known)}")
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        text, of_key, inner = _VALIDATION_ERROR.fullmatch(str(error)).groups("")  # type: ignore[union-attr]
+        text = text.replace("Object missing required field", "missing key")
+        text = text.replace("object", "mapping").replace("array", "list")
+        raise _WrongKeyError(
+            f"{(where + inner).lstrip('.') or 'the file'}: {of_key and 'a key of it: '}{text}"
+        ) from error
+
+
+_VALIDATION_ERROR = re.compile(r"(.*?)(?: - at (`key` in )?`\$(.*)`)?", re.DOTALL)
+
+
+def _mapping(value: object, where: str) -> dict[object, object]:
+    if not isinstance(value, dict):
+        _fail(where or "the file", f"must be a mapping of keys, not {value!r}")
+    return value
+
+
+def _nearest(word: object, known: Iterable[str]) -> str:
+    return difflib.get_close_matches(str(word), known, n=1, cutoff=0.0)[0]
+
+
+def _fail(where: str, problem: str) -> NoReturn:
+    raise _WrongKeyError(f"{where}: {problem}")
+
+
+def _specs(tensors: dict[str, Tensor]) -> list[TensorSpec]:
+    return [TensorSpec(name, each.shape, np.dtype(each.dtype)) for name, each in tensors.items()]
+
+
+def _first_dimension(spec: SimSpec) -> int:
+    return next(iter(spec.inputs.values())).shape[0]
+
+
+def _check_tensors(spec: SimSpec) -> None:
+    first = _first_dimension(spec)
+    for section in ("inputs", "outputs"):
+        for name, tensor in getattr(spec, section).items():
+            if tensor.dtype not in _DTYPES:
+                nearest = _nearest(tensor.dtype, _DTYPES)
+                _fail(
+                    f"{section}.{name}.dtype",
+                    f"unknown type {tensor.dtype!r}; the nearest is {nearest}",
+                )
+            if tensor.shape[0] != first:
+                _fail(
+                    f"{section}.{name}.shape",
+                    f"the first dimension is {tensor.shape[0]}, that of {next(iter(spec.inputs))}"
+                    f" is {first}; it is the batch axis, the same everywhere",
+                )
+
+
+def _check_sizes(spec: SimSpec) -> None:
+    first = _first_dimension(spec)
+    if spec.batch_sizes is not None and max(spec.batch_sizes) != first:
+        _fail(
+            "batch_sizes",
+            f"the largest is {max(spec.batch_sizes)}, but the shapes begin with {first}",
+        )
+    sizes = spec.program().batch_sizes
+    if isinstance(spec.service_time_s, dict) and set(spec.service_time_s) != set(sizes):
+        _fail(
+            "service_time_s",
+            f"has times for {sorted(spec.service_time_s)}, the compiled batch sizes are"
+            f" {list(sizes)}; each needs one time",
+        )
+
+
+def _check_devices(spec: SimSpec) -> None:
+    named = [(f"overrides.{device_id}", device_id) for device_id in spec.overrides]
+    for i, fault in enumerate(spec.faults):
+        if fault.device is not None:
+            named.append((f"faults[{i}].device", fault.device))
+    for where, device_id in named:
+        if device_id >= spec.devices:
+            _fail(where, f"no device {device_id}; `devices` makes 0 to {spec.devices - 1}")

@@ -1,0 +1,55 @@
+"""The command `qaic-sched`: from its arguments to its exit status.
+
+Rules of this folder:
+- A command module has one function of its own name, which typer calls; computing stands apart from
+  printing. Results go to stdout, everything else to stderr as `qaic-sched: …` lines.
+- A command raises our errors and lets `main` say them.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from qaic_sched.errors import ConfigError, InputError, InternalError, SchedulerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; `argv` defaults to the process's arguments.
+
+    0: done. 1: the run failed. 2: bad arguments, configuration or input. 130: ended by Ctrl-C.
+    """
+    try:
+        for package in ("typer", "rich"):
+            import_module(package)
+    except ImportError as error:
+        problem = f"the command line needs {error.name}: pip install 'qaic-sched[cli]'"
+        print(f"qaic-sched: {problem}", file=sys.stderr)
+        return 2
+    return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    from qaic_sched.cli.app import command
+    from qaic_sched.cli.output import log_on_stderr, say
+
+    status = 0
+    try:
+        with log_on_stderr():
+            command.main(None if argv is None else list(argv), prog_name="qaic-sched")
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except InternalError:
+        traceback.print_exc()
+        status = 1
+    except SchedulerError as error:
+        say(str(error))
+        status = 2 if isinstance(error, (ConfigError, InputError)) else 1
+    return status

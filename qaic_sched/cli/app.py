@@ -1,0 +1,37 @@
+"""The commands as typer knows them, each with its example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import typer
+
+from qaic_sched.cli.bench import bench
+from qaic_sched.cli.check import check
+from qaic_sched.cli.compile import compile_
+from qaic_sched.cli.devices import devices
+from qaic_sched.cli.replay import replay
+from qaic_sched.cli.run import run
+
+__all__ = ["command"]
+
+EXAMPLES: dict[Callable[..., None], str] = {
+    devices: "qaic-sched devices",
+    run: "qaic-sched run magika.yaml --input files.npz --output labels.npz",
+    bench: "qaic-sched bench magika.yaml --time 10",
+    replay: "qaic-sched replay events.jsonl",
+    check: "qaic-sched check magika.yaml",
+    compile_: "qaic-sched compile resnet50.onnx --options resnet50.yaml",
+}
+
+app = typer.Typer(
+    help="Runs inference on many devices: see `qaic-sched COMMAND --help`.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+for function, example in EXAMPLES.items():
+    app.command(function.__name__.rstrip("_"), epilog=f"Example: {example}")(function)
+
+# Not `app` itself: that would replace the process's `sys.excepthook`.
+command = typer.main.get_command(app)

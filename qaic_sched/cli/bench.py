@@ -1,0 +1,134 @@
+"""`qaic-sched bench`: the vendor's run_benchmark, on all devices at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import CancelledError
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from qaic_sched.cli.ctrl_c import INTERRUPTED, CtrlC, run_async
+from qaic_sched.cli.output import format_table, print_json
+from qaic_sched.config import load_config
+from qaic_sched.errors import ConfigError
+from qaic_sched.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Executor
+
+    from qaic_sched.session.benchmark import Benchmark, BenchmarkResult
+
+__all__ = ["bench"]
+
+T = TypeVar("T")
+
+COLUMNS = {
+    "device": ">",
+    "inferences": ">",
+    "inferences/s": ">",
+    "samples/s": ">",
+    "seconds": ">",
+}
+
+
+def bench(
+    config: Annotated[Path, typer.Argument(help="The configuration file.")],
+    num_inferences: Annotated[
+        int | None,
+        typer.Option("--num-inferences", metavar="N", min=1, help="Per device; 40 by default."),
+    ] = None,
+    inf_time: Annotated[
+        float | None,
+        typer.Option("--time", metavar="S", min=0.001, help="Seconds to run for, instead."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run the vendor's benchmark per device.
+
+    All devices of the configuration run at the same time.
+
+    Ctrl-C lets what is in flight finish, prints what was measured until then and ends with status
+    130; a second Ctrl-C stops at once and prints nothing.
+    """
+    if num_inferences is not None and inf_time is not None:
+        raise ConfigError("--num-inferences and --time are both given: give one of them")
+    sessions = Session.for_each_device(load_config(config))
+    try:
+        results, is_whole = run_async(_benchmark(sessions, num_inferences, inf_time))
+    except CancelledError:
+        raise typer.Exit(INTERRUPTED) from None
+    records = {device_id: _record(result) for device_id, result in results.items()}
+    total = _total(list(records.values()))
+    if as_json:
+        print_json({"devices": records, "total": total})
+    else:
+        rows = [_row(str(device_id), record) for device_id, record in records.items()]
+        print(format_table(COLUMNS, [*rows, _row("total", total)]))
+    if not is_whole:
+        raise typer.Exit(INTERRUPTED)
+
+
+async def _benchmark(
+    sessions: Sequence[Session], num_inferences: int | None, inf_time: float | None
+) -> tuple[dict[int, BenchmarkResult], bool]:
+    """Load all sessions, then benchmark all, each on its own thread.
+
+    Returns the results by device id, and whether no Ctrl-C cut them short.
+    """
+    benchmarks: list[Benchmark] = []
+
+    def stop() -> None:
+        for benchmark in benchmarks:
+            benchmark.stop()
+
+    with CtrlC(stop) as ctrl_c, ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(len(sessions)))
+        for session in sessions:
+            stack.enter_context(session)
+        stack.callback(stop)
+        await _all(threads, [session.setup for session in sessions])
+        benchmarks += [session.prepare_benchmark(num_inferences, inf_time) for session in sessions]
+        if ctrl_c.is_pressed:
+            stop()
+        results = await _all(threads, [benchmark.run for benchmark in benchmarks])
+        device_ids = [session.backend_options["dev_id"] for session in sessions]
+        return dict(zip(device_ids, results, strict=True)), not ctrl_c.is_pressed
+
+
+async def _all(threads: Executor, functions: Sequence[Callable[[], T]]) -> list[T]:
+    """Call them all at once, each on a thread; raises the first error at once."""
+    loop = asyncio.get_running_loop()
+    return await asyncio.gather(*(loop.run_in_executor(threads, each) for each in functions))
+
+
+def _record(result: BenchmarkResult) -> dict[str, Any]:
+    return {
+        "inferences": result.inf_completed,
+        "inferences_per_s": result.inf_rate,
+        "samples_per_s": result.inf_rate * result.batch_size,
+        "seconds": result.inf_time,
+    }
+
+
+def _total(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the host did: counts and rates added up, over the longest time."""
+    added = ("inferences", "inferences_per_s", "samples_per_s")
+    return {
+        **{key: sum(record[key] for record in records) for key in added},
+        "seconds": max(record["seconds"] for record in records),
+    }
+
+
+def _row(name: str, record: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        str(record["inferences"]),
+        f"{record['inferences_per_s']:.1f}",
+        f"{record['samples_per_s']:.1f}",
+        f"{record['seconds']:.3f}",
+    )

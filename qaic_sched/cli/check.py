@@ -1,0 +1,203 @@
+"""`qaic-sched check`: what a configuration means, and what is wrong with it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from qaic_sched.backends.base import check_fit
+from qaic_sched.backends.choose import backend_for
+from qaic_sched.backends.compiling.container import kind_of
+from qaic_sched.cli.ctrl_c import run_async
+from qaic_sched.cli.output import format_table, print_json, say
+from qaic_sched.config import load_config
+from qaic_sched.config_table import describe_config
+from qaic_sched.errors import ConfigError, NoDeviceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from qaic_sched.backends.base import Backend
+    from qaic_sched.config import Config
+    from qaic_sched.program import Program, TensorSpec
+
+__all__ = ["Findings", "check", "examine"]
+
+logger = logging.getLogger("qaic_sched")
+
+
+@dataclass
+class Findings:
+    """What was found out about a configuration, as far as its errors allowed.
+
+    `needs_compiling` is why there is no program: only compiling the model tells what it is.
+    `slots` are the inferences that all devices may hold together.
+    """
+
+    config: Config | None = None
+    backend: Backend | None = None
+    program: Program | None = None
+    needs_compiling: bool = False
+    device_ids: list[int] = field(default_factory=list)
+    slots: int | None = None
+    warnings: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def check(
+    config: Annotated[Path, typer.Argument(help="The configuration file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a configuration means.
+
+    And what is wrong with it, without compiling or loading anything. The exit status is 2 if
+    anything is wrong.
+    """
+    findings = examine(config)
+    if as_json:
+        print_json(_as_json(findings))
+    else:
+        _print_findings(findings)
+    for error in findings.errors:
+        say(error)
+    if findings.errors:
+        raise typer.Exit(2)
+    if not as_json:
+        print(f"\n{config}: nothing wrong")
+
+
+def examine(path: Path) -> Findings:
+    """Find out what the configuration in a file means; what is wrong is among the findings."""
+    findings = Findings()
+    with _collected(findings.warnings):
+        try:
+            findings.config = load_config(path)
+            findings.backend = backend_for(_not_compiling(findings.config))
+        except ConfigError as error:
+            findings.errors.append(str(error))
+        else:
+            run_async(_examine_backend(findings, findings.backend, findings.config))
+    return findings
+
+
+def _not_compiling(config: Config) -> Config:
+    """The same, but that a model which needs no compiling is described as it is."""
+    options = msgspec.structs.replace(config.options, compile=False)
+    return msgspec.structs.replace(config, options=options)
+
+
+async def _examine_backend(findings: Findings, backend: Backend, config: Config) -> None:
+    """Ask for program and devices, one after the other, so that both can be wrong."""
+    is_source = backend.kind == "aic" and kind_of(backend.model_path) is None
+    findings.needs_compiling = is_source and config.options.compile
+    try:
+        if not findings.needs_compiling:
+            findings.program = await backend.describe()
+    except ConfigError as error:
+        findings.errors.append(str(error))
+    try:
+        findings.device_ids = await backend.select(config.devices)
+    except (ConfigError, NoDeviceError) as error:
+        if str(error) not in findings.errors:  # both need the vendor's binding
+            findings.errors.append(str(error))
+        return
+    findings.slots = len(findings.device_ids) * config.num_activations * config.set_size
+    findings.errors += await _devices_too_small(backend, config, findings.device_ids)
+
+
+async def _devices_too_small(
+    backend: Backend, config: Config, device_ids: Sequence[int]
+) -> list[str]:
+    """What is wrong with devices that have fewer cores than the activations need.
+
+    Activations on the CPU share cores, if they must.
+    """
+    errors = []
+    for device in await backend.find():
+        if device.kind != "cpu" and device.device_id in device_ids:
+            try:
+                check_fit(device, config.num_activations, config.options.aic_num_cores)
+            except ConfigError as error:
+                errors.append(str(error))
+    return errors
+
+
+class _Collector(logging.Handler):
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage())
+
+
+@contextmanager
+def _collected(lines: list[str]) -> Iterator[None]:
+    """Meanwhile, append to `lines` what the package warns of."""
+    collector = _Collector(lines)
+    logger.addHandler(collector)
+    try:
+        yield
+    finally:
+        logger.removeHandler(collector)
+
+
+def _print_findings(findings: Findings) -> None:
+    config, backend, program = findings.config, findings.backend, findings.program
+    if config is None:
+        return
+    columns = {"key": "<", "value": "<", "meaning": "<"}
+    print(format_table(columns, describe_config(config)))
+    facts: list[tuple[str, str]] = []
+    if backend is not None:
+        facts += [("model file", backend.model_path), ("runs on", backend.kind)]
+    if findings.needs_compiling:
+        facts.append(("inputs, outputs, batch sizes", "known after compiling: qaic-sched compile"))
+    if program is not None:
+        facts += [("input", _shown(spec)) for spec in program.inputs]
+        facts += [("output", _shown(spec)) for spec in program.outputs]
+        sizes = ", ".join(map(str, program.batch_sizes)) or "none: one request per inference"
+        facts.append(("batch sizes", sizes))
+    if findings.slots is not None:
+        facts.append(("slots", _slots(findings, config)))
+    if facts:
+        print()
+        print(format_table({"": "<", " ": "<"}, facts).lstrip())
+
+
+def _shown(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype} {list(spec.shape)}"
+
+
+def _slots(findings: Findings, config: Config) -> str:
+    return (
+        f"{findings.slots} = {len(findings.device_ids)} devices × "
+        f"{config.num_activations} activations × {config.set_size} (set_size)"
+    )
+
+
+def _as_json(findings: Findings) -> dict[str, Any]:
+    backend, program = findings.backend, findings.program
+    return {
+        "config": findings.config,
+        "model_file": None if backend is None else backend.model_path,
+        "backend": None if backend is None else backend.kind,
+        "inputs": None if program is None else _tensors(program.inputs),
+        "outputs": None if program is None else _tensors(program.outputs),
+        "batch_sizes": None if program is None else program.batch_sizes,
+        "needs_compiling": findings.needs_compiling,
+        "devices": findings.device_ids,
+        "slots": findings.slots,
+        "warnings": findings.warnings,
+        "errors": findings.errors,
+    }
+
+
+def _tensors(specs: Sequence[TensorSpec]) -> dict[str, Any]:
+    return {spec.name: {"shape": spec.shape, "dtype": str(spec.dtype)} for spec in specs}

@@ -1,0 +1,66 @@
+"""`qaic-sched compile`: compile a model without running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from qaic_sched.backends.choose import choose_kind, compiler_for, find_model
+from qaic_sched.backends.compiling.compile import compile_model
+from qaic_sched.backends.compiling.container import kind_of
+from qaic_sched.cli.ctrl_c import INTERRUPTED, run_async
+from qaic_sched.cli.output import print_json
+from qaic_sched.config import make_config
+from qaic_sched.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qaic_sched.config import Config
+
+__all__ = ["compile_"]
+
+
+def compile_(
+    model: Annotated[str, typer.Argument(help="An ONNX file, or pkg://package/path/in/it.onnx.")],
+    options: Annotated[
+        Path | None, typer.Option("--options", metavar="FILE", help="A YAML file of options.")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", metavar="cpu|aic", help="What it shall run on.")
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option("--output-dir", metavar="D", help="Where the result goes.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compile a model and print where the result is.
+
+    The same model with the same options is compiled once. Without an output directory, in the
+    options or here, the result is kept in the user's cache.
+
+    Ctrl-C stops the compiler; nothing of what it did is left.
+    """
+    given: dict[str, Any] = {"backend": backend, "output_dir": output_dir}
+    given = {key: value for key, value in given.items() if value is not None}
+    config = make_config(model, options_path=options, **given)
+    path = find_model(config.model)
+    kind = _kind(config, path)
+    try:
+        program = run_async(compile_model(path, compiler_for(kind), config.options))
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        print_json({"kind": kind, "model": path, "program": program})
+    else:
+        print(program)
+
+
+def _kind(config: Config, path: str) -> Literal["cpu", "aic"]:
+    """What to compile for; `ConfigError` where there is nothing to compile."""
+    kind = choose_kind(config.backend, path)
+    if kind == "sim":
+        raise ConfigError(f"model: {path} describes simulated cards, there is nothing to compile")
+    if kind_of(path) is not None:
+        raise ConfigError(f"model: {path} is compiled already")
+    return "aic" if kind == "aic" else "cpu"

@@ -1,0 +1,57 @@
+"""`qaic-sched replay`: an event log through the scheduler's rules once more."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from qaic_sched.cli.output import format_table, print_json, say
+from qaic_sched.replay import replay as replay_log
+
+if TYPE_CHECKING:
+    from qaic_sched.event_log import Decision
+    from qaic_sched.replay import ReplayResult
+
+__all__ = ["replay"]
+
+
+def replay(
+    log: Annotated[Path, typer.Argument(help="What `event_log` wrote.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run an event log once more.
+
+    The same arrivals and service times go through the scheduler in virtual time, and what it
+    decides is held against the log. The exit status is 1 if anything differs.
+    """
+    result = replay_log(log)
+    if as_json:
+        print_json(result)
+    else:
+        _print_result(result)
+    if result.is_cut_off:
+        say(f"{log}: the log was cut off: the last lines of it are left out")
+    difference = result.difference
+    if difference is not None:
+        logged, replayed = map(_shown, (difference.logged, difference.replayed))
+        say(f"{log}:{difference.line}: the log has {logged}, the replay {replayed}")
+        raise typer.Exit(1)
+
+
+def _print_result(result: ReplayResult) -> None:
+    logged, replayed = asdict(result.logged), asdict(result.replayed)
+    rows = [(name, str(count), str(replayed[name])) for name, count in logged.items()]
+    print(format_table({"decided": "<", "log": ">", "replay": ">"}, rows))
+    verdict = "the same decisions" if result.difference is None else "the decisions differ"
+    print(
+        f"\n{result.model}: {result.requests} requests in {result.duration_s:.3f} s: {verdict} "
+        f"after {result.calls} calls of the scheduler's core"
+    )
+
+
+def _shown(decision: Decision | None) -> str:
+    return "nothing" if decision is None else msgspec.json.encode(decision).decode()

@@ -1,0 +1,23 @@
+"""Which clock goes with an event loop. The only place in the package that chooses one."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+__all__ = ["clock_of"]
+
+
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """The clock, in seconds, that the loop's timers follow, at the best resolution there is.
+
+    uvloop's own `time()` moves in steps of a millisecond, but counts from the same origin as
+    `time.monotonic`; every other loop, a virtual one included, is asked itself.
+    """
+    if type(loop).__module__.partition(".")[0] == "uvloop":
+        return time.monotonic
+    return loop.time

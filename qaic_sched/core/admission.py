@@ -1,0 +1,69 @@
+"""The door: who is queued at once, who waits for room, who is rejected.
+
+The bound is on samples and bytes that are queued, not on what is in flight. A request beyond it
+waits or is rejected; one that is larger than the bound itself is admitted alone, when the queue
+is empty. Nobody overtakes: while somebody of equal or higher priority waits, so does a newcomer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qaic_sched.core.model import RequestState
+from qaic_sched.core.request_queue import RequestQueue
+
+if TYPE_CHECKING:
+    from qaic_sched.core.model import Policy, Request
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """The bounded queue, and those that wait for room in it."""
+
+    __slots__ = ("policy", "queued", "waiting")
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.queued = RequestQueue(RequestState.QUEUED)
+        self.waiting = RequestQueue(RequestState.WAITING)
+
+    def arrive(self, request: Request) -> bool:
+        """Queue the request or let it wait; False if it must be rejected."""
+        head = self.waiting.head() if self.waiting.num_requests else None
+        if (head is None or head.priority < request.priority) and self.has_room(request):
+            self.queued.push(request)
+        elif self.policy.waits_when_full:
+            self.waiting.push(request)
+        else:
+            return False
+        return True
+
+    def admit_waiting(self) -> None:
+        """Queue those that wait, in order, as far as there is room."""
+        while self.waiting.num_requests:
+            head = self.waiting.head()
+            if head is None or not self.has_room(head):
+                return
+            self.waiting.pop(head)
+            self.queued.push(head)
+
+    def withdraw(self, request: Request, state: RequestState) -> None:
+        """Take out a request that is resolved with samples left, from wherever it is."""
+        queue = self.waiting if request.state is RequestState.WAITING else self.queued
+        queue.leave(request, state)
+
+    def has_room(self, request: Request) -> bool:
+        """Whether the request fits the bound now."""
+        queued = self.queued
+        if not queued.num_requests:
+            return True
+        max_bytes = self.policy.max_bytes
+        return queued.samples + request.samples <= self.policy.max_samples and (
+            max_bytes is None or queued.num_bytes + request.num_bytes <= max_bytes
+        )
+
+    def samples_over(self, request: Request) -> int:
+        """Samples that must leave the queue before the request would fit; at least 1."""
+        over = self.queued.samples + request.samples - self.policy.max_samples
+        return min(max(over, 1), self.queued.samples)

@@ -1,0 +1,56 @@
+"""Deadlines of unresolved requests, the next one first."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qaic_sched.core.model import Request
+
+__all__ = ["Deadlines"]
+
+_NEVER = float("inf")
+
+
+class Deadlines:
+    """A heap that forgets lazily: resolved requests are skipped, or compacted when over half."""
+
+    __slots__ = ("_heap", "_stale")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Request]] = []
+        self._stale = 0
+
+    def __len__(self) -> int:
+        """Entries, stale ones included."""
+        return len(self._heap)
+
+    def add(self, request: Request) -> None:
+        """Watch a request, if it has a deadline."""
+        if request.deadline is not None:
+            heappush(self._heap, (request.deadline, request.id, request))
+
+    def forget(self, request: Request) -> None:
+        """Stop watching a request; to be called once it is resolved, whatever the cause."""
+        if request.deadline is None:
+            return
+        self._stale += 1
+        if self._stale > len(self._heap) // 2:
+            self._heap = [entry for entry in self._heap if not entry[2].is_resolved]
+            heapify(self._heap)
+            self._stale = 0
+
+    def next_at(self) -> float:
+        """The next deadline; infinite where there is none."""
+        while self._heap:
+            deadline, _, request = self._heap[0]
+            if not request.is_resolved:
+                return deadline
+            heappop(self._heap)
+            self._stale -= 1
+        return _NEVER
+
+    def overdue(self, now: float) -> Request | None:
+        """A request whose deadline has come, if there is one."""
+        return self._heap[0][2] if self.next_at() <= now else None

@@ -1,0 +1,68 @@
+"""What happened: the values that `SchedulerState.handle` takes. A `Request` is its own arrival."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from qaic_sched.core.model import Fault, Request
+
+__all__ = [
+    "Answered",
+    "Cancelled",
+    "Closed",
+    "DeviceOpened",
+    "DrainStarted",
+    "Event",
+    "ReloadFailed",
+]
+
+
+@dataclass(slots=True)
+class DeviceOpened:
+    """A device has the program loaded and takes up to `set_size` batches per activation.
+
+    For the first time, or anew after a quarantine; then it holds nothing from before.
+    """
+
+    device_id: int
+    num_activations: int
+    set_size: int
+
+
+@dataclass(slots=True)
+class Answered:
+    """The device answered a batch, with outputs or, given a `fault`, with an error."""
+
+    batch_id: int
+    answered_at: float
+    fault: Fault | None = None
+
+
+@dataclass(slots=True)
+class ReloadFailed:
+    """A device that was to be reloaded could not be."""
+
+    device_id: int
+
+
+@dataclass(slots=True)
+class Cancelled:
+    """The caller no longer wants the request. No effect on one that is resolved already."""
+
+    request_id: int
+
+
+@dataclass(slots=True)
+class DrainStarted:
+    """Nothing new will arrive; finish what is there without waiting for company."""
+
+
+@dataclass(slots=True)
+class Closed:
+    """Nothing new will arrive; cancel what is there."""
+
+
+Event: TypeAlias = (
+    Request | DeviceOpened | Answered | ReloadFailed | Cancelled | DrainStarted | Closed
+)

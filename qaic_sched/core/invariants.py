@@ -1,0 +1,158 @@
+"""Every rule of the core as an assertion against a recount. Slow; for tests and simulation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qaic_sched.core.batching import closes_at, compiled_size
+from qaic_sched.core.health import DeviceState
+from qaic_sched.core.model import RequestState
+from qaic_sched.core.request_queue import urgency
+
+if TYPE_CHECKING:
+    from qaic_sched.core.model import Part, Request
+    from qaic_sched.core.request_queue import RequestQueue
+    from qaic_sched.core.state import SchedulerState
+
+__all__ = ["check_invariants"]
+
+
+def check_invariants(state: SchedulerState) -> None:
+    """Raise `AssertionError` where the state breaks a rule; to be called after `handle`."""
+    _check_conservation(state)
+    _check_requests(state)
+    _check_queues(state)
+    _check_slots(state)
+    _check_health(state)
+    _check_watch(state)
+    _check_time(state)
+    _check_nothing_idles(state)
+
+
+def _check_conservation(state: SchedulerState) -> None:
+    states = [request.state for request in state.requests.values()]
+    waiting = states.count(RequestState.WAITING)
+    queued = states.count(RequestState.QUEUED)
+    in_flight = states.count(RequestState.IN_FLIGHT)
+    assert state.admission.waiting.num_requests == waiting
+    assert state.num_in_flight == in_flight
+    ended = sum(state.totals.values()) - state.totals[RequestState.REJECTED]
+    assert state.accepted == ended + waiting + queued + in_flight
+    if state.is_closed:
+        assert not state.requests, "a closed scheduler owes an answer"
+
+
+def _check_requests(state: SchedulerState) -> None:
+    in_flight: dict[Request, int] = {}
+    copies: dict[Part, int] = {}
+    for batch in state.batches.values():
+        for part in batch.parts:
+            copies[part] = copies.get(part, 0) + 1
+    for part, count in copies.items():
+        assert part.copies == count, "a hedge counted twice"
+        if not part.is_settled:
+            in_flight[part.request] = in_flight.get(part.request, 0) + part.samples
+    retrying: list[Part] = []
+    for request in state.requests.values():
+        assert not request.is_resolved
+        assert request.in_flight == in_flight.get(request, 0)
+        retrying += request.retrying
+        dispatched = request.in_flight + sum(part.samples for part in request.retrying)
+        assert 0 <= dispatched <= request.cursor <= request.samples
+        waits = request.cursor < request.samples or bool(request.retrying)
+        assert waits == (request.state is not RequestState.IN_FLIGHT)
+        assert waits or request.in_flight, f"{request} is done and not resolved"
+        assert request.state is not RequestState.WAITING or request.cursor == 0
+    assert set(retrying) == set(state.retries), "a part to be tried again got lost"
+
+
+def _check_queues(state: SchedulerState) -> None:
+    policy, queued, waiting = state.policy, state.admission.queued, state.admission.waiting
+    _check_queue(state, queued)
+    _check_queue(state, waiting)
+    alone = queued.num_requests == 1
+    assert alone or queued.samples <= policy.max_samples, "more queued than the bound"
+    if policy.max_bytes is not None:
+        assert alone or queued.num_bytes <= policy.max_bytes, "more bytes queued than the bound"
+    head = waiting.head()
+    assert head is None or not state.admission.has_room(head), "waits although there is room"
+    assert policy.waits_when_full or head is None
+
+
+def _check_queue(state: SchedulerState, queue: RequestQueue) -> None:
+    here = list(queue)
+    undispatched = (each for each in state.requests.values() if each.cursor < each.samples)
+    assert set(here) == {each for each in undispatched if each.state is queue.state}
+    assert here == sorted(here, key=_order_of_service)
+    assert queue.num_requests == len(here)
+    assert queue.samples == sum(each.samples - each.cursor for each in here)
+    assert queue.num_bytes == sum(each.num_bytes for each in here)
+    assert queue.num_stale <= len(here), "stale entries are over half"
+
+
+def _order_of_service(request: Request) -> tuple[int, float, int]:
+    return -request.priority, urgency(request), request.id
+
+
+def _check_slots(state: SchedulerState) -> None:
+    state.ledger.check()
+    for batch in state.batches.values():
+        assert batch in batch.activation.held, "a slot freed too early"
+        samples = sum(part.samples for part in batch.parts)
+        assert samples == (0 if batch.is_abandoned else batch.samples), "a part got lost"
+        assert batch.samples > 0, "an empty batch"
+        assert batch.size == compiled_size(state.policy, batch.samples)
+    held = [batch for activation in state.ledger for batch in activation.held]
+    assert len(held) == len(state.batches), "a slot that nobody frees"
+    assert state.num_hedges <= 1 + state.policy.hedge_max_extra * state.num_batches
+
+
+def _check_health(state: SchedulerState) -> None:
+    state.health.check()
+    for device_id, activations in state.ledger.devices.items():
+        parked = [each.is_parked for each in activations]
+        match state.health.state_of(device_id):
+            case DeviceState.READY:
+                assert not any(parked), f"device {device_id} is ready and not used"
+            case DeviceState.PROBATION:
+                assert parked == [False] + [True] * (len(parked) - 1)
+            case _:
+                assert all(parked), f"device {device_id} is used in quarantine"
+
+
+def _check_watch(state: SchedulerState) -> None:
+    for batch in state.batches.values():
+        is_seen = batch.is_abandoned or state.stuck.watches(batch.activation)
+        assert is_seen, f"nobody would notice if batch {batch.id} were never answered"
+
+
+def _check_time(state: SchedulerState) -> None:
+    due = [each.deadline for each in state.requests.values() if each.deadline is not None]
+    next_at = min(due, default=float("inf"))
+    assert state.deadlines.next_at() == next_at
+    assert len(state.deadlines) <= 2 * len(due) + 1, "stale deadlines are over half"
+    wakeup = state.next_wakeup()
+    assert wakeup is None or wakeup > state.now, "something is due and was not done"
+
+
+def _check_nothing_idles(state: SchedulerState) -> None:
+    ledger, policy, now = state.ledger, state.policy, state.now
+    for device_id in state.retries.devices():
+        able = ledger.choose_elsewhere(device_id)
+        assert able is None, f"{able} could try again what failed on device {device_id}"
+    queued, waiting = state.admission.queued, state.admission.waiting
+    if ledger.devices and not ledger.has_live():
+        assert len(state.requests) == state.num_in_flight, "queued, and no device lives"
+    if not queued.samples:
+        return
+    size = policy.max_batch_size
+    activation = ledger.choose(now, size, queued.samples // size)
+    if activation is not None and ledger.is_slow(activation):
+        return  # it may be left to a faster one, for the sake of a deadline
+    if activation is None:
+        closes = ledger.commit_at
+    else:
+        can_grow = not (state.is_draining or waiting.num_requests)
+        closes = closes_at(policy, queued, activation, can_grow=can_grow)
+    assert closes > now, f"{activation} could have a batch and has none"
+    assert closes == state.batch_closes_at

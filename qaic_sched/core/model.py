@@ -1,0 +1,210 @@
+"""The nouns of the core: requests, their parts, batches, activations, and the policy's numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+__all__ = [
+    "Activation",
+    "Batch",
+    "DeviceStatistics",
+    "Fault",
+    "Part",
+    "Policy",
+    "Request",
+    "RequestState",
+    "Statistics",
+]
+
+
+class RequestState(Enum):
+    """Where a request is in its life; the last five are final."""
+
+    WAITING = "waiting"
+    QUEUED = "queued"
+    IN_FLIGHT = "in_flight"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    REJECTED = "rejected"
+
+    # States are compared by identity and counted in a dict per request: Enum's own hash is slow.
+    __hash__ = object.__hash__
+
+
+class Fault(Enum):
+    """Why a device answered a batch with an error, or did not answer it."""
+
+    INFERENCE = "inference"
+    LOST = "lost"
+    RESTARTED = "restarted"
+    STUCK = "stuck"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The parameters of every decision.
+
+    `batch_sizes` are the program's compiled sizes, ascending. `max_bytes` None is no bound.
+    `waits_when_full` says whether a request beyond the bound waits for room or is rejected.
+    """
+
+    batch_sizes: tuple[int, ...] = (1,)
+    max_samples: int = 65536
+    max_bytes: int | None = None
+    waits_when_full: bool = True
+    max_queue_delay_s: float = 0.0
+    max_attempts: int = 2
+    hedge_after: float | None = 3.0
+    """An inference is late after so many mean service times, and hedged; None is never."""
+    hedge_max_extra: float = 0.01
+    """Most hedges, as a share of all inferences."""
+    dispatch_timeout_s: float | None = None
+    """When an inference counts as stuck; None is by what was measured."""
+
+    @property
+    def max_batch_size(self) -> int:
+        """Most samples in one inference."""
+        return self.batch_sizes[-1]
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One call of `run`, however many samples it has; handed to `handle`, it is its own arrival.
+
+    The first block is the caller's and never changes, the second is the core's own. A request is
+    one object with a cursor: samples before `cursor` have been put into batches, of which
+    `in_flight` are not yet answered and those of the parts in `retrying` are to be tried again.
+    """
+
+    id: int
+    samples: int
+    accepted_at: float
+    deadline: float | None = None
+    priority: int = 0
+    num_bytes: int = 0
+    tenant: str | None = None
+
+    state: RequestState = RequestState.WAITING
+    cursor: int = 0
+    in_flight: int = 0
+    retrying: tuple[Part, ...] = ()
+    last_batch: Batch | None = None
+    """The batch whose answer resolved the request, once it is done or failed."""
+    retry_after_s: float | None = None
+    """When to come again, for a rejected request; None while nothing has been measured."""
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether the caller has its answer, of whatever kind."""
+        return self.state not in _UNRESOLVED
+
+    def __repr__(self) -> str:
+        return (
+            f"<Request {self.id} {self.state.value}: {self.cursor} of {self.samples} dispatched, "
+            f"{self.in_flight} in flight, {len(self.retrying)} parts retrying>"
+        )
+
+
+_UNRESOLVED = (RequestState.WAITING, RequestState.QUEUED, RequestState.IN_FLIGHT)
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """Consecutive samples of one request that travel in one batch."""
+
+    request: Request
+    offset: int
+    samples: int
+    copies: int = 0
+    """How many batches in flight carry it: more than one where it is hedged."""
+    is_settled: bool = False
+    """Whether a batch with it was answered: the other copies reach nobody."""
+    attempts: int = 0
+    """How many times all its copies have failed, by the fault of the inference perhaps."""
+    losses: int = 0
+    """How many times it was on a device that went away."""
+    failed_on: int = -1
+    """The device of the last failure, once there was one."""
+
+
+@dataclass(slots=True, eq=False)
+class Activation:
+    """One running instance of the program, and what it holds."""
+
+    device_id: int
+    index: int
+    held: list[Batch] = field(default_factory=list)
+    """Its batches, in the order in which it serves them."""
+    answered_at: float = float("-inf")
+    """When it last answered: a batch queued behind another starts there."""
+    busy_since: float = float("-inf")
+    """When it began what it is at: its oldest batch was submitted, or the one before answered."""
+    is_parked: bool = False
+    """Whether it is to be given nothing: its device is in quarantine, or on probation."""
+    backlog_s: float = 0.0
+    """Seconds expected for all that it holds."""
+    free_at: float = float("-inf")
+    """When it is expected to have done all that it holds."""
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches it holds."""
+        return len(self.held)
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """What goes to an activation as one inference: `samples` of requests, padded to `size`."""
+
+    id: int
+    activation: Activation
+    size: int
+    samples: int
+    parts: list[Part]
+    submitted_at: float
+    is_hedge: bool = False
+    """Whether it repeats what a late activation holds."""
+    is_abandoned: bool = False
+    """Whether its parts were given up on: when it is answered it frees its slot, no more."""
+    expected_s: float = 0.0
+    """Seconds expected from start to answer."""
+    started_at: float = 0.0
+    answered_at: float = 0.0
+
+    @property
+    def execute_s(self) -> float:
+        """Seconds from start to answer, once answered."""
+        return self.answered_at - self.started_at
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatistics:
+    """One device now: its health, and `in_flight` batches on `num_activations` activations."""
+
+    state: str
+    num_activations: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Gauges at one instant, in requests; the bound is on `queued_samples` and `queued_bytes`.
+
+    `accepted` = done + failed + cancelled + expired + waiting + queued + in flight, always.
+    """
+
+    accepted: int
+    done: int
+    failed: int
+    cancelled: int
+    expired: int
+    rejected: int
+    waiting: int
+    queued: int
+    in_flight: int
+    queued_samples: int
+    queued_bytes: int
+    devices: dict[int, DeviceStatistics]

@@ -1,0 +1,329 @@
+"""The slot ledger, and the choice of the activation that gets the next batch.
+
+Rules of this file:
+- A batch goes to an idle activation if there is one, the longest idle of the fastest first.
+- With none idle, it is committed behind the inference that is expected to end first, but not
+  before it is about to end: late enough that another cannot be free much sooner, early enough that
+  the activation does not idle while the host turns around. Where times vary too much to tell, and
+  where there is work for every activation anyway, that is as soon as the work is there.
+- A slower device gets a batch only if it is expected to finish it before the faster ones could,
+  with all that is queued before them: so a slow card gets its share, and under load no less. Now
+  and then it gets one all the same, or nobody would notice that it is slow no longer.
+- Equals take turns, and the choice depends on nothing but the events.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from heapq import heappop, heappush
+from math import sqrt
+from typing import TYPE_CHECKING
+
+from qaic_sched.core.model import Activation
+from qaic_sched.core.service_times import DeviceSpeed, ServiceTimes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qaic_sched.core.model import Batch
+
+__all__ = ["SlotLedger"]
+
+_NEVER = float("inf")
+_LEAD = 0.25
+"""How early the next batch is committed behind a running one, in mean service times ..."""
+_LEAD_S = 0.001
+"""... and at least so many seconds: the finest that an event loop's timer can be."""
+_JOINS = 1.15
+"""A device joins a speed group whose times differ by no more than this factor from its own."""
+_SIGMAS = 3.0
+"""Standard deviations beyond the mean from which on an inference is overdue."""
+_MARGIN = 2.0
+"""Standard deviations beyond the mean within which an inference is expected, against a deadline."""
+_RELIEF = 0.64
+"""A slow device is used once waiting for a faster one takes this part of its own time: less
+than all of it, as what it takes off the queue shortens the wait of those behind, too."""
+_PRESSED = 0.5
+"""With so many full batches queued per activation, one is committed behind each at once."""
+_FORGOTTEN = 200.0
+"""After so many of its mean service times without work, a slow group is tried again."""
+
+
+class SpeedGroup:
+    """Devices of like speed, and their activations with room: idle ones, and busy ones."""
+
+    __slots__ = ("_busy", "_sequence", "idle", "num_activations", "times", "used_at")
+
+    def __init__(self, times: ServiceTimes) -> None:
+        self.times = times
+        self.num_activations = 0
+        self.used_at = -_NEVER
+        """When a batch was last sent to one of them."""
+        self.idle: OrderedDict[Activation, None] = OrderedDict()
+        self._busy: list[tuple[float, int, Activation]] = []
+        self._sequence = 0
+
+    def add_busy(self, activation: Activation) -> None:
+        """Let `soonest` find a busy activation with room; again whenever `free_at` changes."""
+        self._sequence += 1
+        heappush(self._busy, (activation.free_at, self._sequence, activation))
+
+    def soonest(
+        self, groups: dict[int, SpeedGroup], set_size: int, overdue_at: float
+    ) -> Activation | None:
+        """The busy activation with room that is expected to be free first.
+
+        One that should have been free before `overdue_at` is none of them until it answers.
+        """
+        busy = self._busy
+        while busy:
+            free_at, _, activation = busy[0]
+            has_room = 0 < activation.in_flight < set_size and not activation.is_parked
+            holds = activation.free_at == free_at and groups[activation.device_id] is self
+            if has_room and holds and free_at >= overdue_at:
+                return activation
+            heappop(busy)
+        return None
+
+    def ready_at(self, activation: Activation, mean_s: float) -> float:
+        """When a batch may be committed behind what the activation holds."""
+        lead = _lead_s(mean_s)
+        # An inference that is overdue looks as if it were about to end. How long it still takes
+        # follows from how much times vary: too long to commit anything behind it, perhaps.
+        return activation.free_at - lead if self.times.cv2 * mean_s <= lead else _NEVER
+
+    def grace_s(self, mean_s: float) -> float:
+        """How much longer than expected an inference may take without anything being wrong."""
+        return max(_lead_s(mean_s), _SIGMAS * sqrt(self.times.cv2) * mean_s)
+
+
+def _lead_s(mean_s: float) -> float:
+    return max(_LEAD * mean_s, _LEAD_S)
+
+
+class SlotLedger:
+    """Who holds how much. Each activation has `set_size` slots, the same number on every device."""
+
+    __slots__ = ("_groups", "_order", "_speeds", "commit_at", "devices", "set_size")
+
+    def __init__(self) -> None:
+        self.set_size = 0
+        self.devices: dict[int, list[Activation]] = {}
+        self.commit_at = _NEVER
+        """When `choose` may find an activation, where it found none, even if nothing happens."""
+        self._speeds: dict[int, DeviceSpeed] = {}
+        self._groups: dict[int, SpeedGroup] = {}
+        self._order: list[SpeedGroup] = []
+
+    @property
+    def num_activations(self) -> int:
+        """Activations of all devices."""
+        return sum(map(len, self.devices.values()))
+
+    def add_device(self, device_id: int, num_activations: int, set_size: int) -> None:
+        """Bring in a device, all its slots free."""
+        activations = [Activation(device_id, index) for index in range(num_activations)]
+        self.devices[device_id] = activations
+        self.set_size = set_size
+        self._speeds[device_id] = DeviceSpeed()
+        if not self._order:
+            # What devices that are parked now took is the best guess, and groups stay comparable.
+            self._order.append(next(iter(self._groups.values()), SpeedGroup(ServiceTimes())))
+        group = self._groups[device_id] = self._order[0]
+        group.num_activations += num_activations
+        # First activations of all devices before second ones: work spreads over devices first.
+        group.idle.update(dict.fromkeys(activations))
+        for activation in sorted(group.idle, key=lambda each: each.index):
+            group.idle.move_to_end(activation)
+
+    def park(self, device_id: int) -> None:
+        """Choose nothing on a device any more; what it holds may still be released."""
+        group = self._groups[device_id]
+        for activation in self.devices[device_id]:
+            group.idle.pop(activation, None)
+            group.num_activations -= not activation.is_parked
+            activation.is_parked = True
+        self._drop_empty_groups()
+
+    def reopen(self, device_id: int, num_activations: int) -> None:
+        """Bring a parked device back, with new activations of which only the first is chosen."""
+        first, *others = (Activation(device_id, index) for index in range(num_activations))
+        for activation in others:
+            activation.is_parked = True
+        self.devices[device_id] = [first, *others]
+        self._speeds[device_id] = DeviceSpeed()
+        self._admit([first])
+
+    def admit(self, device_id: int) -> None:
+        """Choose all activations of a device again."""
+        self._admit([each for each in self.devices[device_id] if each.is_parked])
+
+    def is_last_live(self, device_id: int) -> bool:
+        """Whether all activations that may be chosen are on this device."""
+        own = sum(not each.is_parked for each in self.devices[device_id])
+        return own == sum(group.num_activations for group in self._order)
+
+    def has_live(self) -> bool:
+        """Whether any activation may be chosen, now or when it has room."""
+        return bool(self._order)
+
+    def _admit(self, activations: list[Activation]) -> None:
+        for activation in activations:
+            group = self._groups[activation.device_id]
+            if group not in self._order:
+                self._order.append(group)
+                self._order.sort(key=lambda each: each.times.mean_s(1) or 0.0)
+            activation.is_parked = False
+            group.num_activations += 1
+            group.idle[activation] = None
+
+    def _drop_empty_groups(self) -> None:
+        self._order = [each for each in self._order if each.num_activations]
+
+    def choose(self, now: float, size: int, batches: int) -> Activation | None:
+        """The activation to get a batch of this size now; None where none should have it yet.
+
+        `batches` is how many full ones are queued; with none, only an idle activation will do.
+        """
+        self.commit_at = _NEVER
+        rate = 0.0
+        fastest_s = 0.0
+        for group in self._order:
+            mean_s = group.times.mean_s(size) or 0.0
+            if rate:
+                is_forgotten = now - group.used_at > _FORGOTTEN * mean_s
+                waiting_s = fastest_s + max(batches, 1) / rate
+                if _RELIEF * mean_s > waiting_s and not is_forgotten:
+                    break
+            else:
+                fastest_s = mean_s
+            if group.idle:
+                return next(iter(group.idle))
+            if batches:
+                # Before anything was measured nobody is expected at any time, so nobody is overdue.
+                overdue_at = now - group.grace_s(mean_s) if mean_s else -_NEVER
+                activation = group.soonest(self._groups, self.set_size, overdue_at)
+                if activation is not None:
+                    ready_at = group.ready_at(activation, mean_s)
+                    is_pressed = batches >= _PRESSED * group.num_activations
+                    if ready_at <= now or (is_pressed and activation.in_flight == 1):
+                        return activation
+                    self.commit_at = min(self.commit_at, ready_at)
+            if not mean_s:
+                break
+            rate += group.num_activations / mean_s
+        return None
+
+    def likely_s(self, device_id: int, size: int) -> float:
+        """Seconds within which most inferences of this size are done; 0 while nobody knows."""
+        times = self._groups[device_id].times
+        return (times.mean_s(size) or 0.0) * (1 + _MARGIN * sqrt(times.cv2))
+
+    def is_slow(self, activation: Activation) -> bool:
+        """Whether there are faster devices than the activation's."""
+        return self._groups[activation.device_id] is not self._order[0]
+
+    def choose_elsewhere(self, avoid: int) -> Activation | None:
+        """The least loaded activation with a free slot on another device than `avoid`.
+
+        On that one where it is the only one.
+        """
+        able = [each for each in self if each.in_flight < self.set_size and not each.is_parked]
+        others = [each for each in able if each.device_id != avoid]
+        if others or any(not each.is_parked for each in self if each.device_id != avoid):
+            able = others
+        return min(able, key=lambda each: (each.in_flight, each.free_at), default=None)
+
+    def take(self, activation: Activation, now: float, batch: Batch) -> None:
+        """Fill one slot of an activation that has a free one."""
+        group = self._groups[activation.device_id]
+        batch.expected_s = expected_s = group.times.mean_s(batch.size) or 0.0
+        if not activation.held:
+            del group.idle[activation]
+            activation.free_at = activation.busy_since = now
+        group.used_at = now
+        activation.held.append(batch)
+        activation.backlog_s += expected_s
+        activation.free_at += expected_s
+        if activation.in_flight < self.set_size:
+            group.add_busy(activation)
+
+    def release(self, batch: Batch, at: float) -> None:
+        """Free the slot of a batch that was answered."""
+        activation = batch.activation
+        group = self._groups[activation.device_id]
+        activation.held.remove(batch)
+        # The answer may be older than what was submitted meanwhile.
+        activation.busy_since = max(at, activation.held[0].submitted_at) if activation.held else at
+        if activation.is_parked:
+            return
+        if activation.held:
+            activation.backlog_s -= batch.expected_s
+            activation.free_at = at + activation.backlog_s
+            group.add_busy(activation)
+        else:
+            activation.backlog_s = 0.0
+            activation.free_at = at
+            group.idle[activation] = None
+
+    def learn(self, device_id: int, size: int, execute_s: float) -> None:
+        """Take in how long an inference took; devices change groups where it shows."""
+        group = self._groups[device_id]
+        speed = self._speeds[device_id]
+        speed.record(group.times.record(size, execute_s))
+        if speed.is_apart(group.times.cv2):
+            mean_s = speed.ratio * (group.times.mean_s(size) or 0.0)
+            other = self._alike(group, size, mean_s) or SpeedGroup(group.times.scaled(speed.ratio))
+            self._move([device_id], other, size)
+        elif len(self._order) > 1:
+            other_or_none = self._alike(group, size, group.times.mean_s(size) or 0.0)
+            if other_or_none is not None:
+                devices = [each for each, its in self._groups.items() if its is group]
+                self._move(devices, other_or_none, size)
+
+    def _alike(self, group: SpeedGroup, size: int, mean_s: float) -> SpeedGroup | None:
+        """Another group of devices that take about so long."""
+        for other in self._order:
+            other_s = other.times.mean_s(size)
+            if other is not group and other_s and 1 / _JOINS <= mean_s / other_s <= _JOINS:
+                return other
+        return None
+
+    def _move(self, device_ids: list[int], group: SpeedGroup, size: int) -> None:
+        for device_id in device_ids:
+            old, self._groups[device_id] = self._groups[device_id], group
+            self._speeds[device_id] = DeviceSpeed()
+            for activation in self.devices[device_id]:
+                if activation.is_parked:
+                    continue
+                old.num_activations -= 1
+                group.num_activations += 1
+                if not activation.in_flight:
+                    del old.idle[activation]
+                    group.idle[activation] = None
+                elif activation.in_flight < self.set_size:
+                    group.add_busy(activation)
+        self._order = list(dict.fromkeys((*self._order, group)))
+        self._drop_empty_groups()
+        self._order.sort(key=lambda each: each.times.mean_s(size) or 0.0)
+
+    def __iter__(self) -> Iterator[Activation]:
+        """All activations, by device in the order they came, then by index."""
+        for activations in self.devices.values():
+            yield from activations
+
+    def check(self) -> None:
+        """Assert that every activation stands where it belongs, once."""
+        for device_id, activations in self.devices.items():
+            group = self._groups[device_id]
+            for each in activations:
+                assert each.is_parked or group in self._order, "a device of no group"
+                assert len(each.held) <= self.set_size, "a slot taken twice"
+                is_idle = not (each.held or each.is_parked)
+                assert (each in group.idle) == is_idle, f"{each} is lost"
+        live = [each for each in self if not each.is_parked]
+        for group in self._order:
+            members = sum(self._groups[each.device_id] is group for each in live)
+            assert group.num_activations == members > 0, "a group miscounts its activations"
+        idle = sum(len(group.idle) for group in self._order)
+        assert idle == sum(not each.held for each in live), "idle in two groups"

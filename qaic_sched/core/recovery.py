@@ -1,0 +1,102 @@
+"""What happens when devices fail, are lost, fall silent or are late: retry, quarantine, hedge.
+
+Rules of this file:
+- Each part that a device failed is tried again, elsewhere if it can be, until it has used up its
+  attempts; then its request fails. That a device went away is not held against the part.
+- What a stuck device holds is tried elsewhere at once, yet keeps its slots until it answers.
+- A part that is late is sent a second time; the first answer settles it, the other reaches nobody.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qaic_sched.core.dispatching import Dispatching
+from qaic_sched.core.health import DeviceState
+from qaic_sched.core.model import Fault, RequestState
+
+if TYPE_CHECKING:
+    from qaic_sched.core.model import Activation, Batch, Part
+
+__all__ = ["Recovery"]
+
+_MAX_LOSSES = 8
+"""Devices that may go away with a part before that counts as an attempt."""
+
+
+class Recovery(Dispatching):
+    """The layer that deals with what devices do wrong."""
+
+    def _batch_failed(self, batch: Batch, fault: Fault) -> None:
+        device_id = batch.activation.device_id
+        for part in batch.parts:
+            self._part_failed(part, batch, fault)
+        # Failed inferences may be the requests' fault: not for them alone is the last device shut.
+        is_ready = self.health.state_of(device_id) is DeviceState.READY
+        forgives = fault is Fault.INFERENCE and is_ready and self.ledger.is_last_live(device_id)
+        if not forgives and self.health.failed(device_id, fault, self.now):
+            self.ledger.park(device_id)
+
+    def _abandon_others(self, device_id: int) -> None:
+        """Try elsewhere what a stuck device holds; it keeps the slots until it answers."""
+        for batch in self.batches.values():
+            if batch.activation.device_id == device_id and not batch.is_abandoned:
+                batch.is_abandoned = True
+                for part in batch.parts:
+                    self._part_failed(part, batch, Fault.LOST)
+                batch.parts = []
+
+    def _part_failed(self, part: Part, batch: Batch, fault: Fault) -> None:
+        part.copies -= 1
+        if part.is_settled or part.copies:
+            return
+        request = part.request
+        request.in_flight -= part.samples
+        if request.is_resolved:
+            return
+        # That a device went away proves nothing against the request, unless it happens to many.
+        went_away = fault in (Fault.LOST, Fault.RESTARTED)
+        part.losses += went_away
+        if not went_away or part.losses > _MAX_LOSSES or self.policy.max_attempts == 1:
+            part.attempts += 1
+        if part.attempts >= self.policy.max_attempts:
+            request.last_batch = batch
+            self._resolve(request, RequestState.FAILED)
+            return
+        part.failed_on = batch.activation.device_id
+        self.retries.add(part)
+        if request.state is RequestState.IN_FLIGHT:
+            request.state = RequestState.QUEUED
+            self.num_in_flight -= 1
+
+    def _look_after_devices(self) -> None:
+        if self.is_closed:
+            return
+        if self.stuck.next_at() <= self.now:
+            for activation in self.stuck.late(self.now):
+                self._give_up_on(activation)
+        if self.late.next_at() <= self.now:
+            for activation in self.late.late(self.now):
+                self._hedge(activation)
+        if self.health.next_probe_at() <= self.now:
+            self._commands.reload += self.health.due_probes(self.now)
+
+    def _give_up_on(self, activation: Activation) -> None:
+        batch = next((each for each in activation.held if not each.is_abandoned), None)
+        if batch is not None:
+            batch.is_abandoned = True
+            self._batch_failed(batch, Fault.STUCK)
+            batch.parts = []
+            self._abandon_others(activation.device_id)
+
+    def _hedge(self, activation: Activation) -> None:
+        """Repeat elsewhere what a late activation holds, as far as the budget goes."""
+        for batch in activation.held:
+            parts = [each for each in batch.parts if each.copies == 1 and not each.is_settled]
+            parts = [each for each in parts if not each.request.is_resolved]
+            able = self.ledger.choose_elsewhere(activation.device_id)
+            if able is None or able.device_id == activation.device_id:
+                return
+            if parts and self.num_hedges < self.policy.hedge_max_extra * self.num_batches:
+                self.num_hedges += 1
+                self._send(parts, able).is_hedge = True

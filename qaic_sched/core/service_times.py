@@ -1,0 +1,80 @@
+"""How long inferences take: running estimates, of devices of like speed together.
+
+A speed group is a set of devices that take about the same time. Its means are learned from all of
+them, so they settle fast and noise in one device's times moves nobody; each device keeps only its
+ratio to the group, and leaves the group when that ratio says that it does not belong there.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+__all__ = ["DeviceSpeed", "ServiceTimes"]
+
+_MEMORY = 0.02
+"""Weight of the newest time in a running mean, once there are enough."""
+_ALIKE = 1.35
+"""Devices whose times differ by no more than this factor are of like speed."""
+_SIGMAS = 3.5
+_ENOUGH = 4
+"""Times of a device before its ratio counts."""
+
+
+class ServiceTimes:
+    """Mean execute time by compiled batch size, and how much times vary."""
+
+    __slots__ = ("_counts", "_means", "cv2")
+
+    def __init__(self) -> None:
+        self.cv2 = 0.0
+        """Squared coefficient of variation."""
+        self._means: dict[int, float] = {}
+        self._counts: dict[int, int] = {}
+
+    def record(self, size: int, execute_s: float) -> float:
+        """Learn from one answer; its ratio to what was expected."""
+        count = self._counts.get(size, 0) + 1
+        self._counts[size] = count
+        mean = self._means.get(size, execute_s)
+        weight = max(_MEMORY, 1 / count)
+        self._means[size] = mean + weight * (execute_s - mean)
+        ratio = execute_s / mean if mean > 0 else 1.0
+        self.cv2 += weight * ((ratio - 1) ** 2 - self.cv2)
+        return ratio
+
+    def mean_s(self, size: int) -> float | None:
+        """Expected seconds of one inference; of the nearest size known, None while none is."""
+        mean = self._means.get(size)
+        if mean is not None or not self._means:
+            return mean
+        return self._means[min(self._means, key=lambda known: (abs(known - size), known))]
+
+    def scaled(self, ratio: float) -> ServiceTimes:
+        """What to expect of devices that take `ratio` times as long."""
+        other = ServiceTimes()
+        other.cv2 = self.cv2
+        other._means = {size: ratio * mean for size, mean in self._means.items()}
+        other._counts = dict.fromkeys(self._means, _ENOUGH)
+        return other
+
+
+class DeviceSpeed:
+    """How one device's times compare with those of its group."""
+
+    __slots__ = ("_count", "ratio")
+
+    def __init__(self) -> None:
+        self.ratio = 1.0
+        self._count = 0
+
+    def record(self, ratio: float) -> None:
+        """Learn from one answer."""
+        self._count += 1
+        self.ratio += max(_MEMORY, 1 / self._count) * (ratio - self.ratio)
+
+    def is_apart(self, cv2: float) -> bool:
+        """Whether the device does not belong to its group: by more than chance, given `cv2`."""
+        if self._count < _ENOUGH:
+            return False
+        chance = _SIGMAS * sqrt(cv2 / min(self._count, 2 / _MEMORY))
+        return abs(self.ratio - 1) > chance and not 1 / _ALIKE <= self.ratio <= _ALIKE

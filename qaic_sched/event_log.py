@@ -1,0 +1,272 @@
+"""What reached the core and what it decided as JSON lines: one run, to read or to replay.
+
+Rules of this file:
+- The first line has the version, the model and the policy, the last one is `end`: a log without
+  it was cut off. Every other line has `call`, `at` and `event`; lines of one `call` were one call
+  of `handle` at that time, in seconds of the scheduler's clock.
+- A call's events stand before its decisions, each with the fields of its class in `core.events`;
+  a call that came without any has a line `wakeup`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from itertools import takewhile
+from math import isinf
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+
+import msgspec
+
+from qaic_sched.core.events import Event
+from qaic_sched.core.model import Policy, RequestState
+from qaic_sched.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from io import BufferedReader
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from qaic_sched.core.commands import Commands
+
+__all__ = [
+    "Call",
+    "Decision",
+    "Dispatch",
+    "EventLog",
+    "EventLogReader",
+    "Reload",
+    "Resolve",
+    "decisions_of",
+]
+
+VERSION = 2
+
+_WAKEUP = "wakeup"
+_KINDS: dict[str, type[Event]] = {
+    re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in get_args(Event)
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+# A request's state is the core's own: when it arrives it has none.
+_FIELDS = {
+    kind: [*takewhile(lambda name: name != "state", (each.name for each in fields(kind)))]
+    for kind in _NAMES
+}
+
+
+class _Decision(msgspec.Struct, tag_field="event", tag=str.lower):
+    call: int
+    at: float
+
+
+class Dispatch(_Decision):
+    """A batch goes to an activation; each part is (request id, first sample, samples)."""
+
+    batch_id: int
+    device_id: int
+    activation: int
+    size: int
+    is_hedge: bool
+    parts: list[tuple[int, int, int]]
+
+
+class Reload(_Decision):
+    """A device is to be closed and loaded anew."""
+
+    device_id: int
+
+
+class Resolve(_Decision):
+    """A request is over."""
+
+    id: int
+    state: RequestState
+
+
+Decision: TypeAlias = Dispatch | Reload | Resolve
+"""One line of a log."""
+
+_DECISIONS = ("dispatch", "reload", "resolve")
+
+
+def decisions_of(call: int, at: float, commands: Commands) -> Iterator[Decision]:
+    """What a call of `handle` decided, as it stands in a log."""
+    for batch in commands.dispatch:
+        activation = batch.activation
+        parts = [(part.request.id, part.offset, part.samples) for part in batch.parts]
+        where = activation.device_id, activation.index
+        yield Dispatch(call, at, batch.id, *where, batch.size, batch.is_hedge, parts)
+    for device_id in commands.reload:
+        yield Reload(call, at, device_id)
+    for request in commands.resolve:
+        yield Resolve(call, at, request.id, request.state)
+
+
+class EventLog:
+    """An open log file. Lines are buffered; they are all in the file once it is closed."""
+
+    def __init__(self, path: str) -> None:
+        self._encode = msgspec.json.Encoder().encode
+        self._calls = 0
+        self._now = 0.0
+        try:
+            self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
+        except OSError as error:
+            raise ConfigError(f"event_log: {path} cannot be written: {error.strerror}") from error
+
+    def start(self, model: str, policy: Policy) -> None:
+        """Write the first line."""
+        values = _values(policy, policy.__slots__)
+        self._write({"event": "log", "version": VERSION, "model": model, "policy": values})
+
+    def record_events(self, now: float, events: Sequence[Event]) -> None:
+        """Append the events of a call of `handle`."""
+        self._calls += 1
+        self._now = now
+        stamp = {"call": self._calls, "at": now}
+        for event in events:
+            kind = type(event)
+            self._write({"event": _NAMES[kind], **stamp, **_values(event, _FIELDS[kind])})
+        if not events:
+            self._write({"event": _WAKEUP, **stamp})
+
+    def record_decisions(self, commands: Commands) -> None:
+        """Append what the call decided."""
+        for decision in decisions_of(self._calls, self._now, commands):
+            self._write(decision)
+
+    def close(self) -> None:
+        """Write out what is buffered; idempotent."""
+        if self._file.closed:
+            return
+        with self._file:
+            if self._calls:
+                self._write({"event": "end"})
+
+    def _write(self, line: dict[str, Any] | Decision) -> None:
+        self._file.write(self._encode(line) + b"\n")
+
+
+def _values(source: object, names: Iterable[str]) -> dict[str, Any]:
+    """The attributes of these names. JSON has no infinity, only a word that is read as one."""
+    values = {name: getattr(source, name) for name in names}
+    for name, value in values.items():
+        if isinstance(value, float) and isinf(value):
+            values[name] = str(value)
+    return values
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of `handle`, from a log: its lines are those from `first_line` to `last_line`."""
+
+    number: int
+    at: float
+    first_line: int
+    last_line: int
+    events: list[Event] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+
+
+class _Stamp(msgspec.Struct):
+    event: str
+    call: int = 0
+    at: float = 0.0
+
+
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
+
+
+class EventLogReader:
+    """A log file, open for reading; iterate once to have its calls.
+
+    A file that is no event log, or one of another version, is a `ConfigError` that names the line.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.is_cut_off = False
+        """Whether the log ended without its `end`, known at its end: the run crashed.
+
+        The last call may then have lost some of its lines, and is left out.
+        """
+        self._line = 1
+        try:
+            self._file: BufferedReader = open(path, "rb")  # noqa: SIM115 - closed by __exit__
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        try:
+            self.model, self.policy = self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[Call]:
+        call: Call | None = None
+        for line in self._lines():
+            stamp = self._convert(line, _Stamp)
+            is_end = stamp.event == "end"
+            if call is not None and (is_end or stamp.call != call.number):
+                yield call
+                call = None
+            if is_end:
+                return
+            if call is None:
+                call = Call(stamp.call, stamp.at, self._line, self._line)
+            self._add(call, stamp.event, line)
+        self.is_cut_off = True
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        decode = msgspec.json.Decoder(dict[str, Any]).decode
+        for text in self._file:
+            self._line += 1
+            if not text.endswith(b"\n"):
+                return
+            try:
+                yield decode(text)
+            except _NOT_JSON as error:
+                raise self._error(f"not a line of an event log: {error}") from error
+
+    def _add(self, call: Call, name: str, line: dict[str, Any]) -> None:
+        call.last_line = self._line
+        if name in _DECISIONS:
+            call.decisions.append(self._convert(line, Decision))
+        elif name in _KINDS:
+            call.events.append(self._convert(line, _KINDS[name]))
+        elif name != _WAKEUP:
+            raise self._error(f"not a line of an event log: unknown event {name!r}")
+
+    def _read_header(self) -> tuple[str, Policy]:
+        problem = "not the first line of an event log"
+        try:
+            header = msgspec.json.decode(self._file.readline(), type=dict[str, Any])
+        except _NOT_JSON as error:
+            raise self._error(problem) from error
+        version = header.get("version")
+        if header.get("event") != "log":
+            raise self._error(problem)
+        if version != VERSION:
+            raise self._error(f"a log of version {version}; this qaic-sched reads {VERSION}")
+        return self._convert(header.get("model"), str), self._convert(header.get("policy"), Policy)
+
+    def _convert(self, value: object, kind: Any) -> Any:
+        try:
+            return msgspec.convert(value, kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise self._error(f"not a line of an event log: {error}") from error
+
+    def _error(self, problem: str) -> ConfigError:
+        return ConfigError(f"{self.path}:{self._line}: {problem}")

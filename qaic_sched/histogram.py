@@ -1,0 +1,119 @@
+"""A latency histogram of fixed memory that merges without loss.
+
+Rules of this file:
+- Buckets are log-linear: each power of two of seconds is cut into equal parts, so that the middle
+  of a bucket is never further than 0.4 % from what was recorded, between 1 ns and 6 days.
+- Recording is an append; numpy sorts a buffer of values into buckets at once.
+- It belongs to one thread: who records from several holds a lock.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+__all__ = ["Histogram"]
+
+_PARTS = 128
+_MIN_EXPONENT = -30
+_MAX_EXPONENT = 20
+_NUM_BUCKETS = (_MAX_EXPONENT - _MIN_EXPONENT) * _PARTS
+_BUFFER_SIZE = 1024
+
+
+class Histogram:
+    """Durations in seconds; count, sum, min and max are exact, percentiles within 0.4 %.
+
+    Values below 1 ns, zero and negative ones included, count to the first bucket, values beyond
+    6 days to the last. Everything reads 0 while nothing has been recorded.
+    """
+
+    __slots__ = ("_buckets", "_buffer", "_count", "_max", "_min", "_sum")
+
+    def __init__(self) -> None:
+        self._buckets = np.zeros(_NUM_BUCKETS, dtype=np.int64)
+        self._buffer: list[float] = []
+        self._count = 0
+        self._sum = 0.0
+        self._min = math.inf
+        self._max = -math.inf
+
+    def record(self, seconds: float) -> None:
+        """Count one duration."""
+        self._buffer.append(seconds)
+        if len(self._buffer) >= _BUFFER_SIZE:
+            self._flush()
+
+    def merge(self, other: Histogram) -> None:
+        """Count everything that the other has counted; the other stays as it is."""
+        self._flush()
+        other._flush()
+        self._buckets += other._buckets
+        self._count += other._count
+        self._sum += other._sum
+        self._min = min(self._min, other._min)
+        self._max = max(self._max, other._max)
+
+    def copy(self) -> Histogram:
+        """A histogram of the same values that goes its own way from here."""
+        copied = Histogram()
+        copied.merge(self)
+        return copied
+
+    @property
+    def count(self) -> int:
+        """How many durations were recorded."""
+        return self._count + len(self._buffer)
+
+    @property
+    def sum(self) -> float:
+        """All durations together, in seconds."""
+        self._flush()
+        return self._sum
+
+    @property
+    def min(self) -> float:
+        """The shortest duration in seconds."""
+        self._flush()
+        return self._min if self._count else 0.0
+
+    @property
+    def max(self) -> float:
+        """The longest duration in seconds."""
+        self._flush()
+        return self._max if self._count else 0.0
+
+    def percentile(self, q: float) -> float:
+        """The duration in seconds that `q` percent (0 to 100) do not exceed, by nearest rank."""
+        self._flush()
+        # Rounded, because 99.9 % of 1000 is 999 and a little in floating point.
+        rank = max(1, math.ceil(round(q * self._count / 100, 6)))
+        if rank >= self._count:
+            return self.max
+        bucket = int(np.searchsorted(np.cumsum(self._buckets), rank))
+        octave, part = divmod(bucket, _PARTS)
+        middle = math.ldexp(_PARTS + part + 0.5, octave + _MIN_EXPONENT) / (2 * _PARTS)
+        return min(max(middle, self._min), self._max)
+
+    def _flush(self) -> None:
+        if not self._buffer:
+            return
+        values = np.array(self._buffer)
+        self._buffer.clear()
+        self._buckets += np.bincount(_buckets_of(values), minlength=_NUM_BUCKETS)
+        self._count += len(values)
+        self._sum += float(values.sum())
+        self._min = min(self._min, float(values.min()))
+        self._max = max(self._max, float(values.max()))
+
+
+def _buckets_of(
+    values: np.ndarray[tuple[int], np.dtype[np.float64]],
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The bucket of each value: its power of two, and how far into it."""
+    mantissas, exponents = np.frexp(values)
+    octaves = (exponents.astype(np.int64) - _MIN_EXPONENT) * _PARTS
+    parts = ((mantissas * 2 - 1) * _PARTS).astype(np.int64)
+    buckets = np.where(values > 0, octaves + parts, 0)
+    return np.clip(buckets, 0, _NUM_BUCKETS - 1)

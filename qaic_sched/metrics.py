@@ -1,0 +1,236 @@
+"""Metrics: what one histogram tells in the vendor's keys, and the records of a whole scheduler.
+
+Percentiles over several devices come from merged histograms, never from averages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from qaic_sched.histogram import Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["SchedulerMetrics", "format_device_table", "format_latency_metrics", "latency_metrics"]
+
+_PERCENTILES = {"P25": 25, "P50": 50, "P75": 75, "P90": 90, "P99": 99, "P999": 99.9}
+_OUTCOMES = ("done", "failed", "cancelled", "expired", "rejected")
+
+
+def latency_metrics(histogram: Histogram) -> dict[str, float | int]:
+    """The vendor's metrics of a histogram, in seconds; all 0 while it is empty."""
+    count = histogram.count
+    return {
+        "num_of_inferences": count,
+        "min_latency": histogram.min,
+        "max_latency": histogram.max,
+        **{key: histogram.percentile(q) for key, q in _PERCENTILES.items()},
+        "total_inference_time": histogram.sum,
+        "avg_latency": histogram.sum / count if count else 0.0,
+    }
+
+
+def format_latency_metrics(metrics: Mapping[str, Any]) -> str:
+    """The lines that the vendor's `print_metrics` prints for these metrics, and one for P999."""
+    average = f"Average latency / inference time observed is {metrics['avg_latency']} s"
+    percentiles = [
+        f"{key} / {q}% of inferences observed latency less than {metrics[key]} s"
+        for key, q in _PERCENTILES.items()
+    ]
+    return "\n".join(
+        [
+            f"Number of inferences utilized for calculation are {metrics['num_of_inferences']}",
+            f"Minimum latency observed {metrics['min_latency']} s",
+            f"Maximum latency observed {metrics['max_latency']} s",
+            average,
+            *percentiles,
+            f"Sum of all the inference times {metrics['total_inference_time']} s",
+            average,  # the vendor prints it twice
+        ]
+    )
+
+
+@dataclass(slots=True)
+class _DeviceRecord:
+    """What one device has done since the scheduler opened."""
+
+    activations: int
+    counted_until: float
+    execute: Histogram = field(default_factory=Histogram)
+    samples: int = 0
+    errors: int = 0
+    retries: int = 0
+    hedges: int = 0
+    busy_s: float = 0.0
+    run_samples: int = 0
+    """Samples in all that ran, failed inferences included; `run_size` is the room there was."""
+    run_size: int = 0
+    available_s: float = 0.0
+    """Activations times seconds, up to `counted_until`."""
+
+    def count_available(self, now: float) -> None:
+        self.available_s += self.activations * (now - self.counted_until)
+        self.counted_until = now
+
+    def count_run(self, samples: int, size: int, execute_s: float) -> None:
+        self.run_samples += samples
+        self.run_size += size
+        self.busy_s += execute_s
+
+    def snapshot(self, now: float, state: str) -> dict[str, Any]:
+        self.count_available(now)
+        return {
+            **latency_metrics(self.execute),
+            "batches": self.execute.count,
+            "samples": self.samples,
+            "fill": _ratio(self.run_samples, self.run_size),
+            "utilisation": _ratio(self.busy_s, self.available_s),
+            "errors": self.errors,
+            "retries": self.retries,
+            "hedges": self.hedges,
+            "state": state,
+            "activations": self.activations,
+        }
+
+
+class SchedulerMetrics:
+    """The counters and histograms of one scheduler, fed from one thread.
+
+    `opened_at` and every `now` are seconds of one clock. Devices must be added before they are
+    recorded; they stay in the snapshot when they are gone.
+    """
+
+    def __init__(self, opened_at: float) -> None:
+        self._opened_at = opened_at
+        self._devices: dict[int, _DeviceRecord] = {}
+        self._outcomes = dict.fromkeys(_OUTCOMES, 0)
+        self._queue = Histogram()
+        self._total = Histogram()
+
+    def add_device(self, device_id: int, num_activations: int, now: float | None = None) -> None:
+        """A device has so many activations from `now` on; by default since the opening.
+
+        To be called again, with `now`, when their number changes: 0 when the device is gone.
+        """
+        at = self._opened_at if now is None else now
+        record = self._devices.setdefault(device_id, _DeviceRecord(num_activations, at))
+        if now is not None:
+            record.count_available(now)
+        record.activations = num_activations
+
+    def record_batch(self, device_id: int, execute_s: float, samples: int, size: int) -> None:
+        """A device has answered a batch of so many samples at this compiled batch size."""
+        record = self._devices[device_id]
+        record.execute.record(execute_s)
+        record.samples += samples
+        record.count_run(samples, size, execute_s)
+
+    def record_error(self, device_id: int, samples: int, size: int, execute_s: float) -> None:
+        """A device has failed a batch: it counts to errors, fill and utilisation only."""
+        record = self._devices[device_id]
+        record.errors += 1
+        record.count_run(samples, size, execute_s)
+
+    def record_retry(self, device_id: int) -> None:
+        """Count a batch sent to a device that another has failed."""
+        self._devices[device_id].retries += 1
+
+    def record_hedge(self, device_id: int) -> None:
+        """Count a batch sent to a device that repeats what a late one holds."""
+        self._devices[device_id].hedges += 1
+
+    def record_request(self, outcome: str, queue_s: float, total_s: float) -> None:
+        """A request is over: done, failed, cancelled, expired or rejected.
+
+        `queue_s` and `total_s` count for requests that are done.
+        """
+        self._outcomes[outcome] += 1
+        if outcome == "done":
+            self._queue.record(queue_s)
+            self._total.record(total_s)
+
+    def snapshot(self, now: float, states: Mapping[int, str]) -> dict[str, Any]:
+        """What `get_metrics()` gives: the whole, `requests`, and `devices` by id.
+
+        `states` are the devices' states now; a device that is not in it is "closed".
+        """
+        whole = Histogram()
+        for record in self._devices.values():
+            whole.merge(record.execute)
+        return {
+            **latency_metrics(whole),
+            "requests": {
+                **self._outcomes,
+                "queue": latency_metrics(self._queue),
+                "total": latency_metrics(self._total),
+            },
+            "devices": {
+                device_id: record.snapshot(now, states.get(device_id, "closed"))
+                for device_id, record in sorted(self._devices.items())
+            },
+        }
+
+
+_COLUMNS = (
+    "device",
+    "state",
+    "activations",
+    "batches",
+    "samples",
+    "fill %",
+    "util %",
+    "P50 ms",
+    "P99 ms",
+    "errors",
+    "retries",
+    "hedges",
+)
+
+
+def format_device_table(metrics: Mapping[str, Any]) -> str:
+    """An aligned text table of a snapshot: a line per device, then one for all of them."""
+    devices = metrics["devices"]
+    rows = [_row(str(device_id), device) for device_id, device in devices.items()]
+    rows.append(_row("total", {**metrics, **_totals(list(devices.values()))}))
+    widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in (_COLUMNS, *rows)
+    )
+
+
+def _row(name: str, metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        metrics["state"],
+        str(metrics["activations"]),
+        str(metrics["batches"]),
+        str(metrics["samples"]),
+        f"{100 * metrics['fill']:.1f}",
+        f"{100 * metrics['utilisation']:.1f}",
+        f"{1e3 * metrics['P50']:.3f}",
+        f"{1e3 * metrics['P99']:.3f}",
+        str(metrics["errors"]),
+        str(metrics["retries"]),
+        str(metrics["hedges"]),
+    )
+
+
+def _totals(devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sums over the devices; fill is weighted by room, utilisation by activations."""
+    summed = ("activations", "batches", "samples", "errors", "retries", "hedges")
+    totals: dict[str, Any] = {key: sum(device[key] for device in devices) for key in summed}
+    room = sum(device["samples"] / device["fill"] for device in devices if device["fill"])
+    used = sum(device["utilisation"] * device["activations"] for device in devices)
+    return {
+        **totals,
+        "state": "",
+        "fill": _ratio(totals["samples"], room),
+        "utilisation": _ratio(used, totals["activations"]),
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0

@@ -1,0 +1,146 @@
+"""Opens and closes the program on every device, submits batches, and brings answers to the loop.
+
+Answers come from device threads or from the loop itself; they go through one inbox, and the loop
+is woken once for as many as are there by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from threading import get_ident
+from typing import TYPE_CHECKING
+
+import anyio
+
+from qaic_sched.errors import DeviceError
+from qaic_sched.tensors import BatchBuffers, gather
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from qaic_sched.backends.base import Backend, Executable
+    from qaic_sched.core.model import Batch
+    from qaic_sched.program import Program, Tensors
+    from qaic_sched.tensors import BatchBuffer
+
+__all__ = ["Flight", "Pool"]
+
+LOAD_LIMIT_S = 600.0
+"""A load that takes longer has hung."""
+
+
+class Flight:
+    """A batch on its device, and all that must stay untouched until the device answers."""
+
+    __slots__ = ("_pool", "answer", "answered_at", "batch", "buffer")
+
+    def __init__(self, pool: Pool, batch: Batch, buffer: BatchBuffer | None) -> None:
+        self._pool = pool
+        self.batch = batch
+        self.buffer = buffer
+        self.answer: Tensors | DeviceError
+        self.answered_at: float
+
+    def done(self, answer: Tensors | DeviceError, answered_at: float) -> None:
+        """Take the device's answer; on any thread."""
+        self.answer = answer
+        self.answered_at = answered_at
+        self._pool.landed(self)
+
+
+class Pool:
+    """One executable per device. All methods but `landed` belong to the loop's thread."""
+
+    def __init__(self, backend: Backend, program: Program) -> None:
+        self.on_landed: Callable[[Sequence[Flight]], None]
+        """What to call, on the loop, with flights that were answered; set before `submit`."""
+        self.executables: dict[int, Executable] = {}
+        self._backend = backend
+        self._buffers = BatchBuffers(program)
+        self._loop = asyncio.get_running_loop()
+        self._thread = get_ident()
+        self._inbox: deque[Flight] = deque()
+        self._is_woken = False
+        self._is_closed = False
+        self._num_activations = self._set_size = 0
+
+    async def open(self, device_ids: Sequence[int], num_activations: int, set_size: int) -> None:
+        """Load the program on all devices at once; on failure close those that succeeded."""
+        self._num_activations, self._set_size = num_activations, set_size
+        loads = [self._load(each) for each in device_ids]
+        try:
+            failures = await asyncio.gather(*loads, return_exceptions=True)
+            for failure in filter(None, failures):
+                raise failure
+        except BaseException:
+            await self.aclose()
+            raise
+        self.executables = {each: self.executables[each] for each in device_ids}
+
+    async def reload(self, device_id: int) -> Executable:
+        """Close a device, which answers all that it holds, and load it anew."""
+        await self.executables[device_id].aclose()
+        await self._load(device_id)
+        return self.executables[device_id]
+
+    async def aclose(self) -> None:
+        """Close all devices, also while being cancelled; each bounds its own time. Idempotent."""
+        with anyio.CancelScope(shield=True):
+            await asyncio.gather(*(each.aclose() for each in self.executables.values()))
+        self._is_closed = True
+
+    def submit(self, batch: Batch, sources: Sequence[Tensors]) -> None:
+        """Send a batch to its activation; `sources` are the inputs of the request of each part."""
+        part, source = batch.parts[0], sources[0]
+        inputs: Tensors
+        if part.samples != batch.size:
+            inputs = buffer = self._gather(batch, sources)
+        elif part.samples == part.request.samples:
+            inputs, buffer = source, None
+        else:
+            end = part.offset + part.samples
+            inputs, buffer = {name: rows[part.offset : end] for name, rows in source.items()}, None
+        activation = batch.activation
+        flight = Flight(self, batch, buffer)
+        self.executables[activation.device_id].submit(activation.index, inputs, flight.done)
+
+    def landed(self, flight: Flight) -> None:
+        """Put an answered flight into the inbox; on any thread."""
+        self._inbox.append(flight)
+        if self._is_woken:
+            return
+        self._is_woken = True
+        if get_ident() == self._thread:
+            self._loop.call_soon(self._deliver)
+        elif not self._is_closed:
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    async def _load(self, device_id: int) -> None:
+        try:
+            with anyio.fail_after(LOAD_LIMIT_S):
+                self.executables[device_id] = await self._backend.load(
+                    device_id, self._num_activations, self._set_size
+                )
+        except TimeoutError as error:
+            message = f"device {device_id}: the program was not loaded within {LOAD_LIMIT_S:g} s"
+            raise DeviceError(message, device_id) from error
+
+    def _gather(self, batch: Batch, sources: Sequence[Tensors]) -> BatchBuffer:
+        buffer = self._buffers.take(batch.size)
+        parts = [
+            (source, part.offset, part.samples)
+            for source, part in zip(sources, batch.parts, strict=True)
+        ]
+        gather(buffer, parts)
+        return buffer
+
+    def _deliver(self) -> None:
+        # Before the inbox is emptied: whoever appends from here on wakes the loop again.
+        self._is_woken = False
+        inbox = self._inbox
+        flights = [inbox.popleft() for _ in range(len(inbox))]
+        for flight in flights:
+            if flight.buffer is not None:
+                self._buffers.give_back(flight.batch.size, flight.buffer)
+        self.on_landed(flights)

@@ -1,0 +1,266 @@
+"""The shell around the core: runs it, and carries out what it decides.
+
+What happens in one turn of the event loop (arrivals, answers, cancellations) is decided together,
+by one call of the core. One timer serves all deadlines. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from qaic_sched.core.events import Answered, Cancelled, Closed, DeviceOpened, ReloadFailed
+from qaic_sched.core.model import Fault, RequestState
+from qaic_sched.errors import (
+    DeadlineExceededError,
+    DeviceError,
+    InternalError,
+    NoDeviceError,
+    QueueFullError,
+    SchedulerClosedError,
+    SchedulerError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    from qaic_sched.core.events import Event
+    from qaic_sched.core.model import Request, Statistics
+    from qaic_sched.core.state import SchedulerState
+    from qaic_sched.event_log import EventLog
+    from qaic_sched.metrics import SchedulerMetrics
+    from qaic_sched.pool import Flight, Pool
+    from qaic_sched.program import Program, Tensors
+    from qaic_sched.request import ScheduledRequest
+
+__all__ = ["Shell"]
+
+logger = logging.getLogger("qaic_sched")
+
+_NO_ERRORS: Mapping[int, DeviceError] = MappingProxyType({})
+
+
+class Shell:
+    """Feeds events to a core and its commands to a pool; belongs to one event loop's thread."""
+
+    def __init__(
+        self,
+        core: SchedulerState,
+        program: Program,
+        pool: Pool,
+        metrics: SchedulerMetrics,
+        clock: Callable[[], float],
+        log: EventLog | None,
+    ) -> None:
+        self.core = core
+        self.idle = asyncio.Event()
+        """Set when the core drains and every request is resolved."""
+        self.error: InternalError | None = None
+        """What broke the shell; from then on it does nothing."""
+        self.program = program
+        self.pool = pool
+        self.metrics = metrics
+        self.clock = clock
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._requests: dict[int, ScheduledRequest] = {}
+        self._events: list[Event] = []
+        self._is_flush_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        pool.on_landed = self._landed
+
+    def submit(self, request: ScheduledRequest) -> None:
+        """Bring in a new request."""
+        self._requests[request.core.id] = request
+        self.post(request.core)
+
+    def cancel(self, request: ScheduledRequest) -> None:
+        """Give a request up."""
+        self.post(Cancelled(request.core.id))
+
+    def post(self, event: Event) -> None:
+        """Have an event handled with all others of this turn of the loop."""
+        self._events.append(event)
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self, errors: Mapping[int, DeviceError] = _NO_ERRORS) -> None:
+        """Handle what was posted now; `errors` are those of failed batches, by batch id."""
+        self._is_flush_due = False
+        events, self._events = self._events, []
+        if self.error is not None:
+            return
+        try:
+            self._carry_out(events, errors)
+        except Exception as error:
+            self._break(error)
+
+    def statistics(self) -> Statistics:
+        """The core's gauges, after everything posted so far."""
+        self.flush()
+        return self.core.statistics()
+
+    async def aclose(self) -> None:
+        """Resolve what is not yet, give the devices back, let go of timer and log."""
+        self._events.append(Closed())
+        self.flush()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.pool.aclose()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._log is not None:
+            self._record(self._log.close)
+
+    def _carry_out(self, events: Sequence[Event], errors: Mapping[int, DeviceError]) -> None:
+        now = self.clock()
+        if self._log is not None:
+            # Before they are handled: should they break the core, the log replays that.
+            self._record(self._log.record_events, now, events)
+        commands = self.core.handle(now, events)
+        if self._log is not None:
+            self._record(self._log.record_decisions, commands)
+        requests = self._requests
+        for batch in commands.dispatch:
+            sources = []
+            for part in batch.parts:
+                request = requests[part.request.id]
+                request.sent = (request.sent, part, batch)
+                sources.append(request.inputs)
+            self.pool.submit(batch, sources)
+            if batch.is_hedge:
+                self.metrics.record_hedge(batch.activation.device_id)
+            elif batch.parts[0].failed_on >= 0:
+                self.metrics.record_retry(batch.activation.device_id)
+        for core in commands.resolve:
+            self._resolve(core, now, errors)
+        for device_id in commands.reload:
+            self._start(self._reload(device_id))
+        self._set_timer()
+        if self.core.is_draining and not requests:
+            self.idle.set()
+
+    def _resolve(self, core: Request, now: float, errors: Mapping[int, DeviceError]) -> None:
+        request = self._requests.pop(core.id)
+        batch = core.last_batch
+        queue_s = 0.0 if batch is None else batch.submitted_at - core.accepted_at
+        self.metrics.record_request(core.state.value, queue_s, now - core.accepted_at)
+        is_done = core.state is RequestState.DONE
+        request.settle(None if is_done else self._error_of(core, errors), now)
+
+    def _error_of(self, core: Request, errors: Mapping[int, DeviceError]) -> SchedulerError | None:
+        if core.state is RequestState.FAILED and core.last_batch is None:
+            return NoDeviceError("every device is in quarantine; they are being probed")
+        if core.state is RequestState.FAILED and core.last_batch is not None:
+            device_id = core.last_batch.activation.device_id
+            cause = errors.get(core.last_batch.id) or DeviceError(
+                f"device {device_id} did not answer in time", device_id, kind="stuck"
+            )
+            # One of its own for each caller: a raised exception collects its raiser's traceback.
+            error = DeviceError(str(cause), cause.device_id, kind=cause.kind)
+            error.__cause__ = cause
+            return error
+        if core.state is RequestState.EXPIRED and core.deadline is not None:
+            stay = core.deadline - core.accepted_at
+            return DeadlineExceededError(f"not done within timeout_s = {stay:g} s")
+        if core.state is RequestState.REJECTED:
+            return QueueFullError(
+                f"the queue has no room for {core.samples} more samples", core.retry_after_s
+            )
+        if self.core.is_closed:
+            return SchedulerClosedError("the scheduler was closed before the request was done")
+        return None
+
+    def _landed(self, flights: Sequence[Flight]) -> None:
+        errors: dict[int, DeviceError] = {}
+        for flight in flights:
+            batch, answer = flight.batch, flight.answer
+            fault = None
+            if isinstance(answer, DeviceError):
+                errors[batch.id] = answer
+                fault = Fault(answer.kind)
+            else:
+                self._scatter(flight, answer)
+            self._events.append(Answered(batch.id, flight.answered_at, fault))
+        self.flush(errors)
+        for flight in flights:
+            self._measure(flight)
+
+    def _scatter(self, flight: Flight, outputs: Tensors) -> None:
+        row, batch = 0, flight.batch
+        for part in batch.parts:
+            request = self._requests.get(part.request.id)
+            if request is not None:
+                request.receive(self.program, outputs, row, part, batch)
+            row += part.samples
+
+    def _measure(self, flight: Flight) -> None:
+        batch = flight.batch
+        device_id, samples = batch.activation.device_id, batch.samples
+        if isinstance(flight.answer, DeviceError) or batch.is_abandoned:
+            self.metrics.record_error(device_id, samples, batch.size, batch.execute_s)
+        else:
+            self.metrics.record_batch(device_id, batch.execute_s, samples, batch.size)
+        # A request that somebody keeps knows its batches: they must not keep all others in turn.
+        batch.parts = []
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self, device_id: int) -> None:
+        try:
+            executable = await self.pool.reload(device_id)
+        except SchedulerError as error:
+            logger.warning("device %d could not be reloaded: %s", device_id, error)
+            self.post(ReloadFailed(device_id))
+            return
+        logger.warning("device %d was reloaded", device_id)
+        self.post(DeviceOpened(device_id, executable.num_activations, self.core.ledger.set_size))
+
+    def _set_timer(self) -> None:
+        at = self.core.next_wakeup()
+        if at is None:
+            return
+        if self._timer is not None:
+            # An earlier timer only wakes for nothing; to move it for each request would cost more.
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_at(at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.flush()
+
+    def _record(self, write: Callable[..., None], *what: object) -> None:
+        try:
+            write(*what)
+        except OSError:
+            # A full disk must not cost a request.
+            logger.exception("event_log: writing failed, it ends here")
+            log, self._log = self._log, None
+            if log is not None:
+                with suppress(OSError):
+                    log.close()
+
+    def _break(self, cause: Exception) -> None:
+        """End every request with our own error rather than leave a caller waiting."""
+        logger.error("the scheduler broke one of its rules", exc_info=cause)
+        self.error = InternalError(f"the scheduler broke one of its rules: {cause!r}")
+        self.error.__cause__ = cause
+        requests, self._requests = self._requests, {}
+        now = self.clock()
+        for request in requests.values():
+            request.core.state = RequestState.FAILED
+            request.settle(self.error, now)
+        self.idle.set()

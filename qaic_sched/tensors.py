@@ -1,0 +1,189 @@
+"""Tensors of requests and batches: validate at the door, gather, pad and scatter.
+
+Rules of the file:
+- A tensor that fits is passed on as it is; what must be copied is copied once.
+- Nobody writes to an array that a caller handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qaic_sched.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from qaic_sched.program import Program, Tensors, TensorSpec
+
+__all__ = ["BatchBuffer", "BatchBuffers", "allocate_outputs", "copy_rows", "gather", "validate"]
+
+
+def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
+    """Check a request's inputs; return them as the program takes them, and their row count.
+
+    The arrays come back in the program's order, C-contiguous and of its types; those that were so
+    are the caller's own, not copies. A batched program takes one row or more of the batch axis, any
+    other exactly its shapes, which count as one row. Raises `InputError`, which names the input,
+    what came and what was wanted.
+    """
+    if not (type(inputs) is dict or isinstance(inputs, Mapping)):
+        raise InputError(f"inputs: {_describe(inputs)}; wanted a dict of input name to numpy array")
+    specs = program.inputs
+    if len(inputs) != len(specs):
+        raise _wrong_names(program, inputs)
+    first_fixed = 1 if program.batch_sizes else 0
+    rows = 0
+    tensors: Tensors = {}
+    for spec in specs:
+        if spec.name not in inputs:
+            raise _wrong_names(program, inputs)
+        value = inputs[spec.name]
+        if type(value) is not np.ndarray:
+            value = _as_plain_array(value, spec)
+        shape, wanted = value.shape, spec.shape
+        if len(shape) != len(wanted) or shape[first_fixed:] != wanted[first_fixed:]:
+            raise _wrong_shape(program, spec, value)
+        if first_fixed:
+            if not tensors:
+                rows = shape[0]
+            if shape[0] != rows or not rows:
+                raise _wrong_rows(specs[0], rows, spec, shape[0])
+        flags = value.flags
+        if value.dtype != spec.dtype or not (flags.c_contiguous and flags.aligned):
+            value = _cast(value, spec)
+        tensors[spec.name] = value
+    return tensors, rows or 1
+
+
+def _as_plain_array(value: object, spec: TensorSpec) -> NDArray[np.generic]:
+    # A masked array is no plain one: the device would compute with what the mask hides.
+    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"input {spec.name!r}: {_describe(value)}; wanted a numpy array")
+    return np.asarray(value)
+
+
+def _cast(array: NDArray[np.generic], spec: TensorSpec) -> NDArray[np.generic]:
+    """A C-contiguous, aligned copy of the wanted type; a float too large for it becomes inf."""
+    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+        raise InputError(
+            f"input {spec.name!r}: dtype {array.dtype} cannot be cast to {spec.dtype} without "
+            f"changing its kind; wanted {spec.dtype}"
+        )
+    if spec.dtype.kind in "iu" and array.dtype.kind in "iu" and array.size:
+        limits = np.iinfo(spec.dtype.str)
+        low, high = int(array.min()), int(array.max())
+        if low < limits.min or high > limits.max:
+            raise InputError(
+                f"input {spec.name!r}: {array.dtype} values from {low} to {high} do not fit "
+                f"{spec.dtype}, which holds {limits.min} to {limits.max}"
+            )
+    with np.errstate(all="ignore"):
+        return array.astype(spec.dtype, order="C", copy=True)
+
+
+def _wrong_names(program: Program, inputs: Mapping[object, object]) -> InputError:
+    names = [spec.name for spec in program.inputs]
+    extra = [name for name in inputs if name not in names]
+    if not extra:
+        missing = ", ".join(repr(name) for name in names if name not in inputs)
+        return InputError(f"input {missing}: missing; the program takes {_listed(names)}")
+    near = get_close_matches(str(extra[0]), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return InputError(f"input {extra[0]!r}: unknown; the program takes {_listed(names)}{hint}")
+
+
+def _wrong_shape(program: Program, spec: TensorSpec, array: NDArray[np.generic]) -> InputError:
+    wanted = [str(size) for size in spec.shape]
+    if program.is_batched:
+        wanted[0] = "rows"
+    return InputError(
+        f"input {spec.name!r}: shape {array.shape}; wanted ({', '.join(wanted)}) of {spec.dtype}"
+    )
+
+
+def _wrong_rows(first: TensorSpec, rows: int, spec: TensorSpec, found: int) -> InputError:
+    if not rows:
+        return InputError(f"input {first.name!r}: no rows; wanted at least one")
+    return InputError(
+        f"input {spec.name!r}: {found} rows, but input {first.name!r} has {rows}; wanted the same "
+        f"number in every input"
+    )
+
+
+def _describe(value: object) -> str:
+    kind = type(value)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"got {module}{kind.__qualname__}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names)) or "no inputs"
+
+
+class BatchBuffer(dict[str, "NDArray[np.generic]"]):
+    """The input arrays of one compiled batch size. Rows from `dirty_rows` on are zero."""
+
+    __slots__ = ("dirty_rows",)
+
+    def __init__(self, program: Program, size: int) -> None:
+        super().__init__(
+            (spec.name, np.zeros((size, *spec.shape[1:]), spec.dtype)) for spec in program.inputs
+        )
+        self.dirty_rows = 0
+
+
+class BatchBuffers:
+    """Input buffers of a batched program, used again and again, one free list per compiled size.
+
+    Not thread-safe. A buffer that never comes back is simply forgotten.
+    """
+
+    __slots__ = ("_free", "_program")
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._free: dict[int, list[BatchBuffer]] = {size: [] for size in program.batch_sizes}
+
+    def take(self, size: int) -> BatchBuffer:
+        """A buffer of a compiled batch size that nobody else holds."""
+        free = self._free[size]
+        return free.pop() if free else BatchBuffer(self._program, size)
+
+    def give_back(self, size: int, buffer: BatchBuffer) -> None:
+        """Allow the buffer to be taken again: the device must have answered."""
+        self._free[size].append(buffer)
+
+
+def gather(buffer: BatchBuffer, parts: Sequence[tuple[Tensors, int, int]]) -> None:
+    """Fill a buffer with (source, its first row, rows) one after the other; pad with zeros."""
+    start = 0
+    for source, offset, rows in parts:
+        end = start + rows
+        for name, target in buffer.items():
+            target[start:end] = source[name][offset : offset + rows]
+        start = end
+    if start < buffer.dirty_rows:
+        for target in buffer.values():
+            target[start : buffer.dirty_rows] = 0
+    buffer.dirty_rows = start
+
+
+def allocate_outputs(program: Program, rows: int) -> Tensors:
+    """Output arrays of a batched program for so many rows, not filled."""
+    return {spec.name: np.empty((rows, *spec.shape[1:]), spec.dtype) for spec in program.outputs}
+
+
+def copy_rows(
+    source: Tensors, source_offset: int, target: Tensors, target_offset: int, rows: int
+) -> None:
+    """Copy rows of every tensor of `target` from those of the same names in `source`."""
+    source_end, target_end = source_offset + rows, target_offset + rows
+    for name, array in target.items():
+        array[target_offset:target_end] = source[name][source_offset:source_end]

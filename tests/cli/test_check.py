@@ -1,0 +1,162 @@
+"""Tests of `qaic-sched check`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from qaic_sched.cli import main
+from qaic_sched.cli.check import examine
+from tests.cli.command_line import cards as configuration
+from tests.cli.command_line import config_of
+from tests.models import linear_model, unbatched_model
+from tests.standin.qpc import write_qpc
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def check(config: Path, *options: str) -> int:
+    """The exit status of the command."""
+    return main(["check", str(config), *options])
+
+
+def test_it_says_what_a_configuration_means(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every key has its value and meaning; then come model, backend, batch sizes and slots."""
+    config = configuration(tmp_path)
+    assert check(config) == 0
+    shown = capsys.readouterr().out
+    lines = [line.split(maxsplit=2) for line in shown.splitlines()]
+    assert [
+        "set_size",
+        "2",
+        "inferences that an activation may hold, the running one included",
+    ] in (lines)
+    assert ["runs", "on", "sim"] in lines
+    assert ["batch", "sizes", "1, 4"] in lines
+    assert ["slots", "4", "= 2 devices × 1 activations × 2 (set_size)"] in lines
+    assert shown.endswith(f"{config}: nothing wrong\n")
+
+
+def test_json_has_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--json` gives the configuration, what it comes to, and warnings."""
+    config = configuration(tmp_path)
+    config.write_text(config.read_text() + "aic_wings: 2\nset_size: 3\n")
+    assert check(config, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["config"]["set_size"] == 3
+    assert told["model_file"] == str(tmp_path / "cards.sim.yaml")
+    assert told["backend"] == "sim"
+    assert told["inputs"] == {"data": {"shape": [4, 3], "dtype": "float32"}}
+    assert told["batch_sizes"] == [1, 4]
+    assert (told["devices"], told["slots"]) == ([0, 1], 6)
+    assert "aic_wings" in told["warnings"][0]
+    assert told["errors"] == []
+
+
+def test_a_wrong_key_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A configuration that cannot be read has nothing but its error."""
+    config = config_of(tmp_path, model="x.onnx", set_size=0)
+    assert check(config) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith(f"qaic-sched: {config}: set_size: ")
+
+
+def test_a_missing_model_is_status_2_after_the_keys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is known is printed, though the model is not there."""
+    assert check(config_of(tmp_path, model="none.onnx")) == 2
+    captured = capsys.readouterr()
+    assert "max_samples" in captured.out
+    assert "nothing wrong" not in captured.out
+    assert "there is no file" in captured.err
+
+
+def test_errors_are_in_the_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--json` prints the errors with what is known, and the status is still 2."""
+    assert check(config_of(tmp_path, model="none.onnx"), "--json") == 2
+    told = json.loads(capsys.readouterr().out)
+    assert "there is no file" in told["errors"][0]
+    assert told["backend"] is told["inputs"] is told["slots"] is None
+
+
+def test_model_and_devices_can_both_be_wrong(tmp_path: Path) -> None:
+    """One error does not hide the other."""
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    config = config_of(tmp_path, model="bad.onnx", backend="cpu", devices=100_000)
+    of_model, of_devices = examine(config).errors
+    assert "bad.onnx" in of_model
+    assert of_devices.startswith("devices: 100000")
+
+
+def test_a_model_without_batch_axis_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where requests cannot share an inference, that is said; CPU cores are shared, if need be."""
+    pytest.importorskip("onnxruntime")
+    unbatched_model(tmp_path / "model.onnx")
+    config = config_of(
+        tmp_path, model="model.onnx", backend="cpu", devices=1, num_activations=100_000
+    )
+    assert check(config) == 0
+    assert "batch sizes  none: one request per inference" in capsys.readouterr().out
+
+
+def test_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model for the CPU is described as it is, and its cache stays empty."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    linear_model(tmp_path / "model.onnx")
+    config = config_of(
+        tmp_path, model="model.onnx", backend="cpu", onnx_define_symbol={"N": 4}, output_dir="out"
+    )
+    findings = examine(config)
+    assert findings.errors == []
+    assert findings.program is not None
+    assert findings.program.batch_sizes == (4,)
+    assert findings.config is not None
+    assert findings.config.options.compile
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "model.onnx"]
+
+
+@pytest.mark.usefixtures("cards")
+def test_what_a_model_for_cards_takes_is_known_after_compiling(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said so, for people and in the JSON; with `compile: false` it is an error."""
+    linear_model(tmp_path / "model.onnx")
+    config = config_of(tmp_path, model="model.onnx", backend="aic")
+    assert check(config) == 0
+    assert "known after compiling: qaic-sched compile" in capsys.readouterr().out
+    assert check(config, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["needs_compiling"], told["inputs"], told["slots"]) == (True, None, 4)
+    config = config_of(tmp_path, model="model.onnx", backend="aic", compile=False)
+    (error,) = examine(config).errors
+    assert error.startswith("compile: false: cards run compiled models only")
+
+
+def test_a_missing_binding_is_said_once(tmp_path: Path) -> None:
+    """The program and the devices both need it, which is one thing to mend."""
+    write_qpc(tmp_path / "qpc")
+    (error,) = examine(config_of(tmp_path, model="qpc")).errors
+    assert "backend: aic needs qaicrt of the vendor's Python binding" in error
+
+
+def test_activations_must_fit_on_their_devices(tmp_path: Path) -> None:
+    """More cores than a device has are an error that says how many activations would fit."""
+    configuration(tmp_path, cores=10)
+    config = config_of(
+        tmp_path, model="cards.sim.yaml", devices=[1], num_activations=3, aic_num_cores=4
+    )
+    (error,) = examine(config).errors
+    assert "num_activations: 3 of 4 cores" in error
+    assert "device 1, which has 10 of 10 cores free; 2 would fit" in error

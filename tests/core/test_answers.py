@@ -1,0 +1,256 @@
+"""What an answer leads to: times, outcomes, further attempts on other devices."""
+
+from __future__ import annotations
+
+import pytest
+from harness import answer, answer_all, cargo, drive, make_state, outcomes, places, requests
+
+from qaic_sched.core.events import Answered, Cancelled
+from qaic_sched.core.model import Fault, Request, RequestState
+
+
+def test_a_batch_starts_when_the_one_before_it_was_answered() -> None:
+    """started_at = max(submitted_at, previous answer on that activation)."""
+    state = make_state(set_size=2)
+    first, second = drive(state, 1.0, *requests(2)).dispatch
+    (third,) = drive(state, 2.25, answer(first, 2.0), Request(2, 1, 2.25)).dispatch
+    drive(state, 3.5, answer(second, 3.5))
+    drive(state, 5.0, answer(third, 4.5))
+    (fourth,) = drive(state, 6.0, Request(3, 1, 6.0)).dispatch
+    drive(state, 7.0, answer(fourth, 7.0))
+
+    assert [each.submitted_at for each in (first, second, third, fourth)] == [1.0, 1.0, 2.25, 6.0]
+    assert [each.started_at for each in (first, second, third, fourth)] == [1.0, 2.0, 3.5, 6.0]
+    assert [each.answered_at for each in (first, second, third, fourth)] == [2.0, 3.5, 4.5, 7.0]
+    assert [each.execute_s for each in (first, second, third, fourth)] == [1.0, 1.5, 1.0, 1.0]
+
+
+def test_a_failed_answer_counts_as_an_answer_for_the_next_start() -> None:
+    """The activation was busy with it."""
+    state = make_state(set_size=2, max_attempts=1)
+    first, second = drive(state, 0.0, *requests(2)).dispatch
+    drive(state, 1.0, answer(first, 1.0, failed=True))
+    drive(state, 3.0, answer(second, 3.0))
+
+    assert second.execute_s == 2.0
+
+
+def test_execute_times_are_averaged_with_a_short_memory() -> None:
+    """The newest counts a tenth; it is what a rejected request is told."""
+    state = make_state(max_samples=1, waits_when_full=False)
+    (first,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
+    (second,) = drive(state, 1.0, answer(first, 1.0), Request(1, 1, 1.0)).dispatch
+    drive(state, 4.0, answer(second, 4.0))
+    drive(state, 4.0, Request(2, 1, 4.0))
+    (rejected,) = drive(state, 4.0, *requests(2, first_id=3)).resolve
+
+    assert rejected.retry_after_s == pytest.approx(0.9 * 1.0 + 0.1 * 3.0)
+
+
+def test_the_last_batch_is_the_one_whose_answer_resolved_the_request() -> None:
+    """Of a done request the last part's, of a failed one the failed part's."""
+    state = make_state(devices=2, max_attempts=1)
+    large, split = Request(0, 2, 0.0), Request(1, 2, 0.0)
+    first, second = drive(state, 0.0, large).dispatch
+    drive(state, 2.0, answer(second, 2.0), answer(first, 2.0))
+    third, fourth = drive(state, 2.0, split).dispatch
+    drive(state, 3.0, answer(fourth, 3.0, failed=True), answer(third, 3.0))
+
+    assert (large.state, large.last_batch) == (RequestState.DONE, first)
+    assert (split.state, split.last_batch) == (RequestState.FAILED, fourth)
+
+
+# Failures and further attempts
+
+
+def test_a_failed_part_is_tried_again_on_another_device() -> None:
+    """The caller hears nothing of the first failure."""
+    state = make_state(devices=2, num_activations=2)
+    (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
+    commands = drive(state, 1.0, answer(batch, 1.0, failed=True))
+    assert (commands.resolve, places(commands)) == ([], [(1, 0)])
+
+    assert outcomes(drive(state, 2.0, answer(commands.dispatch[0], 2.0)).resolve) == [(0, "done")]
+
+
+def test_the_second_failure_is_the_callers() -> None:
+    """With `max_attempts` 2 a request fails with the second batch that fails under it."""
+    state = make_state(devices=2)
+    request = Request(0, 1, 0.0)
+    drive(state, 0.0, request)
+    drive(state, 1.0, Answered(0, 1.0, Fault.INFERENCE))
+
+    assert outcomes(drive(state, 2.0, Answered(1, 2.0, Fault.INFERENCE)).resolve) == [(0, "failed")]
+    assert request.last_batch is not None
+    assert request.last_batch.activation.device_id == 1
+
+
+def test_with_one_attempt_the_first_failure_is_the_callers() -> None:
+    """`max_attempts` 1 tries nothing again."""
+    state = make_state(devices=2, max_attempts=1)
+    drive(state, 0.0, Request(0, 1, 0.0))
+    commands = drive(state, 1.0, Answered(0, 1.0, Fault.INFERENCE))
+
+    assert (outcomes(commands.resolve), commands.dispatch) == ([(0, "failed")], [])
+
+
+def test_a_third_attempt_avoids_the_device_of_the_last_failure() -> None:
+    """With two devices a part goes to and fro."""
+    state = make_state(devices=2, max_attempts=3)
+    drive(state, 0.0, Request(0, 1, 0.0))
+    second = drive(state, 1.0, Answered(0, 1.0, Fault.INFERENCE))
+    third = drive(state, 2.0, Answered(1, 2.0, Fault.INFERENCE))
+
+    assert places(second) + places(third) == [(1, 0), (0, 0)]
+    assert outcomes(drive(state, 3.0, Answered(2, 3.0, Fault.INFERENCE)).resolve) == [(0, "failed")]
+
+
+def test_a_single_device_tries_again_itself() -> None:
+    """Where there is no other device, the same one has the second attempt."""
+    state = make_state()
+    drive(state, 0.0, Request(0, 1, 0.0))
+    commands = drive(state, 1.0, Answered(0, 1.0, Fault.INFERENCE))
+
+    assert places(commands) == [(0, 0)]
+    assert outcomes(answer_all(state, 2.0).resolve) == [(0, "done")]
+
+
+def test_parts_of_a_failed_batch_are_tried_again_each_alone() -> None:
+    """A request that a device cannot digest takes no other with it twice; each part is padded."""
+    state = make_state(devices=2, num_activations=3, batch_sizes=(1, 4))
+    arrivals = [Request(0, 1, 0.0), Request(1, 2, 0.0), Request(2, 1, 0.0)]
+    (batch,) = drive(state, 0.0, *arrivals).dispatch
+    commands = drive(state, 1.0, answer(batch, 1.0, failed=True))
+    assert [cargo(each) for each in commands.dispatch] == [[(0, 0, 1)], [(1, 0, 2)], [(2, 0, 1)]]
+    assert [each.size for each in commands.dispatch] == [1, 4, 1]
+    assert places(commands) == [(1, 0), (1, 1), (1, 2)]
+
+    first, poison, last = commands.dispatch
+    answers = [answer(first, 2.0), answer(poison, 2.0, failed=True), answer(last, 2.0)]
+    resolved = outcomes(drive(state, 2.0, *answers).resolve)
+    assert resolved == [(0, "done"), (1, "failed"), (2, "done")]
+
+
+def test_parts_to_be_tried_again_go_before_the_queue() -> None:
+    """They have waited longest; in between, the request counts as queued."""
+    state = make_state(devices=2)
+    first, second = drive(state, 0.0, *requests(2)).dispatch
+    drive(state, 0.0, Request(2, 1, 0.0, priority=9), Request(3, 1, 0.0, priority=9))
+    commands = drive(state, 1.0, answer(first, 1.0, failed=True))
+    assert [cargo(each) for each in commands.dispatch] == [[(2, 0, 1)]]
+    assert state.statistics().queued == 2
+
+    commands = drive(state, 2.0, answer(second, 2.0))
+    assert [cargo(each) for each in commands.dispatch] == [[(0, 0, 1)]]
+    assert (state.statistics().queued, state.statistics().in_flight) == (1, 2)
+
+
+def test_a_part_that_waits_for_another_device_holds_up_no_other_part() -> None:
+    """No activation is left idle while a part that may go there waits to be tried again."""
+    state = make_state(devices=2)
+    first, second = drive(state, 0.0, *requests(2)).dispatch
+    drive(state, 1.0, answer(first, 1.0, failed=True))
+    (third,) = drive(state, 1.0, Request(2, 1, 1.0)).dispatch
+    drive(state, 2.0, answer(third, 2.0, failed=True))
+    # 0 and 2 failed on device 0 and wait for device 1, where 1 now fails: it may go to device 0.
+    commands = drive(state, 3.0, answer(second, 3.0, failed=True))
+
+    assert sorted(zip(places(commands), map(cargo, commands.dispatch), strict=True)) == [
+        ((0, 0), [(1, 0, 1)]),
+        ((1, 0), [(0, 0, 1)]),
+    ]
+
+
+def test_a_part_of_a_resolved_request_is_skipped_behind_one_that_waits() -> None:
+    """Of two parts that wait for a device, the one that nobody wants any more is not tried."""
+    state = make_state(devices=2, set_size=2, batch_sizes=(2,))
+    held = drive(state, 0.0, *requests(4, samples=2)).dispatch
+    first, second = (each for each in held if each.activation.device_id == 0)
+    answers = [answer(first, 1.0, failed=True), answer(second, 1.0, failed=True)]
+    assert drive(state, 1.0, *answers).dispatch == []
+    drive(state, 1.0, Cancelled(second.parts[0].request.id))
+
+    commands = answer_all(state, 2.0)
+    assert [cargo(each) for each in commands.dispatch] == [cargo(first)]
+    assert outcomes(answer_all(state, 3.0).resolve) == [(0, "done")]
+
+
+def test_parts_that_nobody_wants_any_more_take_no_memory() -> None:
+    """One device hangs, the other fails every other batch: what expired meanwhile is forgotten."""
+    state = make_state(devices=2, dispatch_timeout_s=1e9)
+    first, _hung = drive(state, 0.0, *requests(2)).dispatch
+    drive(state, 0.0, answer(first, 0.0, failed=True))
+    for number in range(2, 400, 2):
+        now = float(number)
+        (batch,) = drive(state, now, Request(number, 1, now, deadline=now + 0.5)).dispatch
+        drive(state, now, answer(batch, now, failed=True))
+        (batch,) = drive(state, now + 0.5, Request(number + 1, 1, now + 0.5)).dispatch
+        drive(state, now + 0.5, answer(batch, now + 0.5))  # or it would go into quarantine
+
+    assert state.statistics().expired == 199
+    assert len(state.retries) <= 3
+
+
+def test_a_part_is_tried_again_while_the_rest_is_in_flight() -> None:
+    """The request is done with its last part, in whatever order the parts come."""
+    state = make_state(devices=2)
+    request = Request(0, 2, 0.0)
+    first, second = drive(state, 0.0, request).dispatch
+    drive(state, 1.0, answer(first, 1.0, failed=True))
+    assert (request.state, len(request.retrying), request.in_flight) == (RequestState.QUEUED, 1, 1)
+    assert (state.statistics().queued, state.statistics().queued_samples) == (1, 0)
+
+    commands = drive(state, 2.0, answer(second, 2.0))
+    assert (commands.resolve, [cargo(each) for each in commands.dispatch]) == ([], [[(0, 0, 1)]])
+    assert (request.state, request.retrying, request.in_flight) == (RequestState.IN_FLIGHT, (), 1)
+    assert outcomes(answer_all(state, 3.0).resolve) == [(0, "done")]
+
+
+def test_a_half_dispatched_request_is_queued_once_while_it_is_tried_again() -> None:
+    """Samples never dispatched and samples to be tried again make one queued request."""
+    state = make_state(devices=2, batch_sizes=(2,))
+    request = Request(0, 6, 0.0)
+    first, second = drive(state, 0.0, request).dispatch
+    drive(state, 1.0, answer(first, 1.0, failed=True))
+
+    assert (request.cursor, request.in_flight) == (6, 4)
+    assert [part.samples for part in request.retrying] == [2]
+    drive(state, 1.0, Request(1, 2, 1.0), Request(2, 2, 1.0))
+    assert state.statistics().queued == 3
+    (retry,) = drive(state, 2.0, answer(second, 2.0)).dispatch
+    assert (cargo(retry), request.state) == ([(0, 0, 2)], RequestState.IN_FLIGHT)
+
+
+def test_one_failed_part_fails_the_whole_request_once() -> None:
+    """The rest leaves the queue, and what else is in flight reaches nobody."""
+    state = make_state(devices=3, batch_sizes=(2,), max_attempts=1)
+    first, second, third = drive(state, 0.0, Request(0, 20, 0.0), Request(1, 1, 0.0)).dispatch
+    commands = drive(state, 1.0, answer(first, 1.0, failed=True), answer(second, 1.0, failed=True))
+    assert outcomes(commands.resolve) == [(0, "failed")]
+    assert [cargo(each) for each in commands.dispatch] == [[(1, 0, 1)]]
+
+    assert drive(state, 2.0, answer(third, 2.0)).resolve == []
+    assert outcomes(answer_all(state, 3.0).resolve) == [(1, "done")]
+
+
+def test_a_part_of_a_failed_request_is_not_tried_again() -> None:
+    """One part fails for good while another waits for its second attempt."""
+    state = make_state(devices=2)
+    first, second = drive(state, 0.0, Request(0, 2, 0.0)).dispatch
+    drive(state, 1.0, answer(first, 1.0, failed=True))
+    (again,) = drive(state, 2.0, answer(second, 2.0, failed=True)).dispatch[:1]
+    commands = drive(state, 3.0, answer(again, 3.0, failed=True))
+
+    assert outcomes(commands.resolve) == [(0, "failed")]
+    assert answer_all(state, 4.0).resolve == []
+    assert (len(state.retries), state.batches) == (0, {})
+
+
+def test_a_late_failure_of_a_resolved_request_reaches_nobody() -> None:
+    """Its company in the batch is tried again, it is not."""
+    state = make_state(batch_sizes=(2,))
+    (batch,) = drive(state, 0.0, *requests(2)).dispatch
+    drive(state, 0.5, Cancelled(0))
+    commands = drive(state, 1.0, answer(batch, 1.0, failed=True))
+
+    assert (commands.resolve, [cargo(each) for each in commands.dispatch]) == ([], [[(1, 0, 1)]])

@@ -1,0 +1,210 @@
+"""When a batch closes and of which size it is: padding, splitting, late binding, company, drain."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from harness import answer, answer_all, cargo, drive, make_state, outcomes, places
+
+from qaic_sched.core.batching import closes_at, compiled_size
+from qaic_sched.core.events import Cancelled, DeviceOpened, DrainStarted
+from qaic_sched.core.model import Activation, Batch, Policy, Request, RequestState
+from qaic_sched.core.request_queue import RequestQueue
+
+
+@pytest.mark.parametrize(
+    ("samples", "size"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 16), (15, 16), (16, 16)]
+)
+def test_the_smallest_compiled_size_that_holds_the_samples(samples: int, size: int) -> None:
+    """Padding is as little as the compiled sizes allow."""
+    assert compiled_size(Policy(batch_sizes=(1, 2, 4, 16)), samples) == size
+
+
+@pytest.mark.parametrize(
+    ("samples", "in_flight", "can_grow", "expected"),
+    [
+        (4, 0, True, -math.inf),  # full: at once
+        (9, 1, True, -math.inf),  # full: even behind a running one
+        (3, 1, True, math.inf),  # partial behind a running one: not before it answers
+        (3, 1, False, math.inf),  # not even if nobody can join
+        (2, 0, True, 10.5),  # partial on an idle one: waits for company
+        (2, 0, False, -math.inf),  # nobody can join: no company to wait for
+        (3, 0, True, -math.inf),  # the queue is full: nobody can join either
+    ],
+)
+def test_when_the_next_batch_closes(
+    samples: int, in_flight: int, can_grow: bool, expected: float
+) -> None:
+    """The whole table of the rules of batching."""
+    queue = RequestQueue(RequestState.QUEUED)
+    queue.push(Request(0, samples, 10.0))
+    policy = Policy(batch_sizes=(4,), max_samples=3, max_queue_delay_s=0.5)
+
+    activation = Activation(0, 0)
+    activation.held = [Batch(0, activation, 4, 4, [], 10.0)] * in_flight
+
+    assert closes_at(policy, queue, activation, can_grow=can_grow) == expected
+
+
+def test_requests_are_packed_into_one_batch_and_the_rest_is_padding() -> None:
+    """Three samples of two requests go as one inference of the compiled size 4."""
+    state = make_state(batch_sizes=(1, 2, 4))
+    (batch,) = drive(state, 0.0, Request(0, 1, 0.0), Request(1, 2, 0.0)).dispatch
+
+    assert cargo(batch) == [(0, 0, 1), (1, 0, 2)]
+    assert (batch.size, batch.samples, batch.submitted_at) == (4, 3, 0.0)
+
+
+def test_a_large_request_is_split_over_batches_and_done_with_the_last() -> None:
+    """One request, one cursor, as many batches as it needs; done once."""
+    state = make_state(devices=2, batch_sizes=(1, 4))
+    large = Request(0, 9, 0.0)
+    first, second = drive(state, 0.0, large).dispatch
+    assert (cargo(first), cargo(second)) == ([(0, 0, 4)], [(0, 4, 4)])
+    assert (large.state, large.cursor) == (RequestState.QUEUED, 8)
+
+    commands = drive(state, 1.0, answer(second, 1.0))
+    (third,) = commands.dispatch
+    assert (cargo(third), third.size, commands.resolve) == ([(0, 8, 1)], 1, [])
+    assert (large.state, large.in_flight) == (RequestState.IN_FLIGHT, 5)
+
+    assert drive(state, 2.0, answer(first, 2.0)).resolve == []
+    assert outcomes(drive(state, 3.0, answer(third, 3.0)).resolve) == [(0, "done")]
+    assert large.last_batch is third
+
+
+def test_the_end_of_one_request_shares_a_batch_with_the_start_of_the_next() -> None:
+    """No padding between requests while samples are there."""
+    state = make_state(set_size=3, batch_sizes=(4,))
+    dispatch = drive(state, 0.0, Request(0, 6, 0.0), Request(1, 6, 0.0)).dispatch
+
+    assert [cargo(each) for each in dispatch] == [
+        [(0, 0, 4)],
+        [(0, 4, 2), (1, 0, 2)],
+        [(1, 2, 4)],
+    ]
+
+
+def test_full_batches_are_committed_up_to_set_size() -> None:
+    """An activation holds `set_size` full batches, and not one more."""
+    state = make_state(set_size=2, batch_sizes=(4,))
+    commands = drive(state, 0.0, Request(0, 40, 0.0))
+
+    assert [cargo(each) for each in commands.dispatch] == [[(0, 0, 4)], [(0, 4, 4)]]
+    assert len(drive(state, 1.0, answer(commands.dispatch[0], 1.0)).dispatch) == 1
+
+
+def test_a_partial_batch_is_never_bound_behind_a_running_one() -> None:
+    """It stays in the queue, takes up what arrives, and goes when the activation is idle."""
+    state = make_state(set_size=4, batch_sizes=(4,))
+    (first,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
+    assert drive(state, 0.1, Request(1, 1, 0.1)).dispatch == []
+    assert drive(state, 0.2, Request(2, 2, 0.2)).dispatch == []
+    assert state.next_wakeup() == 60.0  # when the first would count as stuck
+
+    (second,) = drive(state, 1.0, answer(first, 1.0)).dispatch
+    assert cargo(second) == [(1, 0, 1), (2, 0, 2)]
+
+
+def test_a_batch_that_becomes_full_goes_behind_a_running_one() -> None:
+    """The last sample that it needs sends it off."""
+    state = make_state(set_size=4, batch_sizes=(4,))
+    drive(state, 0.0, Request(0, 1, 0.0))
+    assert drive(state, 0.1, Request(1, 3, 0.1)).dispatch == []
+    (full,) = drive(state, 0.2, Request(2, 1, 0.2)).dispatch
+
+    assert cargo(full) == [(1, 0, 3), (2, 0, 1)]
+
+
+def test_a_partial_batch_goes_to_the_idle_one_of_several() -> None:
+    """One activation that runs does not hold up a partial batch while another is idle."""
+    state = make_state(devices=2, set_size=4, batch_sizes=(4,))
+
+    assert places(drive(state, 0.0, Request(0, 1, 0.0))) == [(0, 0)]
+    assert places(drive(state, 0.1, Request(1, 1, 0.1))) == [(1, 0)]
+    assert places(drive(state, 0.2, Request(2, 1, 0.2))) == []
+
+
+def test_without_a_queue_delay_a_partial_batch_goes_at_once() -> None:
+    """The default is not to wait for company while an activation is idle."""
+    state = make_state(batch_sizes=(8,))
+
+    assert len(drive(state, 0.0, Request(0, 1, 0.0)).dispatch) == 1
+
+
+def test_a_partial_batch_waits_for_company_exactly_max_queue_delay_s() -> None:
+    """`next_wakeup` names the instant; before it nothing goes, at it the batch does."""
+    state = make_state(batch_sizes=(8,), max_queue_delay_s=0.25)
+    assert drive(state, 1.0, Request(0, 1, 1.0)).dispatch == []
+    assert state.next_wakeup() == 1.25
+    assert drive(state, 1.125, Request(1, 1, 1.125)).dispatch == []
+    assert state.next_wakeup() == 1.25
+
+    (batch,) = drive(state, 1.25).dispatch
+    assert cargo(batch) == [(0, 0, 1), (1, 0, 1)]
+    assert state.next_wakeup() == 61.25  # when it would count as stuck
+
+
+def test_the_wait_for_company_ends_with_a_full_batch() -> None:
+    """A full batch needs no company; what is left over waits on its own account."""
+    state = make_state(devices=2, batch_sizes=(4,), max_queue_delay_s=0.25)
+    drive(state, 1.0, Request(0, 3, 1.0))
+    (batch,) = drive(state, 1.125, Request(1, 2, 1.125)).dispatch
+
+    assert cargo(batch) == [(0, 0, 3), (1, 0, 1)]
+    assert state.next_wakeup() == 1.375
+
+
+def test_the_wait_for_company_counts_from_the_oldest_of_all_priorities() -> None:
+    """A more urgent newcomer does not start the wait anew."""
+    state = make_state(batch_sizes=(8,), max_queue_delay_s=0.25)
+    drive(state, 1.0, Request(0, 1, 1.0))
+    drive(state, 1.125, Request(1, 1, 1.125, priority=3))
+
+    assert state.next_wakeup() == 1.25
+
+
+def test_the_wait_for_company_ends_when_nobody_is_left() -> None:
+    """Cancelling the oldest moves the wakeup; cancelling all ends it."""
+    state = make_state(batch_sizes=(8,), max_queue_delay_s=0.25)
+    drive(state, 1.0, Request(0, 1, 1.0))
+    drive(state, 1.125, Request(1, 1, 1.125))
+    drive(state, 1.125, Cancelled(0))
+    assert state.next_wakeup() == 1.375
+
+    drive(state, 1.125, Cancelled(1))
+    assert state.next_wakeup() is None
+
+
+def test_time_spent_behind_running_inferences_counts_as_waiting_for_company() -> None:
+    """A partial batch that is old enough goes the moment an activation is idle."""
+    state = make_state(batch_sizes=(4,), max_queue_delay_s=0.25)
+    (first,) = drive(state, 0.0, Request(0, 4, 0.0)).dispatch
+    drive(state, 0.5, Request(1, 1, 0.5))
+    assert state.next_wakeup() == 60.0  # when the first would count as stuck
+
+    (second,) = drive(state, 1.0, answer(first, 1.0)).dispatch
+    assert cargo(second) == [(1, 0, 1)]
+
+
+def test_nobody_waits_for_company_without_a_device() -> None:
+    """No activation, no wakeup; a device that opens takes what is there."""
+    state = make_state(devices=0, batch_sizes=(8,), max_queue_delay_s=0.25)
+    drive(state, 1.0, Request(0, 1, 1.0))
+    assert state.next_wakeup() is None
+
+    assert len(drive(state, 2.0, DeviceOpened(0, 1, 1)).dispatch) == 1
+
+
+def test_a_drain_ends_the_wait_for_company() -> None:
+    """Nothing more will come: partial batches go at once, those in the queue and later ones."""
+    state = make_state(batch_sizes=(4,), max_queue_delay_s=9.0)
+    drive(state, 0.0, Request(0, 5, 0.0))
+    drive(state, 0.0, DrainStarted())
+    assert state.next_wakeup() == 60.0  # when the one in flight would count as stuck
+
+    commands = answer_all(state, 1.0)
+    assert [cargo(each) for each in commands.dispatch] == [[(0, 4, 1)]]
+    assert outcomes(answer_all(state, 2.0).resolve) == [(0, "done")]
+    assert drive(state, 3.0, DrainStarted()).resolve == []

@@ -1,0 +1,180 @@
+"""A device's way through quarantine: what sends it there, when it is probed, how it comes back."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from qaic_sched.core.health import DeviceState, Health
+from qaic_sched.core.model import Fault
+
+READY, PROBATION, QUARANTINED = DeviceState
+
+
+def _health(devices: int = 1) -> Health:
+    health = Health()
+    for device_id in range(devices):
+        assert health.opened(device_id) is READY
+    return health
+
+
+def _on_probation() -> Health:
+    """Device 0, lost at 0, probed at 0.1, back since."""
+    health = _health()
+    assert health.failed(0, Fault.LOST, 0.0)
+    assert health.due_probes(0.1) == [0]
+    assert health.opened(0) is PROBATION
+    return health
+
+
+def test_the_third_failure_in_a_row_ends_in_quarantine() -> None:
+    """The first two are forgiven."""
+    health = _health()
+
+    assert [health.failed(0, Fault.INFERENCE, 1.0) for _ in range(3)] == [False, False, True]
+    assert health.state_of(0) is QUARANTINED
+
+
+def test_a_success_between_failures_starts_the_count_anew() -> None:
+    """Two, one that is well, two: that is not three in a row."""
+    health = _health()
+    for _ in range(5):
+        assert not health.failed(0, Fault.INFERENCE, 0.0)
+        assert not health.failed(0, Fault.INFERENCE, 0.0)
+        assert not health.succeeded(0)
+
+    assert health.state_of(0) is READY
+
+
+@pytest.mark.parametrize("fault", [Fault.LOST, Fault.RESTARTED, Fault.STUCK])
+def test_a_device_that_went_away_is_in_quarantine_at_once(fault: Fault) -> None:
+    """There is nothing to be forgiven: what is sent there now would fail as well."""
+    health = _health()
+
+    assert health.failed(0, fault, 1.0)
+    assert health.state_of(0) is QUARANTINED
+
+
+def test_devices_fail_each_for_itself() -> None:
+    """Failures of several devices are not counted together."""
+    health = _health(devices=3)
+    for device_id in range(3):
+        assert not health.failed(device_id, Fault.INFERENCE, 0.0)
+    assert health.failed(1, Fault.LOST, 0.0)
+
+    assert [health.state_of(each) for each in range(3)] == [READY, QUARANTINED, READY]
+
+
+def test_what_fails_in_quarantine_changes_nothing() -> None:
+    """What a device still held when it went there moves no probe, and no answer brings it back."""
+    health = _health()
+    health.failed(0, Fault.LOST, 1.0)
+    for fault in Fault:
+        assert not health.failed(0, fault, 1.05)
+        assert not health.succeeded(0)
+
+    assert (health.state_of(0), health.next_probe_at()) == (QUARANTINED, 1.1)
+
+
+def test_each_probe_is_named_once() -> None:
+    """At its instant, not before; then nothing until it is known how that went."""
+    health = _health()
+    assert health.next_probe_at() == math.inf
+    health.failed(0, Fault.LOST, 1.0)
+    assert (health.next_probe_at(), health.due_probes(1.0999)) == (1.1, [])
+
+    assert health.due_probes(1.1) == [0]
+    assert (health.due_probes(9.0), health.next_probe_at()) == ([], math.inf)
+
+
+def test_devices_that_are_due_are_probed_together() -> None:
+    """The next instant is that of the first of the others."""
+    health = _health(devices=4)
+    for device_id, at in ((2, 1.0), (0, 1.05), (3, 2.0)):
+        health.failed(device_id, Fault.STUCK, at)
+
+    assert health.due_probes(1.5) == [0, 2]
+    assert health.next_probe_at() == 2.1
+
+
+def test_failed_probes_come_ever_later_up_to_a_bound() -> None:
+    """Each wait is twice the one before, counted from the failure, and never over 30 s."""
+    health = _health()
+    health.failed(0, Fault.LOST, 0.0)
+    now, waits = 0.0, []
+    for _ in range(12):
+        waits.append(health.next_probe_at() - now)
+        now = health.next_probe_at()
+        assert health.due_probes(now) == [0]
+        now += 5.0  # so long it takes to fail
+        health.probe_failed(0, now)
+
+    assert waits == pytest.approx([0.1 * 2**each for each in range(9)] + [30.0] * 3)
+
+
+def test_three_answers_in_a_row_end_a_probation() -> None:
+    """The third one says so, once; from then on it is forgiven again."""
+    health = _on_probation()
+
+    assert [health.succeeded(0) for _ in range(4)] == [False, False, True, False]
+    assert health.state_of(0) is READY
+    assert not health.failed(0, Fault.INFERENCE, 2.0)
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_the_first_failure_on_probation_ends_it_for_longer(fault: Fault) -> None:
+    """Whatever it is, and however well the device did until then: it waits twice as long."""
+    health = _on_probation()
+    health.succeeded(0)
+    health.succeeded(0)
+
+    assert health.failed(0, fault, 1.0)
+    assert (health.state_of(0), health.next_probe_at()) == (QUARANTINED, 1.2)
+
+
+def test_a_device_that_fails_every_probation_comes_back_ever_later() -> None:
+    """The wait doubles with each, up to the bound, although every reload went well."""
+    health = _health()
+    health.failed(0, Fault.LOST, 0.0)
+    waits = []
+    for number in range(11):
+        waits.append(health.next_probe_at() - 100.0 * number)
+        health.due_probes(health.next_probe_at())
+        health.opened(0)
+        health.failed(0, Fault.INFERENCE, 100.0 * (number + 1))
+
+    assert waits == pytest.approx([0.1 * 2**each for each in range(9)] + [30.0] * 2)
+
+
+def test_answers_of_an_earlier_probation_do_not_count() -> None:
+    """Each probation takes three answers of its own."""
+    health = _on_probation()
+    health.succeeded(0)
+    health.succeeded(0)
+    health.failed(0, Fault.INFERENCE, 1.0)
+    health.opened(0)
+
+    assert [health.succeeded(0) for _ in range(3)] == [False, False, True]
+
+
+def test_a_device_that_proved_itself_starts_with_a_clean_slate() -> None:
+    """The next quarantine is as short as the first."""
+    health = _on_probation()
+    health.failed(0, Fault.LOST, 1.0)
+    health.probe_failed(0, 2.0)
+    health.opened(0)
+    for _ in range(3):
+        health.succeeded(0)
+    health.failed(0, Fault.LOST, 5.0)
+
+    assert health.next_probe_at() == 5.1
+
+
+def test_a_device_that_came_back_is_not_probed() -> None:
+    """Even if it came before its probe was due."""
+    health = _health()
+    health.failed(0, Fault.LOST, 1.0)
+    health.opened(0)
+
+    assert (health.next_probe_at(), health.due_probes(9.0)) == (math.inf, [])

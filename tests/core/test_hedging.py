@@ -1,0 +1,128 @@
+"""Hedges: what a late activation holds is repeated elsewhere, and only one answer counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from harness import answer, answer_all, cargo, drive, make_state, outcomes, places, requests
+
+from qaic_sched.core.events import Answered, Cancelled
+from qaic_sched.core.model import Batch, Fault, Request
+from qaic_sched.core.state import SchedulerState
+
+
+def _measured(devices: int = 2, **policy: Any) -> SchedulerState:
+    """Inferences take 0.1 s, so they are late after 0.3; nothing is in flight at 1.0."""
+    state = make_state(devices, hedge_after=3.0, **{"hedge_max_extra": 1.0, **policy})
+    drive(state, 0.0, *requests(devices))
+    answer_all(state, 0.1)
+    drive(state, 1.0)
+    return state
+
+
+def _hedged(state: SchedulerState, samples: int = 1) -> tuple[Batch, Batch]:
+    """Request 9 is sent at 1.0 and late at 1.3: its batch, and the copy of it."""
+    (batch,) = drive(state, 1.0, Request(9, samples, 1.0)).dispatch
+    assert state.next_wakeup() == pytest.approx(1.3)
+    (copy,) = drive(state, state.next_wakeup() or 0.0).dispatch
+    assert (cargo(copy), copy.is_hedge, batch.is_hedge) == (cargo(batch), True, False)
+    assert copy.activation.device_id != batch.activation.device_id
+    return batch, copy
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_first_answer_counts_and_the_other_reaches_nobody(first: int) -> None:
+    """Whichever it is; each frees its own slot."""
+    state = _measured()
+    pair = _hedged(state)
+    assert outcomes(drive(state, 1.4, answer(pair[first], 1.4)).resolve) == [(9, "done")]
+
+    assert drive(state, 1.5, answer(pair[1 - first], 1.5)).resolve == []
+    assert state.batches == {}
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_copy_that_fails_costs_nothing_while_the_other_may_answer(first: int) -> None:
+    """It is no attempt, and nothing is tried again."""
+    state = _measured(max_attempts=1)
+    pair = _hedged(state)
+    commands = drive(state, 1.4, answer(pair[first], 1.4, failed=True))
+    assert (commands.resolve, commands.dispatch) == ([], [])
+
+    assert outcomes(drive(state, 1.5, answer(pair[1 - first], 1.5)).resolve) == [(9, "done")]
+
+
+def test_a_copy_that_fails_after_the_answer_is_not_tried_again() -> None:
+    """Its samples are done."""
+    state = _measured()
+    batch, copy = _hedged(state)
+    drive(state, 1.4, answer(copy, 1.4))
+    commands = drive(state, 1.5, Answered(batch.id, 1.5, Fault.INFERENCE))
+
+    assert (commands.resolve, commands.dispatch) == ([], [])
+
+
+def test_copies_that_all_fail_are_one_attempt() -> None:
+    """Then the part is tried again, as after any failure."""
+    state = _measured(devices=3)
+    batch, copy = _hedged(state)
+    drive(state, 1.4, answer(batch, 1.4, failed=True))
+    (again,) = drive(state, 1.5, answer(copy, 1.5, failed=True)).dispatch
+
+    assert [part.attempts for part in again.parts] == [1]
+    assert outcomes(answer_all(state, 1.6).resolve) == [(9, "done")]
+
+
+def test_both_copies_may_hang() -> None:
+    """Each device is found stuck in its own time; the request fails with the last one."""
+    state = _measured()
+    _hedged(state)
+    ends = []
+    while state.requests:
+        ends += outcomes(drive(state, state.next_wakeup() or 0.0).resolve)
+
+    assert ends == [(9, "failed")]
+    assert len(state.batches) == 2
+    assert (
+        drive(state, 99.0, *(answer(each, 99.0) for each in state.batches.values())).resolve == []
+    )
+
+
+def test_half_of_a_request_is_hedged_while_the_rest_is_queued() -> None:
+    """The request is done with its last part, once."""
+    state = _measured()
+    drive(state, 1.0, Request(8, 1, 1.0), Request(9, 2, 1.0))
+    eight, nine = state.batches.values()
+    drive(state, 1.05, answer(eight, 1.05))
+    last = next(each for each in state.batches.values() if each is not nine)
+    drive(state, 1.15, answer(last, 1.15))
+    (copy,) = drive(state, state.next_wakeup() or 0.0).dispatch
+    assert cargo(copy) == cargo(nine)
+
+    assert outcomes(drive(state, 1.4, answer(copy, 1.4)).resolve) == [(9, "done")]
+    assert drive(state, 1.5, answer(nine, 1.5)).resolve == []
+
+
+def test_nothing_is_hedged_for_nobody_or_nowhere_or_beyond_the_budget() -> None:
+    """A cancelled request, a device that is alone, no share for extra inferences."""
+    cancelled = _measured()
+    drive(cancelled, 1.0, Request(9, 1, 1.0))
+    drive(cancelled, 1.1, Cancelled(9))
+    alone, frugal = _measured(devices=1), _measured(hedge_max_extra=0.0)
+    for state in (alone, frugal):
+        drive(state, 1.0, Request(9, 1, 1.0))
+
+    assert [drive(each, 1.5).dispatch for each in (cancelled, alone, frugal)] == [[], [], []]
+
+
+def test_a_slow_device_does_not_expire_what_a_fast_one_will_do_in_time() -> None:
+    """Only who can be served in time by nobody is told so before the deadline."""
+    state = make_state(devices=3)
+    for _ in range(40):
+        for device_id, execute_s in ((0, 0.01), (1, 0.01), (2, 0.05)):
+            state.ledger.learn(device_id, 1, execute_s)
+    commands = drive(state, 1.0, *requests(2))
+    assert places(commands) == [(0, 0), (1, 0)]
+
+    assert drive(state, 1.0, Request(2, 1, 1.0, deadline=1.03)).resolve == []

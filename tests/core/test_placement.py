@@ -1,0 +1,314 @@
+"""The slot ledger: idle ones first, fast ones first, as late as will do, equals in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from harness import answer, answer_all, drive, make_state, places, requests
+
+from qaic_sched.core.events import DeviceOpened
+from qaic_sched.core.model import Activation, Batch, DeviceStatistics, Request
+from qaic_sched.core.placement import SlotLedger
+
+
+def _ledger_of(devices: int, num_activations: int = 1, set_size: int = 1) -> SlotLedger:
+    ledger = SlotLedger()
+    for device_id in range(devices):
+        ledger.add_device(device_id, num_activations, set_size)
+    return ledger
+
+
+def _take(ledger: SlotLedger, activation: Activation, now: float) -> None:
+    ledger.take(activation, now, Batch(0, activation, 1, 1, [], now))
+
+
+def _release(ledger: SlotLedger, activation: Activation, at: float) -> None:
+    ledger.release(activation.held[0], at)
+
+
+def take_all(ledger: SlotLedger) -> list[tuple[int, int]]:
+    """Fill every slot, in the order that the ledger chooses."""
+    order = []
+    while (activation := ledger.choose(0.0, 1, 1)) is not None:
+        _take(ledger, activation, 0.0)
+        ledger.check()
+        order.append((activation.device_id, activation.index))
+    return order
+
+
+def test_an_empty_ledger_has_nothing_to_choose() -> None:
+    """Before a device opens there is no activation."""
+    ledger = SlotLedger()
+    ledger.check()
+
+    assert ledger.choose(0.0, 1, 1) is None
+    assert ledger.num_activations == 0
+    assert list(ledger) == []
+
+
+def test_work_spreads_over_devices_before_activations_before_slots() -> None:
+    """Each device gets one, then each second activation, and only then a second slot."""
+    first = [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)]
+
+    assert take_all(_ledger_of(3, num_activations=2, set_size=2)) == first + first
+
+
+def test_the_ledger_lists_activations_by_device_and_index() -> None:
+    """Iteration is in the order of opening, whatever is held."""
+    ledger = _ledger_of(2, num_activations=2)
+
+    assert [(each.device_id, each.index) for each in ledger] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert ledger.num_activations == 4
+
+
+def test_devices_may_differ_in_activations() -> None:
+    """A device with more activations gets more of the work, after the others had one."""
+    ledger = SlotLedger()
+    ledger.add_device(7, 1, 1)
+    ledger.add_device(3, 3, 1)
+
+    assert take_all(ledger) == [(7, 0), (3, 0), (3, 1), (3, 2)]
+
+
+def test_an_idle_activation_is_preferred_to_a_busy_one() -> None:
+    """The one that has been idle longest is next, whatever slots the others have free."""
+    ledger = _ledger_of(3, set_size=3)
+    assert len(take_all(ledger)) == 9
+
+    for device_id in (2, 1, 1, 1):
+        _release(ledger, ledger.devices[device_id][0], 1.0)
+        ledger.check()
+    activation = ledger.choose(1.0, 1, 1)
+    assert activation is ledger.devices[1][0]
+
+
+def test_equals_take_turns() -> None:
+    """Whoever answered last is chosen last: the order rotates and never depends on chance."""
+    state = make_state(devices=3)
+    order = []
+    for number in range(7):
+        now = float(number)
+        commands = drive(state, now, Request(number, 1, now))
+        order += places(commands)
+        drive(state, now + 0.5, answer(commands.dispatch[0], now + 0.5))
+
+    assert [device_id for device_id, _ in order] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_the_same_events_give_the_same_choices() -> None:
+    """Two states fed alike decide alike."""
+
+    def run() -> list[tuple[int, int]]:
+        state = make_state(devices=3, num_activations=2, set_size=2, batch_sizes=(1, 2))
+        order = places(drive(state, 0.0, *requests(40)))
+        for step in range(1, 30):
+            held = sorted(state.batches.values(), key=lambda each: each.id * 7 % 5)
+            if held:
+                order += places(drive(state, float(step), answer(held[0], float(step))))
+        return order
+
+    assert run() == run()
+    assert len(run()) == 20
+
+
+def test_a_slot_counts_as_held_until_it_is_released() -> None:
+    """A full activation is not chosen; one release makes room for exactly one."""
+    ledger = _ledger_of(1, set_size=2)
+    assert take_all(ledger) == [(0, 0), (0, 0)]
+    _release(ledger, ledger.devices[0][0], 0.0)
+
+    assert take_all(ledger) == [(0, 0)]
+
+
+def test_a_device_to_avoid_is_avoided_even_if_it_is_the_emptiest() -> None:
+    """The least loaded of the others is chosen; None where they are all full."""
+    ledger = _ledger_of(3, set_size=2)
+    other, last = ledger.devices[1][0], ledger.devices[2][0]
+    _take(ledger, other, 0.0)
+    assert ledger.choose_elsewhere(0) is last
+
+    for activation in (last, last, other):
+        _take(ledger, activation, 0.0)
+    assert ledger.choose_elsewhere(0) is None
+    assert ledger.choose(0.0, 1, 1) is ledger.devices[0][0]
+
+
+def test_the_only_device_cannot_be_avoided() -> None:
+    """A second attempt on the same device is better than none."""
+    ledger = _ledger_of(1)
+
+    assert ledger.choose_elsewhere(0) is ledger.devices[0][0]
+
+
+def _learned(slow: float = 1.0, devices: int = 3, set_size: int = 2) -> SlotLedger:
+    """Devices that take 10 s an inference, the last of them `slow` times as long."""
+    ledger = _ledger_of(devices, set_size=set_size)
+    for _ in range(300):
+        for device_id in range(devices):
+            is_last = device_id == devices - 1
+            ledger.learn(device_id, 1, 10.0 * (slow if is_last else 1.0))
+    ledger.check()
+    return ledger
+
+
+def test_a_batch_is_committed_behind_a_running_one_only_when_that_is_about_to_end() -> None:
+    """A quarter of the mean before the end that is expected first; not at all without a batch."""
+    ledger = _learned(devices=3)
+    first, *others = ledger
+    _take(ledger, first, 100.0)
+    for each in others:
+        _take(ledger, each, 101.0)
+
+    assert ledger.choose(102.0, 1, 1) is None
+    assert ledger.commit_at == 107.5
+    assert ledger.choose(107.5, 1, 1) is first
+    assert ledger.choose(107.5, 1, 0) is None
+    assert ledger.commit_at == float("inf")
+
+
+def test_with_a_batch_for_every_activation_nothing_is_held_back() -> None:
+    """Each gets one more at once; a third waits until the end is near."""
+    ledger = _learned(devices=2, set_size=3)
+    for each in ledger:
+        _take(ledger, each, 100.0)
+
+    for _ in range(2):
+        activation = ledger.choose(101.0, 1, 2)
+        assert activation is not None
+        _take(ledger, activation, 101.0)
+    assert [each.in_flight for each in ledger] == [2, 2]
+    assert ledger.choose(101.0, 1, 9) is None
+
+
+def test_behind_times_that_vary_nothing_is_committed_early() -> None:
+    """An overdue inference is not about to end: how long it takes is anybody's guess."""
+    ledger = _ledger_of(2, set_size=2)
+    for execute_s in (1.0, 30.0) * 20:
+        for device_id in (0, 1):
+            ledger.learn(device_id, 1, execute_s)
+    for each in ledger:
+        _take(ledger, each, 100.0)
+
+    assert ledger.choose(10_000.0, 1, 1) is None
+    assert ledger.commit_at == float("inf")
+
+
+def test_a_slow_device_is_left_alone_until_waiting_takes_longer() -> None:
+    """With little queued a fast device is waited for; with much the slow one takes its share."""
+    ledger = _learned(slow=3.0, devices=4)
+    *fast, slow = (activations[0] for activations in ledger.devices.values())
+    assert ledger.is_slow(slow)
+    assert not any(map(ledger.is_slow, fast))
+
+    _take(ledger, slow, 99.0)
+    _release(ledger, slow, 99.0)
+    for each in fast:
+        _take(ledger, each, 100.0)
+    assert ledger.choose(101.0, 1, 1) is None
+    assert ledger.choose(101.0, 1, 3) in fast, "there is one for every fast activation"
+    for each in fast:
+        _take(ledger, each, 101.0)
+    assert ledger.choose(101.0, 1, 2) is None
+    assert ledger.choose(101.0, 1, 3) is slow
+
+
+def test_a_slow_device_that_was_not_used_for_long_is_tried_again() -> None:
+    """Or nobody would notice that it is slow no longer."""
+    ledger = _learned(slow=3.0)
+    slow = ledger.devices[2][0]
+    _take(ledger, slow, 0.0)
+    _release(ledger, slow, 30.0)
+    for device_id in (0, 1):
+        _take(ledger, ledger.devices[device_id][0], 6000.0)
+
+    assert ledger.choose(6000.0, 1, 0) is None
+    assert ledger.choose(6100.0, 1, 0) is slow
+
+
+def test_a_device_that_recovers_joins_the_others_again() -> None:
+    """Its new times tell it apart from its old group, and alike to the first."""
+    ledger = _learned(slow=3.0)
+    slow = ledger.devices[2][0]
+    for _ in range(100):
+        ledger.learn(2, 1, 10.0)
+    ledger.check()
+
+    assert not ledger.is_slow(slow)
+
+
+def test_a_device_may_change_groups_with_work_in_hand() -> None:
+    """Nothing is lost: what it holds is answered, and its slots are found where they are now."""
+    ledger = _learned(set_size=2)
+    busy = ledger.devices[2][0]
+    _take(ledger, busy, 0.0)
+    for _ in range(30):
+        ledger.learn(2, 1, 40.0)
+        ledger.check()
+    assert ledger.is_slow(busy)
+    _release(ledger, busy, 40.0)
+    ledger.check()
+
+
+def test_a_device_that_opens_later_joins_with_all_its_slots() -> None:
+    """It is emptier than those at work, and gets the next batches."""
+    state = make_state(set_size=2)
+    drive(state, 0.0, *requests(2))
+    drive(state, 0.0, *requests(3, first_id=2))
+
+    assert places(drive(state, 1.0, DeviceOpened(5, 2, 2))) == [(5, 0), (5, 1), (5, 0)]
+    assert [each.in_flight for each in state.statistics().devices.values()] == [2, 3]
+
+
+def test_statistics_name_each_device_with_what_it_holds() -> None:
+    """Activations and batches in flight, by device id."""
+    state = make_state(devices=2, num_activations=2, set_size=2)
+    drive(state, 0.0, *requests(5))
+    told = state.statistics().devices
+
+    assert told == {0: DeviceStatistics("ready", 2, 3), 1: DeviceStatistics("ready", 2, 2)}
+    answer_all(state, 1.0)
+    assert [each.in_flight for each in state.statistics().devices.values()] == [0, 0]
+
+
+def _is_called_busy(ledger: SlotLedger) -> None:
+    activation = ledger.devices[0][0]
+    activation.held = [Batch(0, activation, 1, 1, [], 0.0)]
+
+
+def _is_missing(ledger: SlotLedger) -> None:
+    ledger._order[0].idle.popitem()
+
+
+def _is_a_stranger(ledger: SlotLedger) -> None:
+    ledger._order[0].idle[Activation(9, 0)] = None
+
+
+def _holds_more_than_set_size(ledger: SlotLedger) -> None:
+    ledger._order[0].idle.popitem()
+    activation = ledger.devices[1][0]
+    activation.held = [Batch(0, activation, 1, 1, [], 0.0)] * 3
+
+
+def _is_of_no_group(ledger: SlotLedger) -> None:
+    ledger._order.clear()
+
+
+@pytest.mark.parametrize(
+    "corrupt",
+    [
+        _is_called_busy,
+        _is_missing,
+        _is_a_stranger,
+        _holds_more_than_set_size,
+        _is_of_no_group,
+    ],
+)
+def test_the_check_finds_a_corrupted_ledger(corrupt: Callable[[SlotLedger], None]) -> None:
+    """Each way to lose or to double a slot is an `AssertionError`."""
+    ledger = _ledger_of(2, set_size=2)
+    ledger.check()
+    corrupt(ledger)
+
+    with pytest.raises(AssertionError):
+        ledger.check()

@@ -1,0 +1,213 @@
+"""Devices that come back: probes, probation, and their place among the others."""
+
+from __future__ import annotations
+
+import pytest
+from harness import (
+    answer_all,
+    drive,
+    health_of,
+    lose,
+    lost,
+    make_state,
+    on_probation,
+    outcomes,
+    places,
+    requests,
+    serve_one,
+)
+
+from qaic_sched.core.events import Answered, DeviceOpened, ReloadFailed
+from qaic_sched.core.model import Fault, Request, RequestState
+from qaic_sched.core.placement import SlotLedger
+from qaic_sched.core.state import SchedulerState
+
+GONE = [Fault.LOST, Fault.RESTARTED]
+
+
+def test_probes_come_at_exact_instants_ever_later() -> None:
+    """One reload command each; the next one counts from when it is known that it failed."""
+    state = make_state(devices=2)
+    drive(state, 0.0, Request(0, 1, 0.0))
+    lose(state, 1.0)
+    answer_all(state, 1.0)
+    now = 1.0
+    for wait_s in (0.1, 0.2, 0.4, 0.8):
+        assert state.next_wakeup() == now + wait_s
+        assert drive(state, now + wait_s / 2).reload == []
+        now += wait_s
+        assert drive(state, now).reload == [0]
+        assert (drive(state, now + 5.0).reload, state.next_wakeup()) == ([], None)
+        now += 5.0
+        drive(state, now, ReloadFailed(0))
+
+
+def test_a_device_that_came_back_works_with_one_activation_until_it_answered_thrice() -> None:
+    """The third answer brings in the others, and they get work in the same step."""
+    state = on_probation()
+    assert health_of(state) == "probation"
+    assert places(drive(state, 2.0, *requests(9, first_id=1))) == [(0, 0)]
+    for now in (2.1, 2.2):
+        assert places(answer_all(state, now)) == [(0, 0)]
+        assert health_of(state) == "probation"
+
+    assert sorted(places(answer_all(state, 2.3))) == [(0, 0), (0, 1), (0, 2)]
+    assert health_of(state) == "ready"
+
+
+def test_a_device_may_come_back_with_another_number_of_activations() -> None:
+    """Then it has those; the slots of before are gone."""
+    state = make_state(devices=1, num_activations=4)
+    drive(state, 0.0, Request(0, 1, 0.0))
+    lose(state, 1.0)
+    drive(state, 1.1, DeviceOpened(0, 2, 1))
+    assert state.statistics().devices[0].num_activations == 2
+    drive(state, 2.0, *requests(9, first_id=1))
+    for now in (2.1, 2.2, 2.3):
+        answer_all(state, now)
+
+    assert sorted((each.activation.index) for each in state.batches.values()) == [0, 1]
+
+
+@pytest.mark.parametrize("fault", [Fault.INFERENCE, *GONE])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_first_failure_on_probation_ends_it_for_longer(fault: Fault, devices: int) -> None:
+    """Two answers before it make no difference. The next probe comes after twice the wait."""
+    state = on_probation(devices)
+    number = 1
+    while health_of(state) == "probation":
+        now = 2.0 + number / 100
+        (batch,) = drive(state, now, Request(number, 1, now)).dispatch
+        is_third = batch.activation.device_id == 0 and number > 5 * (devices - 1)
+        drive(state, now, Answered(batch.id, now, fault if is_third else None))
+        answer_all(state, now)
+        number += 1
+
+    assert health_of(state) == "quarantined"
+    assert state.next_wakeup() == now + 0.2
+
+
+def test_a_probation_that_fails_leaves_no_device_behind_that_seems_to_live() -> None:
+    """Its activations are counted as they were used: one, not three."""
+    state = on_probation()
+    drive(state, 2.0, Request(1, 1, 2.0))
+    assert outcomes(lose(state, 2.1).resolve) == [(1, "failed")]
+
+    assert outcomes(drive(state, 2.2, Request(2, 1, 2.2)).resolve) == [(2, "failed")]
+
+
+def test_a_device_that_proved_itself_is_shut_as_shortly_as_the_first_time() -> None:
+    """Three answers wipe out what was before."""
+    state = on_probation()
+    for number in (1, 2, 3):
+        assert serve_one(state, 2.0, number, None) == "done"
+    drive(state, 3.0, Request(4, 1, 3.0))
+    lose(state, 3.0)
+
+    assert state.next_wakeup() == 3.1
+
+
+def test_a_stuck_device_comes_back_once_it_gave_back_what_it_held() -> None:
+    """Closing it answers everything; then it holds nothing from before and starts anew."""
+    state = make_state(devices=1, set_size=2, dispatch_timeout_s=2.0)
+    drive(state, 0.0, *requests(2))
+    assert outcomes(drive(state, 2.0).resolve) == [(0, "failed"), (1, "failed")]
+    assert drive(state, 2.1).reload == [0]
+    back = [lost(each, 2.2) for each in state.batches.values()]
+    drive(state, 2.2, *back, DeviceOpened(0, 1, 2))
+
+    assert health_of(state) == "probation"
+    for number in (2, 3, 4):
+        assert serve_one(state, 3.0, number, None) == "done"
+    assert health_of(state) == "ready"
+
+
+def test_a_device_on_probation_can_be_stuck_too() -> None:
+    """It is watched like any other."""
+    state = on_probation(dispatch_timeout_s=2.0)
+    drive(state, 5.0, Request(1, 1, 5.0))
+    assert state.next_wakeup() == 7.0
+    assert outcomes(drive(state, 7.0).resolve) == [(1, "failed")]
+
+    assert (health_of(state), state.next_wakeup()) == ("quarantined", 7.2)
+
+
+# Health and speed together
+
+
+def _with_a_slow_device(num_activations: int = 1) -> SchedulerState:
+    """Devices 0 and 1 take 10 ms an inference, device 2 takes 50; every answer is in at 0.99."""
+    state = make_state(devices=3, num_activations=num_activations)
+    for _ in range(40):
+        for device_id, execute_s in ((0, 0.01), (1, 0.01), (2, 0.05)):
+            state.ledger.learn(device_id, 1, execute_s)
+    assert state.ledger.is_slow(state.ledger.devices[2][0])
+    return state
+
+
+def test_fast_devices_that_come_back_are_the_fast_ones_again() -> None:
+    """While they are gone the slow one serves; then it is last again."""
+    state = _with_a_slow_device()
+    drive(state, 1.0, *requests(2))
+    lose(state, 1.0, 0)
+    lose(state, 1.0, 1)
+    assert [each.device_id for each in state.ledger if not each.is_parked] == [2]
+    answer_all(state, 1.05)
+    answer_all(state, 1.1)
+    drive(state, 1.2, DeviceOpened(0, 1, 1), DeviceOpened(1, 1, 1))
+
+    assert sorted(places(drive(state, 1.3, *requests(2, first_id=2)))) == [(0, 0), (1, 0)]
+    assert state.ledger.is_slow(state.ledger.devices[2][0])
+
+
+def test_a_shut_device_may_still_show_that_it_is_slow() -> None:
+    """What it had in hand is learned from; it moves to its like and stays shut till it is back."""
+    ledger = SlotLedger()
+    for device_id in range(3):
+        ledger.add_device(device_id, 2, 1)
+    for _ in range(40):
+        for device_id in range(3):
+            ledger.learn(device_id, 1, 0.01)
+    ledger.park(1)
+    for _ in range(200):
+        ledger.learn(1, 1, 0.03)
+        ledger.check()
+    assert all(each.is_parked for each in ledger.devices[1])
+    assert ledger.likely_s(1, 1) == pytest.approx(0.03, rel=0.2)
+
+    ledger.reopen(1, 2)
+    ledger.check()
+    assert [ledger.is_slow(ledger.devices[each][0]) for each in range(3)] == [False, True, False]
+
+
+def test_a_group_may_move_while_one_of_its_devices_is_shut() -> None:
+    """The shut one goes along, and comes back in the right company."""
+    state = _with_a_slow_device()
+    drive(state, 1.0, *requests(1))
+    device_id = next(iter(state.batches.values())).activation.device_id
+    lose(state, 1.0, device_id)
+    for _ in range(2000):
+        state.ledger.learn(1 - device_id, 1, 0.05)
+        state.ledger.check()
+    assert len({state.ledger.is_slow(each) for each in state.ledger if not each.is_parked}) == 1
+    answer_all(state, 1.05)
+    drive(state, 1.2, DeviceOpened(device_id, 1, 1))
+
+    assert health_of(state, device_id) == "probation"
+    assert len(drive(state, 1.3, *requests(3, first_id=1)).dispatch) == 3
+
+
+def test_an_activation_of_before_is_not_chosen_though_the_device_is_back() -> None:
+    """It had a free slot and stood in line by when it would be free."""
+    state = make_state(set_size=2)
+    drive(state, 0.0, Request(0, 1, 0.0))
+    (old,) = state.ledger.devices[0]
+    lose(state, 1.0)
+    drive(state, 1.1, DeviceOpened(0, 1, 2))
+    commands = drive(state, 2.0, *requests(2, first_id=1))
+
+    assert len(commands.dispatch) == 2
+    assert old not in {each.activation for each in commands.dispatch}
+    assert [each.parts[0].request.state for each in commands.dispatch] == [
+        RequestState.IN_FLIGHT
+    ] * 2

@@ -1,0 +1,254 @@
+"""The queue: order of service, taking in parts, leaving from the middle, bounded memory."""
+
+from __future__ import annotations
+
+import math
+
+from harness import requests
+
+from qaic_sched.core.model import Part, Request, RequestState
+from qaic_sched.core.request_queue import RequestQueue
+
+
+def _filled(*arrivals: Request) -> RequestQueue:
+    queue = RequestQueue(RequestState.QUEUED)
+    for request in arrivals:
+        queue.push(request)
+    return queue
+
+
+def _ids(queue: RequestQueue) -> list[int]:
+    return [request.id for request in queue]
+
+
+def _taken(parts: list[Part]) -> list[tuple[int, int, int]]:
+    return [(part.request.id, part.offset, part.samples) for part in parts]
+
+
+def _entries(queue: RequestQueue) -> int:
+    return sum(len(lane.entries()) for lane in queue._lanes.values())
+
+
+def test_an_empty_queue_has_no_head_no_oldest_and_nothing_to_take() -> None:
+    """Everything can be asked of an empty queue."""
+    queue = _filled()
+
+    assert queue.head() is None
+    assert queue.oldest_at() == math.inf
+    assert queue.take(4) == []
+    assert _ids(queue) == []
+
+
+def test_equals_are_served_in_order_of_arrival() -> None:
+    """Inside one priority, first come is first served."""
+    queue = _filled(*requests(4))
+
+    assert _ids(queue) == [0, 1, 2, 3]
+    assert _taken(queue.take(3)) == [(0, 0, 1), (1, 0, 1), (2, 0, 1)]
+    assert _ids(queue) == [3]
+
+
+def test_a_higher_priority_is_served_first() -> None:
+    """Priorities go from high to low, negative ones included, whatever order they came in."""
+    arrivals = [Request(index, 1, 0.0, priority=each) for index, each in enumerate([0, 2, -1, 2])]
+    queue = _filled(*arrivals)
+
+    assert _ids(queue) == [1, 3, 0, 2]
+    assert [part.request.id for part in queue.take(4)] == [1, 3, 0, 2]
+    assert queue.head() is None
+
+
+def test_a_push_gives_the_request_this_queues_state() -> None:
+    """Where a request stands is said by its state."""
+    request = Request(0, 1, 0.0)
+    RequestQueue(RequestState.QUEUED).push(request)
+
+    assert request.state is RequestState.QUEUED
+
+
+def test_counters_follow_every_push_take_and_pop() -> None:
+    """Samples count until they are _taken, bytes until the request's last sample is."""
+    queue = _filled(*requests(2, samples=5, num_bytes=100))
+    counts = [(queue.num_requests, queue.samples, queue.num_bytes)]
+    queue.take(3)
+    counts.append((queue.num_requests, queue.samples, queue.num_bytes))
+    queue.take(2)
+    counts.append((queue.num_requests, queue.samples, queue.num_bytes))
+    head = queue.head()
+    assert head is not None
+    queue.pop(head)
+    counts.append((queue.num_requests, queue.samples, queue.num_bytes))
+
+    assert counts == [(2, 10, 200), (2, 7, 200), (1, 5, 100), (0, 0, 0)]
+
+
+def test_a_large_request_is_taken_in_parts_by_its_cursor() -> None:
+    """The head keeps its place until its last sample is _taken."""
+    large, small = Request(0, 10, 0.0), Request(1, 2, 0.0)
+    queue = _filled(large, small)
+
+    assert _taken(queue.take(4)) == [(0, 0, 4)]
+    assert _taken(queue.take(4)) == [(0, 4, 4)]
+    assert (large.cursor, large.in_flight) == (8, 8)
+    assert _taken(queue.take(4)) == [(0, 8, 2), (1, 0, 2)]
+    assert (large.cursor, small.cursor, small.in_flight) == (10, 2, 2)
+
+
+def test_a_later_higher_priority_goes_between_the_parts_of_a_large_request() -> None:
+    """A large request does not hold up a more urgent one."""
+    queue = _filled(Request(0, 6, 0.0))
+    queue.take(2)
+    queue.push(Request(1, 1, 0.0, priority=1))
+
+    assert _taken(queue.take(4)) == [(1, 0, 1), (0, 2, 3)]
+
+
+def test_one_that_leaves_is_skipped_and_counted_no_more() -> None:
+    """Leaving from the middle takes the samples that were not yet _taken, and the whole bytes."""
+    arrivals = requests(4, samples=2, num_bytes=10)
+    queue = _filled(*arrivals)
+    queue.take(1)
+    queue.leave(arrivals[0], RequestState.CANCELLED)
+    queue.leave(arrivals[2], RequestState.EXPIRED)
+
+    assert (queue.num_requests, queue.samples, queue.num_bytes) == (2, 4, 20)
+    assert (arrivals[0].state, arrivals[2].state) == (RequestState.CANCELLED, RequestState.EXPIRED)
+    assert _ids(queue) == [1, 3]
+    assert _taken(queue.take(8)) == [(1, 0, 2), (3, 0, 2)]
+    assert queue.num_stale == 0
+
+
+def test_the_oldest_is_found_among_all_priorities() -> None:
+    """The oldest is the one accepted first, of whatever priority, and not one that has left."""
+    low, high = Request(0, 1, 1.0), Request(1, 1, 2.0, priority=5)
+    last = Request(2, 1, 3.0)
+    queue = _filled(low, high, last)
+    instants = [queue.oldest_at()]
+    queue.leave(low, RequestState.CANCELLED)
+    instants.append(queue.oldest_at())
+    queue.take(1)
+    instants.append(queue.oldest_at())
+    queue.take(1)
+    instants.append(queue.oldest_at())
+
+    assert instants == [1.0, 2.0, 3.0, math.inf]
+
+
+def test_a_priority_can_come_back_after_it_ran_empty() -> None:
+    """A lane that was dropped is made anew, in its place."""
+    queue = _filled(Request(0, 1, 0.0, priority=1), Request(1, 1, 0.0))
+    queue.take(2)
+    assert queue.head() is None
+    queue.push(Request(2, 1, 0.0))
+    queue.push(Request(3, 1, 0.0, priority=1))
+
+    assert _ids(queue) == [3, 2]
+
+
+def test_stale_entries_are_compacted_when_over_half() -> None:
+    """Entries are never more than twice the requests, whoever leaves, from whatever place."""
+    arrivals = [Request(number, 1, 0.0, priority=number % 3) for number in range(300)]
+    queue = _filled(*arrivals)
+    most = 0.0
+    for request in reversed(arrivals[3:]):
+        queue.leave(request, RequestState.CANCELLED)
+        most = max(most, _entries(queue) / queue.num_requests)
+
+    assert most <= 2.0
+    assert _entries(queue) <= 6
+    assert _ids(queue) == [2, 1, 0]
+
+
+def test_stale_entries_are_no_more_than_half_after_taking_too() -> None:
+    """Those that are served must not leave the stale ones behind them in the majority."""
+    arrivals = requests(10)
+    queue = _filled(*arrivals)
+    for request in arrivals[5:]:
+        queue.leave(request, RequestState.CANCELLED)
+    queue.take(3)
+
+    assert queue.num_stale <= queue.num_requests
+    assert _ids(queue) == [3, 4]
+
+
+def test_priorities_that_nobody_has_any_more_are_forgotten() -> None:
+    """A thousand priorities, each used once and left, take no memory under a lasting head."""
+    queue = _filled(Request(0, 1, 0.0, priority=1))
+    for number in range(1, 1001):
+        request = Request(number, 1, 0.0, priority=-number)
+        queue.push(request)
+        queue.leave(request, RequestState.CANCELLED)
+
+    assert len(queue._lanes) <= 3
+    assert len(queue._order) == len(queue._lanes)
+    assert _ids(queue) == [0]
+
+
+# From the other end, for a device that is slow
+
+
+def test_the_newest_are_taken_whole_as_many_as_there_is_room_for() -> None:
+    """The last one first; one that does not fit ends it, though there is room left."""
+    first, second, third = (Request(each, 2, 0.0, num_bytes=10) for each in range(3))
+    queue = _filled(first, second, third)
+
+    assert _taken(queue.take_newest(5)) == [(2, 0, 2), (1, 0, 2)]
+    assert (queue.num_requests, queue.samples, queue.num_bytes) == (1, 2, 10)
+    assert [(each.cursor, each.in_flight) for each in (first, second, third)] == [
+        (0, 0),
+        (2, 2),
+        (2, 2),
+    ]
+    assert _taken(queue.take_newest(5)) == [(0, 0, 2)]
+    assert (queue.take_newest(5), queue.head(), queue.samples) == ([], None, 0)
+
+
+def test_a_newest_one_that_is_too_large_leaves_it_to_the_front() -> None:
+    """Then the oldest go, in part if need be, as they always do."""
+    queue = _filled(Request(0, 3, 0.0), Request(1, 5, 0.0))
+
+    assert _taken(queue.take_newest(4)) == [(0, 0, 3), (1, 0, 1)]
+
+
+def test_a_request_that_is_partly_dispatched_stays_with_the_front() -> None:
+    """Its rest goes on from its cursor."""
+    request = Request(0, 5, 0.0)
+    queue = _filled(request)
+    queue.take(2)
+
+    assert _taken(queue.take_newest(4)) == [(0, 2, 3)]
+    assert (request.cursor, request.in_flight) == (5, 5)
+
+
+def test_the_newest_are_those_of_the_most_urgent_priority() -> None:
+    """A slow device is not a place to put what can wait before what cannot."""
+    queue = _filled(
+        Request(0, 1, 0.0, priority=1), Request(1, 1, 0.0, priority=1), Request(2, 1, 0.0)
+    )
+
+    assert _taken(queue.take_newest(1)) == [(1, 0, 1)]
+    assert _taken(queue.take_newest(4)) == [(0, 0, 1)]
+    assert _taken(queue.take_newest(4)) == [(2, 0, 1)]
+
+
+def test_who_has_left_is_not_taken_from_the_end_either() -> None:
+    """Stale entries on the way are dropped and counted."""
+    arrivals = requests(6)
+    queue = _filled(*arrivals)
+    for request in arrivals[4:]:
+        queue.leave(request, RequestState.CANCELLED)
+    assert queue.num_stale == 2
+
+    assert _taken(queue.take_newest(2)) == [(3, 0, 1), (2, 0, 1)]
+    assert (queue.num_stale, _entries(queue), _ids(queue)) == (0, 2, [0, 1])
+
+
+def test_taking_the_newest_keeps_stale_entries_under_half() -> None:
+    """Those in front of it must not be left in the majority."""
+    arrivals = requests(9)
+    queue = _filled(*arrivals)
+    for request in arrivals[1:5]:
+        queue.leave(request, RequestState.CANCELLED)
+    queue.take_newest(3)
+
+    assert (queue.num_stale, _entries(queue), _ids(queue)) == (0, 2, [0, 5])

@@ -1,0 +1,87 @@
+"""Running estimates of execute times."""
+
+from __future__ import annotations
+
+import pytest
+
+from qaic_sched.core.service_times import DeviceSpeed, ServiceTimes
+
+
+def test_nothing_is_expected_before_anything_was_measured() -> None:
+    """None is not zero: nobody knows."""
+    assert ServiceTimes().mean_s(8) is None
+
+
+def test_the_mean_is_that_of_the_size() -> None:
+    """Each compiled size has its own; one that was not seen is expected like the nearest."""
+    times = ServiceTimes()
+    for execute_s in (1.0, 2.0, 3.0):
+        times.record(1, execute_s)
+    times.record(8, 10.0)
+
+    assert times.mean_s(1) == pytest.approx(2.0)
+    assert times.mean_s(8) == 10.0
+    assert times.mean_s(2) == times.mean_s(1)
+    assert times.mean_s(5) == 10.0
+
+
+def test_old_times_are_forgotten() -> None:
+    """A card that throttles is believed after some tens of inferences."""
+    times = ServiceTimes()
+    for _ in range(1000):
+        times.record(1, 1.0)
+    for _ in range(150):
+        times.record(1, 2.0)
+
+    assert times.mean_s(1) == pytest.approx(1.95, rel=0.02)
+
+
+def test_variation_is_measured_against_the_mean() -> None:
+    """Constant times have none; times of 1 and 3 vary by half of their mean."""
+    times = ServiceTimes()
+    for _ in range(50):
+        times.record(1, 1.0)
+    assert times.cv2 == 0.0
+
+    other = ServiceTimes()
+    for execute_s in (1.0, 3.0) * 500:
+        other.record(1, execute_s)
+    assert other.cv2 == pytest.approx(0.25, rel=0.2)
+
+
+def test_an_inference_that_takes_no_time_is_as_expected() -> None:
+    """A mean of zero divides nothing."""
+    times = ServiceTimes()
+    assert times.record(1, 0.0) == 1.0
+    assert times.record(1, 0.0) == 1.0
+
+
+def test_scaled_times_keep_their_proportions() -> None:
+    """What three times slower devices are expected to take, size by size."""
+    times = ServiceTimes()
+    times.record(1, 1.0)
+    times.record(8, 4.0)
+    slower = times.scaled(3.0)
+
+    assert (slower.mean_s(1), slower.mean_s(8)) == (3.0, 12.0)
+
+
+@pytest.mark.parametrize(("ratio", "apart"), [(1.3, False), (1.5, True), (0.8, False), (0.5, True)])
+def test_a_device_stands_apart_by_its_ratio(ratio: float, apart: bool) -> None:
+    """By more than a third, either way."""
+    speed = DeviceSpeed()
+    for _ in range(10):
+        speed.record(ratio)
+
+    assert speed.is_apart(cv2=0.0) == apart
+
+
+def test_chance_moves_no_device() -> None:
+    """A few times far off the mean prove nothing where times vary that much, or are so few."""
+    speed = DeviceSpeed()
+    for _ in range(3):
+        speed.record(2.0)
+    assert not speed.is_apart(cv2=0.0)
+    speed.record(2.0)
+    assert speed.is_apart(cv2=0.01)
+    assert not speed.is_apart(cv2=1.0)

@@ -1,0 +1,291 @@
+"""Random schedules against a model: whatever devices and callers do, each request ends once.
+
+The model knows nothing of queues and policies. It keeps what was sent and what was answered, and
+holds the promises against it: exactly one outcome per request, every sample of a done request
+answered once (by a batch that was not given up on), no slot held twice, no partial batch behind
+another, nothing for a device in quarantine, one reload per probe. In the end either every device
+answers, or none ever does again: nobody is left without an outcome.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from harness import drive
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from qaic_sched.core.events import (
+    Answered,
+    Cancelled,
+    Closed,
+    DeviceOpened,
+    DrainStarted,
+    Event,
+    ReloadFailed,
+)
+from qaic_sched.core.model import Batch, Fault, Part, Policy, Request, RequestState
+from qaic_sched.core.request_queue import urgency
+from qaic_sched.core.state import SchedulerState
+
+POLICIES = st.builds(
+    Policy,
+    batch_sizes=st.sampled_from([(1,), (4,), (1, 2, 4, 8)]),
+    max_samples=st.sampled_from([1, 8, 1000]),
+    max_bytes=st.sampled_from([None, 40]),
+    waits_when_full=st.booleans(),
+    max_queue_delay_s=st.sampled_from([0.0, 0.5]),
+    max_attempts=st.integers(1, 3),
+    hedge_after=st.sampled_from([None, 3.0]),
+    hedge_max_extra=st.sampled_from([0.01, 0.5]),
+    dispatch_timeout_s=st.sampled_from([None, 2.0]),
+)
+ARRIVALS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "samples": st.integers(1, 20),
+            "priority": st.integers(-1, 1),
+            "num_bytes": st.integers(0, 20),
+            "stay_s": st.none() | st.sampled_from([0.0, 0.25, 1.0, 4.0]),
+        }
+    ),
+    min_size=1,
+    max_size=4,
+)
+FAULTS = st.sampled_from([None, None, None, *Fault])
+ANSWERS = st.lists(st.tuples(st.integers(0, 30), FAULTS), min_size=1, max_size=3)
+
+
+class Schedules(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.arrived: dict[int, Request] = {}
+        self.resolved: dict[int, RequestState] = {}
+        self.held: dict[int, Batch] = {}
+        self.answered: dict[int, list[tuple[int, int]]] = {}
+        self.dispatched: set[Part] = set()
+        self.hedged: set[Part] = set()
+        self.settled: set[Part] = set()
+        self.reloading: set[int] = set()
+
+    @initialize(policy=POLICIES, set_size=st.integers(1, 3), falls_silent=st.booleans())
+    def start(self, policy: Policy, set_size: int, falls_silent: bool) -> None:
+        self.policy, self.set_size, self.falls_silent = policy, set_size, falls_silent
+        self.state = SchedulerState(policy)
+
+    def step(self, *events: Event) -> None:
+        """Take a step, and hold what it led to against the model."""
+        commands = drive(self.state, self.now, *events)
+        for batch in commands.dispatch:
+            self.check_dispatch(batch)
+            self.held[batch.id] = batch
+        for request in commands.resolve:
+            self.check_outcome(request)
+            self.resolved[request.id] = request.state
+        for device_id in commands.reload:
+            assert device_id not in self.reloading, "reloaded twice for one probe"
+            assert self.health_of(device_id) == "quarantined"
+            self.reloading.add(device_id)
+
+    def health_of(self, device_id: int) -> str:
+        return self.state.statistics().devices[device_id].state
+
+    def check_dispatch(self, batch: Batch) -> None:
+        load = sum(each.activation is batch.activation for each in self.held.values())
+        assert batch.id not in self.held
+        assert load < self.set_size
+        assert self.health_of(batch.activation.device_id) != "quarantined"
+        if batch.is_hedge:
+            assert self.dispatched.issuperset(batch.parts)
+            self.hedged.update(batch.parts)
+        elif not self.dispatched.isdisjoint(batch.parts):
+            assert len(batch.parts) == 1, "a part is tried again in company"
+        else:
+            self.check_new(batch, load)
+        self.dispatched.update(batch.parts)
+
+    def check_new(self, batch: Batch, load: int) -> None:
+        order = [(-it.request.priority, urgency(it.request), it.request.id) for it in batch.parts]
+        is_slow = self.state.ledger.is_slow(batch.activation)
+        assert order == sorted(set(order)) or (is_slow and order == sorted(set(order))[::-1])
+        if batch.samples < self.policy.max_batch_size and not is_slow:
+            assert load == 0, "a partial batch behind another"
+
+    def check_outcome(self, request: Request) -> None:
+        assert request.id not in self.resolved, "resolved twice"
+        state, parts = request.state, sorted(self.answered[request.id])
+        if state is RequestState.DONE:
+            ends = [offset + samples for offset, samples in parts]
+            assert [offset for offset, _ in parts] == [0, *ends[:-1]], "samples lost or doubled"
+            assert ends[-1] == request.samples
+        elif state is RequestState.EXPIRED:
+            assert request.deadline is not None
+        elif state is RequestState.FAILED and request.last_batch is None:
+            devices = self.state.statistics().devices
+            assert all(each.state == "quarantined" for each in devices.values())
+        elif state is RequestState.REJECTED:
+            assert not self.policy.waits_when_full
+
+    def answer(self, batch: Batch, fault: Fault | None) -> Answered:
+        del self.held[batch.id]
+        if fault is None and not batch.is_abandoned:
+            for part in batch.parts:
+                if part in self.settled:
+                    assert part in self.hedged, "done, and sent again"
+                    continue
+                self.settled.add(part)
+                self.answered[part.request.id].append((part.offset, part.samples))
+        return Answered(batch.id, self.now, fault)
+
+    @precondition(lambda self: len(self.state.ledger.devices) < 3 and not self.state.is_closed)
+    @rule(num_activations=st.integers(1, 2))
+    def open_device(self, num_activations: int) -> None:
+        device_id = len(self.state.ledger.devices)
+        self.step(DeviceOpened(device_id, num_activations, self.set_size))
+
+    @precondition(lambda self: not self.state.is_draining)
+    @rule(arrivals=ARRIVALS)
+    def arrive(self, arrivals: list[dict[str, int]]) -> None:
+        new = []
+        for fields in arrivals:
+            stay_s: float | None = fields["stay_s"]
+            request = Request(
+                len(self.arrived),
+                fields["samples"],
+                self.now,
+                deadline=None if stay_s is None else self.now + stay_s,
+                priority=fields["priority"],
+                num_bytes=fields["num_bytes"],
+            )
+            self.arrived[request.id] = request
+            self.answered[request.id] = []
+            new.append(request)
+        self.step(*new)
+
+    @precondition(lambda self: self.arrived)
+    @rule(choice=st.integers(0, 200))
+    def cancel(self, choice: int) -> None:
+        self.step(Cancelled(choice % len(self.arrived)))
+
+    @precondition(lambda self: self.held)
+    @rule(choices=ANSWERS)
+    def answer_some(self, choices: list[tuple[int, Fault | None]]) -> None:
+        events: list[Event] = []
+        for choice, fault in choices:
+            if self.held:
+                batch = list(self.held.values())[choice % len(self.held)]
+                events.append(self.answer(batch, fault))
+        self.step(*events)
+
+    @precondition(lambda self: self.reloading)
+    @rule(choice=st.integers(0, 30), num_activations=st.integers(0, 3))
+    def end_a_reload(self, choice: int, num_activations: int) -> None:
+        """What the device held is given back; then it is open anew, or could not be reloaded."""
+        device_id = sorted(self.reloading)[choice % len(self.reloading)]
+        self.reloading.remove(device_id)
+        held = [each for each in self.held.values() if each.activation.device_id == device_id]
+        events: list[Event] = [self.answer(each, Fault.LOST) for each in held]
+        if num_activations and not self.state.is_closed:
+            events.append(DeviceOpened(device_id, num_activations, self.set_size))
+        else:
+            events.append(ReloadFailed(device_id))
+        self.step(*events)
+
+    @precondition(lambda self: self.held)
+    @rule(choice=st.integers(0, 30))
+    def lose_a_device(self, choice: int) -> None:
+        """All that one device holds is given back at once."""
+        device_id = list(self.held.values())[choice % len(self.held)].activation.device_id
+        held = [each for each in self.held.values() if each.activation.device_id == device_id]
+        self.step(*(self.answer(each, Fault.LOST) for each in held))
+
+    @rule(seconds=st.sampled_from([0.0, 0.125, 0.5, 3.0, 70.0]))
+    def let_time_pass(self, seconds: float) -> None:
+        self.now += seconds
+        self.step()
+
+    @precondition(lambda self: self.state.next_wakeup() is not None)
+    @rule()
+    def wake_up(self) -> None:
+        self.now = self.state.next_wakeup() or self.now
+        self.step()
+
+    @precondition(lambda self: len(self.arrived) > 12 and not self.state.is_draining)
+    @rule()
+    def drain(self) -> None:
+        self.step(DrainStarted())
+
+    @precondition(lambda self: len(self.arrived) > 20 and not self.state.is_closed)
+    @rule()
+    def close(self) -> None:
+        self.step(Closed())
+        assert set(self.resolved) == set(self.arrived)
+
+    @precondition(lambda self: hasattr(self, "state"))
+    @invariant()
+    def the_ledger_knows_what_devices_hold(self) -> None:
+        held = Counter(each.activation.device_id for each in self.held.values())
+        devices = self.state.statistics().devices
+        assert {key: each.in_flight for key, each in devices.items() if each.in_flight} == held
+
+    @precondition(lambda self: hasattr(self, "state"))
+    @invariant()
+    def no_part_waits_that_could_be_tried_again(self) -> None:
+        for part in self.state.retries:
+            choice = self.state.ledger.choose_elsewhere(part.failed_on)
+            assert part.request.is_resolved or choice is None
+
+    def teardown(self) -> None:
+        """In a drain nobody is left without an outcome: devices answer, or time alone ends it."""
+        if not hasattr(self, "state"):
+            return
+        if not self.state.is_closed and not self.state.ledger.devices:
+            self.open_device(1)
+        self.step(DrainStarted())
+        if self.falls_silent:
+            self.wait_for_all_to_end()
+        while self.held:
+            self.now += 1.0
+            self.step(*(self.answer(batch, None) for batch in list(self.held.values())))
+        assert set(self.resolved) == set(self.arrived)
+        assert not self.state.requests
+        told, ends = self.state.statistics(), Counter(self.resolved.values())
+        assert told.accepted + told.rejected == len(self.arrived)
+        for state, total in ends.items():
+            assert getattr(told, state.value) == total
+        self.step(Closed())
+        assert self.state.next_wakeup() is None
+
+    def wait_for_all_to_end(self) -> None:
+        """No device ever answers again, no reload ever ends."""
+        while self.state.requests:
+            wakeup = self.state.next_wakeup()
+            assert wakeup is not None, "somebody waits, and nothing will ever happen"
+            self.now = wakeup
+            self.step()
+
+
+@pytest.mark.slow
+def test_random_schedules_keep_every_promise() -> None:
+    """Arrivals, cancels, answers, faults, silence, reloads, drain and close in any order."""
+    run_state_machine_as_test(
+        Schedules,
+        settings=settings(
+            max_examples=80,
+            stateful_step_count=40,
+            derandomize=True,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,125 @@
+"""Activations that do not answer are found at the exact instant, and nobody else is."""
+
+from __future__ import annotations
+
+import math
+
+from qaic_sched.core.model import Activation, Batch
+from qaic_sched.core.watch import Watch
+
+
+def _watch(limit_s: float = 10.0) -> Watch:
+    return Watch(lambda _activation: limit_s)
+
+
+def _give_work(watch: Watch, activation: Activation, at: float) -> None:
+    activation.held = [Batch(0, activation, 1, 1, [], at)]
+    activation.busy_since = at
+    watch.add(activation)
+
+
+def _at_work(watch: Watch, *since: float) -> list[Activation]:
+    """One activation at work, and watched, since each of these instants."""
+    activations = [Activation(0, index) for index in range(len(since))]
+    for activation, at in zip(activations, since, strict=True):
+        _give_work(watch, activation, at)
+    return activations
+
+
+def _late(watch: Watch, now: float) -> list[int]:
+    return [each.index for each in watch.late(now)]
+
+
+def test_with_nobody_at_work_there_is_nothing_to_look_at() -> None:
+    """Never, and nobody."""
+    watch = _watch()
+
+    assert (watch.next_at(), _late(watch, 1e9)) == (math.inf, [])
+
+
+def test_who_is_too_long_at_one_batch_is_found_when_the_time_is_up() -> None:
+    """Not before; the longest at it comes first, whoever was added first."""
+    watch = _watch()
+    _at_work(watch, 3.0, 1.0, 2.0)
+    assert (watch.next_at(), _late(watch, 10.9)) == (11.0, [])
+
+    assert _late(watch, 12.0) == [1, 2]
+    assert (watch.next_at(), _late(watch, 13.0)) == (13.0, [0])
+
+
+def test_who_was_found_is_watched_no_more() -> None:
+    """Until it is given work again."""
+    watch = _watch()
+    (activation,) = _at_work(watch, 0.0)
+    assert _late(watch, 10.0) == [0]
+    assert (watch.watches(activation), watch.next_at(), _late(watch, 99.0)) == (False, math.inf, [])
+
+    _give_work(watch, activation, 100.0)
+    assert (watch.watches(activation), watch.next_at()) == (True, 110.0)
+
+
+def test_who_answered_meanwhile_is_looked_at_again_when_its_time_is_up() -> None:
+    """The time counts from its last answer."""
+    watch = _watch()
+    (activation,) = _at_work(watch, 0.0)
+    activation.busy_since = 7.0
+    assert _late(watch, 10.0) == []
+
+    assert (watch.next_at(), watch.watches(activation)) == (17.0, True)
+    assert _late(watch, 17.0) == [0]
+
+
+def test_who_has_no_work_is_forgotten() -> None:
+    """It is not found, names no instant, and can be watched anew."""
+    watch = _watch()
+    idle, _busy = _at_work(watch, 0.0, 5.0)
+    idle.held = []
+    assert (watch.next_at(), watch.watches(idle)) == (15.0, False)
+
+    _give_work(watch, idle, 9.0)
+    assert (_late(watch, 15.0), _late(watch, 19.0)) == ([1], [0])
+
+
+def test_work_that_comes_behind_an_old_entry_is_still_watched() -> None:
+    """It was idle and is at work again before its entry came up: that one serves it as well."""
+    watch = _watch()
+    (activation,) = _at_work(watch, 0.0)
+    activation.held = []
+    _give_work(watch, activation, 4.0)
+    assert (watch.next_at(), _late(watch, 10.0)) == (10.0, [])
+
+    assert _late(watch, 14.0) == [0]
+
+
+def test_each_is_watched_once_however_often_it_gets_work() -> None:
+    """A thousand batches leave one entry, not a thousand."""
+    watch = _watch()
+    (activation,) = _at_work(watch, 0.0)
+    for _ in range(1000):
+        watch.add(activation)
+
+    assert len(watch._heap) == 1
+
+
+def test_the_limit_of_the_moment_counts() -> None:
+    """One that grew meanwhile is kept to; one that shrank is, from a restart on."""
+    limits_s = {0: 10.0, 1: 10.0}
+    watch = Watch(lambda activation: limits_s[activation.index])
+    _at_work(watch, 0.0, 1.0)
+    limits_s[0] = 30.0
+    assert (_late(watch, 11.0), watch.next_at()) == ([1], 30.0)
+
+    limits_s[0] = 15.0
+    assert (_late(watch, 20.0), watch.next_at()) == ([], 30.0)
+    watch.restart()
+    assert (watch.next_at(), _late(watch, 20.0)) == (15.0, [0])
+
+
+def test_a_restart_loses_nobody_and_doubles_nobody() -> None:
+    """Everybody is still found once, and given work anew is watched once."""
+    watch = _watch()
+    first, *_ = _at_work(watch, 0.0, 1.0, 2.0)
+    watch.restart()
+    watch.add(first)
+
+    assert (_late(watch, 11.0), _late(watch, 99.0), watch.next_at()) == ([0, 1], [2], math.inf)

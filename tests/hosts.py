@@ -1,0 +1,59 @@
+"""Simulated hosts for the tests of what stands on backends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from qaic_sched.core.commands import Commands
+    from qaic_sched.core.events import Event
+    from qaic_sched.scheduler import Scheduler
+
+__all__ = ["check_after_every_event", "expected", "host", "rows"]
+
+
+def host(folder: Path, *, batch: int = 8, **changes: Any) -> str:
+    """Write a host of one simulated device, 10 ms an inference, with `changes`; give its path."""
+    spec = {
+        "inputs": {"data": {"shape": [batch, 4], "dtype": "float32"}},
+        "outputs": {"mean": {"shape": [batch, 2], "dtype": "float32"}},
+        "service_time_s": 0.010,
+        "devices": 1,
+        **changes,
+    }
+    path = folder / "host.sim.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    return str(path)
+
+
+def rows(count: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Inputs of so many random rows."""
+    return {"data": np.random.default_rng(seed).random((count, 4), dtype=np.float32)}
+
+
+def expected(inputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """What a simulated card answers: each row's mean, in both columns."""
+    means = inputs["data"].astype(np.float64).mean(axis=1).astype(np.float32)
+    return np.repeat(means[:, None], 2, axis=1)
+
+
+def check_after_every_event(scheduler: Scheduler) -> None:
+    """From here on, an open scheduler's core checks all its rules after each call of `handle`."""
+    assert scheduler._shell is not None
+    core = scheduler._shell.core
+    handle = core.handle
+
+    def checked(now: float, events: Sequence[Event] = ()) -> Commands:
+        commands = handle(now, events)
+        core.check_invariants()
+        return commands
+
+    core.handle = checked  # type: ignore[method-assign]

@@ -1,0 +1,3 @@
+"""What `see_itself.py` imports."""
+
+ANSWER = 42

@@ -1,0 +1,181 @@
+"""A device that the test holds in its hand: it answers at once, or when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from functools import partial
+from queue import Queue
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from qaic_sched.backends.base import Backend, DeviceInfo, Done, Executable
+from qaic_sched.config import ModelOptions
+from qaic_sched.errors import DeviceError
+from qaic_sched.program import Program, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "PATIENCE_S",
+    "ScriptedBackend",
+    "ScriptedExecutable",
+    "Submitted",
+    "interrupted_when",
+    "rows",
+    "session_threads",
+    "until",
+]
+
+PATIENCE_S = 10.0
+"""After so long a test has failed."""
+
+PROGRAM = Program.of(
+    [TensorSpec("x", (4, 2), np.dtype("f4"))], [TensorSpec("y", (4,), np.dtype("f4"))], [1, 4]
+)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Let other threads run until the condition holds."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came to hold"
+        time.sleep(0)
+
+
+def session_threads() -> list[threading.Thread]:
+    """The event loop threads of sessions."""
+    return [each for each in threading.enumerate() if each.name == "qaic_sched session"]
+
+
+@contextmanager
+def interrupted_when(condition: Callable[[], object]) -> Iterator[None]:
+    """Press Ctrl-C once the condition holds, and expect the block to end by it.
+
+    It is pressed until it is noticed: a signal that comes just before a lock is waited for does
+    not end that wait.
+    """
+    is_noticed = threading.Event()
+
+    def notice(*_: object) -> None:
+        if not is_noticed.is_set():
+            is_noticed.set()
+            raise KeyboardInterrupt
+
+    def press() -> None:
+        until(condition)
+        while not is_noticed.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            is_noticed.wait(0.02)
+
+    before = signal.signal(signal.SIGINT, notice)
+    finger = threading.Thread(target=press)
+    finger.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        is_noticed.set()
+        finger.join()
+        signal.signal(signal.SIGINT, before)
+
+
+class Submitted(NamedTuple):
+    activation: int
+    inputs: Mapping[str, Any]
+    done: Done
+
+    def answer(self) -> None:
+        """Answer with the mean of each row."""
+        self.done({"y": self.inputs["x"].mean(axis=1)}, time.monotonic())
+
+    def fail(self, error: DeviceError) -> None:
+        """Answer with an error."""
+        self.done(error, time.monotonic())
+
+
+class ScriptedExecutable(Executable):
+    program = PROGRAM
+
+    def __init__(self, backend: ScriptedBackend, device_id: int, num_activations: int) -> None:
+        self.backend = backend
+        self.device_id = device_id
+        self.num_activations = num_activations
+        self.selects_activation = backend.selects_activation
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.current_thread()
+        self.submitted: Queue[Submitted] = Queue()
+        self.is_closed = False
+
+    def submit(self, activation: int, inputs: Mapping[str, object], done: Done) -> None:
+        if self.backend.refusal is not None:
+            raise self.backend.refusal
+        inference = Submitted(activation, inputs, done)
+        self.backend.num_submitted += 1
+        if self.backend.answers_at_once:
+            self.loop.call_soon_threadsafe(partial(self._answer, inference))
+        else:
+            self.submitted.put(inference)
+
+    def next(self) -> Submitted:
+        """The next inference that was submitted."""
+        return self.submitted.get(timeout=PATIENCE_S)
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+        if self.backend.close_error is not None:
+            raise self.backend.close_error
+
+    def _answer(self, inference: Submitted) -> None:
+        if self.backend.error is None:
+            inference.answer()
+        else:
+            inference.fail(self.backend.error)
+
+
+class ScriptedBackend(Backend):
+    kind = "scripted"
+
+    def __init__(self, *, answers_at_once: bool = True, selects_activation: bool = True) -> None:
+        super().__init__("scripted", ModelOptions())
+        self.answers_at_once = answers_at_once
+        self.selects_activation = selects_activation
+        self.error: DeviceError | None = None
+        self.refusal: Exception | None = None
+        self.load_error: Exception | None = None
+        self.close_error: Exception | None = None
+        self.hangs_on_load = False
+        self.num_described = 0
+        self.num_submitted = 0
+        self.loads: list[tuple[int, int, int]] = []
+        self.executables: list[ScriptedExecutable] = []
+
+    async def find(self) -> list[DeviceInfo]:
+        return [DeviceInfo(each, self.kind, "ready", 1, 1) for each in range(4)]
+
+    async def describe(self) -> Program:
+        self.num_described += 1
+        return PROGRAM
+
+    async def load(self, device_id: int, num_activations: int, set_size: int) -> Executable:
+        self.loads.append((device_id, num_activations, set_size))
+        if self.hangs_on_load:
+            await asyncio.Event().wait()
+        if self.load_error is not None:
+            raise self.load_error
+        assert all(each.is_closed for each in self.executables), "the device is still taken"
+        self.executables.append(ScriptedExecutable(self, device_id, num_activations))
+        return self.executables[-1]
+
+
+def rows(*values: float) -> dict[str, NDArray[np.float32]]:
+    """Inputs whose output is these values."""
+    return {"x": np.repeat(np.array(values, np.float32), 2).reshape(-1, 2)}

@@ -1,0 +1,155 @@
+"""Simulated time, and devices that behave exactly as the seam says: in order, late, or never."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from heapq import heappop, heappush
+from random import Random
+from typing import TypeAlias
+
+from qaic_sched.core.events import Answered, DeviceOpened, ReloadFailed
+from qaic_sched.core.model import Batch, Fault
+from tests.simulation.scenario import DeviceFate, Outage, Scenario
+
+__all__ = ["PlayedDevice", "Report", "Timeline"]
+
+_FAILS_AFTER_S = 0.0001
+"""How soon a device that is gone answers what it is given."""
+
+Report: TypeAlias = Callable[[int, int, "Answered | DeviceOpened | ReloadFailed"], None]
+"""Takes the device, the activation (-1 for the device itself) and what it has to say."""
+
+
+class Timeline:
+    """Actions in the order of their times, then in the order in which they were planned."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Callable[[float], None]]] = []
+        self._sequence = 0
+
+    def call_at(self, at: float, action: Callable[[float], None]) -> None:
+        """Plan an action; it is handed its time. Never is a time, too."""
+        if at < math.inf:
+            self._sequence += 1
+            heappush(self._heap, (at, self._sequence, action))
+
+    def next_at(self) -> float:
+        """When the next action is due; infinite where there is none."""
+        return self._heap[0][0] if self._heap else math.inf
+
+    def run_until(self, now: float) -> None:
+        """Carry out all that is due, and what that makes due."""
+        while self._heap and self._heap[0][0] <= now:
+            at, _, action = heappop(self._heap)
+            action(at)
+
+
+class PlayedDevice:
+    """One device: each activation serves one batch at a time, in order."""
+
+    def __init__(
+        self,
+        device_id: int,
+        fate: DeviceFate,
+        scenario: Scenario,
+        timeline: Timeline,
+        report: Report,
+    ) -> None:
+        self.id = device_id
+        self.fate = fate
+        self._scenario = scenario
+        self._random = Random(f"{scenario.seed} device {device_id}")
+        self._timeline = timeline
+        self._report = report
+        self._lanes: list[list[Batch]] = [[] for _ in range(fate.num_activations)]
+        self._broken: Fault | None = None
+        self._is_cold = True
+        self._epoch = 0
+        """Counts how often the device gave up all it held: what was to end before does not."""
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether a batch was not answered yet."""
+        return any(self._lanes)
+
+    def submit(self, batch: Batch, now: float) -> None:
+        """Take a batch in."""
+        index = batch.activation.index
+        lane = self._lanes[index]
+        lane.append(batch)
+        if self._broken is not None:
+            self._timeline.call_at(now + _FAILS_AFTER_S, partial(self._fail_all, self._broken))
+        elif len(lane) == 1:
+            self._start(index, now + self._scenario.turnaround_s)
+
+    def strike(self, outage: Outage, at: float) -> None:
+        """Be lost, or restart: all that is held fails, and all that comes until a reload."""
+        if outage.kind is not Fault.STUCK:
+            self._broken = outage.kind
+            self._fail_all(outage.kind, at)
+
+    def reload(self, now: float) -> None:
+        """Close the device and load it anew, or fail to."""
+        self._timeline.call_at(now + self._scenario.close_s, self._close)
+
+    def close(self, at: float) -> None:
+        """Answer all that is held, for good."""
+        self._broken = self._broken or Fault.LOST
+        self._fail_all(Fault.LOST, at)
+
+    def _close(self, at: float) -> None:
+        self.close(at)
+        self._timeline.call_at(at + self._scenario.load_s, self._loaded)
+
+    def _loaded(self, at: float) -> None:
+        fails = self._random.random() < self._scenario.reload_failure_probability
+        if fails or self.fate.outage_at(at) is not None:
+            self._report(self.id, -1, ReloadFailed(self.id))
+            return
+        self._broken = None
+        self._is_cold = True
+        num_activations, set_size = self.fate.num_activations, self._scenario.set_size
+        self._report(self.id, -1, DeviceOpened(self.id, num_activations, set_size))
+
+    def _start(self, index: int, at: float) -> None:
+        end = self._scenario.snap(at + self._service_s(self._lanes[index][0]))
+        stuck = self.fate.outage_at(end)
+        if stuck is not None and stuck.kind is Fault.STUCK:
+            end = stuck.until
+        self._timeline.call_at(end, partial(self._finish, index, self._epoch))
+
+    def _service_s(self, batch: Batch) -> float:
+        scenario, random = self._scenario, self._random
+        service_s = scenario.service_s[batch.size] * self.fate.slowdown
+        if scenario.cv:
+            sigma = math.sqrt(math.log1p(scenario.cv**2))
+            service_s *= random.lognormvariate(-(sigma**2) / 2, sigma)
+        if random.random() < self.fate.stall_probability:
+            service_s += self.fate.stall_s
+        if self._is_cold:
+            self._is_cold = False
+            service_s += self.fate.warm_up_s
+        return service_s
+
+    def _finish(self, index: int, epoch: int, at: float) -> None:
+        if epoch != self._epoch:
+            return
+        lane = self._lanes[index]
+        batch = lane.pop(0)
+        arrivals = self._scenario.arrivals
+        fails = self._random.random() < self.fate.error_probability
+        if fails or any(arrivals[part.request.id].is_poisoned for part in batch.parts):
+            self._report(self.id, index, Answered(batch.id, at, Fault.INFERENCE))
+        else:
+            self._report(self.id, index, Answered(batch.id, at))
+        if lane:
+            self._start(index, at)
+
+    def _fail_all(self, fault: Fault, at: float) -> None:
+        self._epoch += 1
+        for index, lane in enumerate(self._lanes):
+            for batch in lane:
+                self._report(self.id, index, Answered(batch.id, at, fault))
+            lane.clear()

@@ -1,0 +1,264 @@
+"""Drives the pure core through a scenario: events in, commands out, in simulated time.
+
+The driver calls `handle` when something happened or when `next_wakeup` says so, and for nothing
+else: a wake-up that the core forgets is work that is never done, and that is a violation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from random import Random
+from traceback import extract_tb
+
+from qaic_sched.core.commands import Commands
+from qaic_sched.core.events import (
+    Answered,
+    Cancelled,
+    Closed,
+    DeviceOpened,
+    DrainStarted,
+    Event,
+    ReloadFailed,
+)
+from qaic_sched.core.model import Request
+from qaic_sched.core.state import SchedulerState
+from tests.simulation.devices import PlayedDevice, Timeline
+from tests.simulation.oracle import Oracle, Violation
+from tests.simulation.scenario import Arrival, Scenario, make_scenario
+
+__all__ = ["Simulation", "describe", "find_violation", "trace"]
+
+_MAX_STEPS = 20_000
+
+
+class Simulation:
+    """One run of a scenario; `tell` is handed every line of its trace."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        tell: Callable[[str], None] | None = None,
+        checks_invariants: bool = True,
+    ) -> None:
+        self.scenario = scenario
+        self.core = SchedulerState(scenario.policy)
+        self.oracle = Oracle(scenario.policy, scenario.set_size, scenario.ample_s)
+        self.steps = 0
+        self.reloads = 0
+        self._tell = tell
+        self._checks_invariants = checks_invariants
+        self._random = Random(f"{scenario.seed} driver")
+        self._timeline = Timeline()
+        self._strikes = Timeline()
+        """Faults to come: a run does not go on for their sake."""
+        self._arrivals_left = len(scenario.arrivals)
+        self._inbox: dict[tuple[int, int], deque[Event]] = {}
+        """What happened and was not handled, in lines that must stay in order."""
+        self._is_draining = self._is_closed = False
+        self._now = 0.0
+        self._idle_steps = 0
+        self._devices = [
+            PlayedDevice(index, fate, scenario, self._timeline, self._report)
+            for index, fate in enumerate(scenario.devices)
+        ]
+
+    def run(self) -> None:
+        """Take every step until nothing is left to happen; `Violation` where a promise breaks."""
+        self._plan()
+        while self._goes_on():
+            if self.steps > _MAX_STEPS:
+                raise Violation(f"the run does not end: {len(self.oracle.unresolved)} wait")
+            self._step()
+        if self.oracle.num_held or self.core.batches:
+            raise Violation("the end, and batches are held")
+
+    def _plan(self) -> None:
+        scenario, timeline = self.scenario, self._timeline
+        for device in self._devices:
+            opened = DeviceOpened(device.id, device.fate.num_activations, scenario.set_size)
+            report = partial(self._report_at, device.id, opened)
+            timeline.call_at(device.fate.opens_at, report)
+            for outage in device.fate.outages:
+                self._strikes.call_at(outage.at, partial(device.strike, outage))
+        for request_id, arrival in enumerate(scenario.arrivals):
+            timeline.call_at(arrival.at, partial(self._arrive, request_id, arrival))
+        timeline.call_at(scenario.drain_at, self._drain)
+        timeline.call_at(scenario.close_at, self._close)
+
+    def _goes_on(self) -> bool:
+        """Whether something is left to do; the last things, begun here, are a drain and a close."""
+        oracle = self.oracle
+        if self._is_closed:
+            return bool(self._inbox or oracle.num_held or oracle.unresolved)
+        if not (self._arrivals_left or oracle.unresolved or self._inbox):
+            end = self._close if self._is_draining else self._drain
+            end(self._now)
+        return True
+
+    def _step(self) -> None:
+        wakeup = self.core.next_wakeup()
+        at = min(self._timeline.next_at(), math.inf if wakeup is None else wakeup)
+        if self._inbox:
+            at = self._now
+        if at == math.inf:
+            count = len(self.oracle.unresolved)
+            raise Violation(f"nothing will ever happen, and {count} requests wait")
+        lag_s = self.scenario.lag_s
+        if lag_s and self._random.random() < 0.5:
+            at += self._random.expovariate(1 / lag_s)
+        self._now = max(at, self._now)
+        self._strikes.run_until(self._now)
+        self._timeline.run_until(self._now)
+        events = self._take_events()
+        if events or (wakeup is not None and wakeup <= self._now):
+            self._handle(events)
+
+    def _handle(self, events: list[Event]) -> None:
+        core, now = self.core, self._now
+        self.steps += 1
+        if self._tell is not None:
+            for text in map(repr, events) if events else ("woken",):
+                self._tell(f"{now:12.6f}  {text}")
+        self.oracle.before(now, events)
+        commands = core.handle(now, events)
+        if self._tell is not None:
+            for line in _lines(commands):
+                self._tell(f"{'':12}  -> {line}")
+        self.oracle.after(commands, core.statistics(), core.next_wakeup())
+        if self._checks_invariants:
+            core.check_invariants()
+        for batch in commands.dispatch:
+            self._devices[batch.activation.device_id].submit(batch, now)
+        self.reloads += len(commands.reload)
+        for device_id in commands.reload:
+            self._devices[device_id].reload(now)
+        self._check_progress(bool(events or commands.dispatch or commands.resolve))
+
+    def _check_progress(self, is_progress: bool) -> None:
+        self._idle_steps = 0 if is_progress else self._idle_steps + 1
+        activations = sum(each.num_activations for each in self.scenario.devices)
+        if self._idle_steps > 50 + 4 * activations:
+            raise Violation(f"woken {self._idle_steps} times for nothing")
+
+    # What happens
+
+    def _arrive(self, request_id: int, arrival: Arrival, at: float) -> None:
+        if self._is_draining:
+            return
+        self._arrivals_left -= 1
+        request = Request(
+            request_id,
+            arrival.samples,
+            at,
+            arrival.deadline,
+            arrival.priority,
+            arrival.num_bytes,
+            arrival.tenant,
+        )
+        self._post((-1, -1), request)
+        if arrival.cancelled_at is not None:
+            cancelled = partial(self._cancel, request)
+            self._timeline.call_at(max(at, arrival.cancelled_at), cancelled)
+
+    def _cancel(self, request: Request, _at: float) -> None:
+        if not self._is_closed:
+            line = self._inbox.get((-1, -1), ())
+            comes_with = any(each is request for each in line)
+            self._post((-1, -1) if comes_with else (-2, request.id), Cancelled(request.id))
+
+    def _drain(self, _at: float) -> None:
+        if not self._is_draining:
+            self._is_draining = True
+            self._arrivals_left = 0
+            self._post((-1, -1), DrainStarted())
+
+    def _close(self, at: float) -> None:
+        if self._is_closed:
+            return
+        self._is_draining = self._is_closed = True
+        self._arrivals_left = 0
+        self._post((-1, -1), Closed())
+        for device in self._devices:
+            self._timeline.call_at(at + self.scenario.close_s, device.close)
+
+    def _report_at(self, device_id: int, event: DeviceOpened, _at: float) -> None:
+        self._report(device_id, -1, event)
+
+    def _report(
+        self, device_id: int, activation: int, event: Answered | DeviceOpened | ReloadFailed
+    ) -> None:
+        if isinstance(event, Answered):
+            self._post((device_id, activation), event)
+        elif not self._is_closed:
+            # A device is loaded only after it has answered all that it held before.
+            lines = [each for each in self._inbox if each[0] == device_id]
+            answers = [event for line in lines for event in self._inbox.pop(line)]
+            for each in (*answers, event):
+                self._post((device_id, -1), each)
+
+    def _post(self, line: tuple[int, int], event: Event) -> None:
+        # What follows a reload in the same step stays behind it.
+        if (line[0], -1) in self._inbox:
+            line = line[0], -1
+        self._inbox.setdefault(line, deque()).append(event)
+
+    def _take_events(self) -> list[Event]:
+        """All that happened, the lines interleaved at random; a close lets no device open."""
+        lines = list(self._inbox.values())
+        self._inbox.clear()
+        events: list[Event] = []
+        while lines:
+            line = self._random.choice(lines)
+            events.append(line.popleft())
+            if not line:
+                lines.remove(line)
+        if any(isinstance(each, DeviceOpened | ReloadFailed) for each in events):
+            events.sort(key=lambda each: isinstance(each, Closed))
+        return events
+
+
+def find_violation(seed: int, *, checks_invariants: bool = True) -> str | None:
+    """Run a seed; what broke and where, in one line, or None."""
+    simulation = Simulation(make_scenario(seed), checks_invariants=checks_invariants)
+    try:
+        simulation.run()
+    except Exception as error:  # whatever the core raises is its fault
+        return describe(error)
+    return None
+
+
+def describe(error: Exception) -> str:
+    """What was raised, and by which line of code."""
+    last = extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {str(error) or last.line}"
+    where = f"{Path(last.filename).name}:{last.lineno}"
+    return what if isinstance(error, Violation) else f"{what} ({where})"
+
+
+def trace(seed: int, tell: Callable[[str], None]) -> None:
+    """Run a seed again and tell all that happens; raises what it raised."""
+    scenario = make_scenario(seed)
+    for line in scenario.describe().splitlines():
+        tell(line)
+    Simulation(scenario, tell=tell).run()
+
+
+def _lines(commands: Commands) -> list[str]:
+    lines = []
+    for batch in commands.dispatch:
+        cargo = " ".join(
+            f"{part.request.id}[{part.offset}:{part.offset + part.samples}]" for part in batch.parts
+        )
+        place = f"{batch.activation.device_id}/{batch.activation.index}"
+        kind = "hedge" if batch.is_hedge else "batch"
+        lines.append(f"{kind} {batch.id} of {batch.size} to {place}: {cargo}")
+    ended: dict[str, list[str]] = {}
+    for request in commands.resolve:
+        ended.setdefault(request.state.value, []).append(str(request.id))
+    lines += [f"{state}: {' '.join(ids)}" for state, ids in ended.items()]
+    return lines + [f"reload device {each}" for each in commands.reload]

@@ -1,0 +1,180 @@
+"""Known bugs, put back into the core one at a time: the simulation must notice each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from qaic_sched.core.admission import Admission
+from qaic_sched.core.deadlines import Deadlines
+from qaic_sched.core.events import Answered, Cancelled
+from qaic_sched.core.health import Health
+from qaic_sched.core.model import Activation, Batch, Part, Request, RequestState
+from qaic_sched.core.placement import SlotLedger
+from qaic_sched.core.retries import Retries
+from qaic_sched.core.state import SchedulerState
+from qaic_sched.core.watch import Watch
+from tests.simulation.driver import find_violation
+
+__all__ = ["MUTANTS", "mutated", "seeds_until_caught"]
+
+Original = Callable[..., Any]
+Mutant = tuple[type, str, Callable[[Original], Original]]
+
+_NEVER = float("inf")
+
+
+def _drops_a_completion(part_done: Original) -> Original:
+    def mutant(self: SchedulerState, part: Part, batch: Batch) -> None:
+        if batch.id % 16 != 5:
+            part_done(self, part, batch)
+
+    return mutant
+
+
+def _frees_a_slot_at_the_timeout(give_up_on: Original) -> Original:
+    def mutant(self: SchedulerState, activation: Activation) -> None:
+        give_up_on(self, activation)
+        for batch in [each for each in activation.held if each.is_abandoned]:
+            self.ledger.release(batch, self.now)
+
+    return mutant
+
+
+def _resolves_twice(cancelled: Original) -> Original:
+    def mutant(self: SchedulerState, event: Cancelled) -> None:
+        request = self.requests.get(event.request_id)
+        cancelled(self, event)
+        if request is not None and request.in_flight:
+            self._commands.resolve.append(request)
+
+    return mutant
+
+
+def _loses_a_retried_part(add: Original) -> Original:
+    def mutant(self: Retries, part: Part) -> None:
+        if not part.offset:
+            add(self, part)
+
+    return mutant
+
+
+def _uses_a_quarantined_device(park: Original) -> Original:
+    def mutant(self: SlotLedger, device_id: int) -> None:
+        if not device_id % 2:
+            park(self, device_id)
+
+    return mutant
+
+
+def _forgets_a_deadline(add: Original) -> Original:
+    def mutant(self: Deadlines, request: Request) -> None:
+        if request.id % 8 != 3:
+            add(self, request)
+
+    return mutant
+
+
+def _counts_in_flight_wrong(resolve: Original) -> Original:
+    def mutant(self: SchedulerState, request: Request, state: RequestState) -> None:
+        was_in_flight = request.state is RequestState.IN_FLIGHT
+        resolve(self, request, state)
+        self.num_in_flight += was_in_flight and state is RequestState.CANCELLED
+
+    return mutant
+
+
+def _uses_a_late_answer(give_up_on: Original) -> Original:
+    def mutant(self: SchedulerState, activation: Activation) -> None:
+        parts = {batch: batch.parts for batch in activation.held}
+        give_up_on(self, activation)
+        for batch in activation.held:
+            batch.parts = parts[batch]
+
+    return mutant
+
+
+def _forgets_a_partial_batch(next_wakeup: Original) -> Original:
+    def mutant(self: SchedulerState) -> float | None:
+        closes_at, self.batch_closes_at = self.batch_closes_at, _NEVER
+        at: float | None = next_wakeup(self)
+        self.batch_closes_at = closes_at
+        return at
+
+    return mutant
+
+
+def _never_probes(_next_probe_at: Original) -> Original:
+    def mutant(_self: Health) -> float:
+        return _NEVER
+
+    return mutant
+
+
+def _never_looks_for_stuck_ones(_add: Original) -> Original:
+    def mutant(_self: Watch, _activation: Activation) -> None:
+        pass
+
+    return mutant
+
+
+def _forgets_who_waits(admit_waiting: Original) -> Original:
+    def mutant(self: Admission) -> None:
+        if self.queued.num_requests:
+            admit_waiting(self)
+
+    return mutant
+
+
+def _counts_a_hedge_twice(answered: Original) -> Original:
+    def mutant(self: SchedulerState, event: Answered) -> None:
+        batch = self.batches.get(event.batch_id)
+        if batch is not None:
+            for part in batch.parts:
+                part.is_settled = part.is_settled and part.copies == 0
+        answered(self, event)
+
+    return mutant
+
+
+MUTANTS: dict[str, Mutant] = {
+    "drop one completion": (SchedulerState, "_part_done", _drops_a_completion),
+    "free a timed-out slot": (SchedulerState, "_give_up_on", _frees_a_slot_at_the_timeout),
+    "resolve twice": (SchedulerState, "_cancelled", _resolves_twice),
+    "lose a retried part": (Retries, "add", _loses_a_retried_part),
+    "dispatch to a quarantined device": (SlotLedger, "park", _uses_a_quarantined_device),
+    "forget a deadline": (Deadlines, "add", _forgets_a_deadline),
+    "count in flight wrong": (SchedulerState, "_resolve", _counts_in_flight_wrong),
+    "count a hedge twice": (SchedulerState, "_answered", _counts_a_hedge_twice),
+    "use a late answer": (SchedulerState, "_give_up_on", _uses_a_late_answer),
+    "forget a partial batch": (SchedulerState, "next_wakeup", _forgets_a_partial_batch),
+    "never probe a device": (Health, "next_probe_at", _never_probes),
+    "never look for stuck ones": (Watch, "add", _never_looks_for_stuck_ones),
+    "forget who waits for room": (Admission, "admit_waiting", _forgets_who_waits),
+}
+"""Name of the bug -> the method that has it, and what makes it so."""
+
+
+@contextmanager
+def mutated(name: str) -> Iterator[None]:
+    """Put a known bug back for a while."""
+    owner, method, mutate = MUTANTS[name]
+    with patch.object(owner, method, mutate(getattr(owner, method))):
+        yield
+
+
+def seeds_until_caught(
+    name: str, most: int, *, checks_invariants: bool = True
+) -> tuple[int, str] | None:
+    """How many seeds it takes to notice a known bug, and as what; None if `most` do not.
+
+    A seed that breaks a promise without the bug as well has not noticed it.
+    """
+    for seed in range(most):
+        with mutated(name):
+            violation = find_violation(seed, checks_invariants=checks_invariants)
+        if violation is not None and find_violation(seed) is None:
+            return seed + 1, violation
+    return None

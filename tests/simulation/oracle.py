@@ -1,0 +1,351 @@
+"""What the core promises, told from its events and commands alone.
+
+The oracle knows nothing of queues, slots or estimates. It keeps which samples were sent where and
+what became of them, and raises `Violation` at the first command that breaks a promise.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from qaic_sched.core.commands import Commands
+from qaic_sched.core.events import (
+    Answered,
+    Cancelled,
+    Closed,
+    DeviceOpened,
+    DrainStarted,
+    Event,
+    ReloadFailed,
+)
+from qaic_sched.core.model import Batch, Fault, Policy, Request, RequestState, Statistics
+
+__all__ = ["Oracle", "Violation"]
+
+_LEAST_TIMEOUT_S = 1.0
+"""Nothing may count as stuck sooner, unless the policy says when it does."""
+_MOST_GIVEN_UP = 10
+"""Requests in a row that may be given up on an idle host that had ample time for them: what is
+expected may be wrong, and shows only where something is tried now and then."""
+
+
+class Violation(AssertionError):
+    """The core broke a promise."""
+
+
+@dataclass(slots=True)
+class _Account:
+    """One request, sample by sample."""
+
+    request: Request
+    copies: bytearray = field(init=False)
+    """How many batches in flight carry the sample."""
+    done: bytearray = field(init=False)
+    """Whether it was answered by a batch that was not given up."""
+    failures: bytearray = field(init=False)
+    """How often it was left with no batch that carries it."""
+    errors: bytearray = field(init=False)
+    """How often that was the inference's fault."""
+    unsent: int = field(init=False)
+    """Samples that are neither done nor in flight."""
+    is_cancelled: bool = False
+
+    def __post_init__(self) -> None:
+        self.unsent = count = self.request.samples
+        self.copies, self.done = bytearray(count), bytearray(count)
+        self.failures, self.errors = bytearray(count), bytearray(count)
+
+
+@dataclass(slots=True)
+class _Held:
+    """A batch that a device has not answered."""
+
+    batch: Batch
+    parts: list[tuple[int, int, int]]
+    """(request, offset, samples) of each part, as sent."""
+    sent_at: float
+    is_given_up: bool = False
+
+
+@dataclass(slots=True)
+class _Device:
+    """What is known of a device."""
+
+    num_activations: int
+    last_answers: list[float]
+    has_failed: bool = False
+    """Whether it gave any reason to be reloaded since it was opened."""
+    is_out: bool = False
+    """Whether it was lost or stuck since it was opened, or is in quarantine as the core says."""
+    is_reloading: bool = False
+    held: dict[int, _Held] = field(default_factory=dict)
+
+
+class Oracle:
+    """To be told of the events before each `handle`, and of what came of them after it."""
+
+    def __init__(self, policy: Policy, set_size: int, ample_s: float) -> None:
+        self.unresolved: dict[int, _Account] = {}
+        self._policy = policy
+        self._set_size = set_size
+        self._ample_s = ample_s
+        self._given_up = 0
+        self._num_arrived = 0
+        self._num_batches = 0
+        self._num_hedges = 0
+        self._devices: dict[int, _Device] = {}
+        self._held: dict[int, _Held] = {}
+        self._resolved: Counter[RequestState] = Counter()
+        self._is_closed = self._was_closed = False
+        self._is_measured = False
+        self._now = 0.0
+        self._arrived_now: set[int] = set()
+        self._opened_now: set[int] = set()
+        self._out_before: set[int] = set()
+        """Devices that were out of service before this step, and were not opened in it."""
+
+    @property
+    def num_held(self) -> int:
+        """Batches that no device has answered."""
+        return len(self._held)
+
+    def before(self, now: float, events: Sequence[Event]) -> None:
+        """Take in what happened."""
+        self._now = now
+        self._was_closed = self._is_closed
+        self._arrived_now, self._opened_now = set(), set()
+        self._out_before = {each for each, device in self._devices.items() if device.is_out}
+        for event in events:
+            match event:
+                case Request():
+                    self._arrive(event)
+                case Answered():
+                    self._answer(event)
+                case DeviceOpened():
+                    self._open(event)
+                case ReloadFailed():
+                    self._devices[event.device_id].is_reloading = False
+                case Cancelled():
+                    if event.request_id in self.unresolved:
+                        self.unresolved[event.request_id].is_cancelled = True
+                case Closed():
+                    self._is_closed = True
+                case DrainStarted():
+                    pass
+
+    def after(self, commands: Commands, statistics: Statistics, wakeup: float | None) -> None:
+        """Hold what the core decided against its promises."""
+        self._find_given_up()
+        for batch in commands.dispatch:
+            self._check_dispatch(batch)
+        self._note_quarantines(statistics)
+        for request in commands.resolve:
+            self._check_resolve(request)
+        for device_id in commands.reload:
+            self._check_reload(device_id)
+        self._check_deadlines()
+        self._check_statistics(statistics)
+        _require(wakeup is None or wakeup > self._now, f"to be woken at {wakeup}, which is past")
+        if not self._is_closed and wakeup is None:
+            for device_id, device in self._devices.items():
+                forgotten = device.is_out and not device.is_reloading
+                _require(not forgotten, f"device {device_id} is out and never to be probed")
+
+    # What happened
+
+    def _arrive(self, request: Request) -> None:
+        self.unresolved[request.id] = _Account(request)
+        self._arrived_now.add(request.id)
+        self._num_arrived += 1
+
+    def _open(self, event: DeviceOpened) -> None:
+        count = event.num_activations
+        self._devices[event.device_id] = _Device(count, [-1.0] * count)
+        self._out_before.discard(event.device_id)
+        self._opened_now.add(event.device_id)
+
+    def _answer(self, event: Answered) -> None:
+        held = self._held.pop(event.batch_id)
+        device = self._device_of(held.batch)
+        del device.held[event.batch_id]
+        device.last_answers[held.batch.activation.index] = event.answered_at
+        if event.fault is not None:
+            device.has_failed = True
+        if held.is_given_up:
+            _require(not held.batch.parts, f"{_name(held.batch)} was given up and would be used")
+            return
+        if event.fault in (Fault.LOST, Fault.RESTARTED):
+            device.is_out = True
+        _require(_cargo(held.batch) == held.parts, f"{_name(held.batch)} was changed in flight")
+        self._is_measured |= event.fault is None
+        self._land(held, is_good=event.fault is None, is_error=event.fault is Fault.INFERENCE)
+
+    def _land(self, held: _Held, *, is_good: bool, is_error: bool) -> None:
+        for request_id, offset, samples in held.parts:
+            account = self.unresolved.get(request_id)
+            if account is None:
+                continue
+            for row in range(offset, offset + samples):
+                account.copies[row] -= 1
+                if is_good:
+                    account.done[row] = 1
+                elif not (account.copies[row] or account.done[row]):
+                    account.unsent += 1
+                    account.failures[row] += 1
+                    account.errors[row] += is_error
+
+    # What was decided
+
+    def _find_given_up(self) -> None:
+        for held in self._held.values():
+            if not held.batch.is_abandoned or held.is_given_up:
+                continue
+            device = self._device_of(held.batch)
+            _require(self._is_stuck(device), f"{_name(held.batch)} was given up too soon")
+            held.is_given_up = device.is_out = device.has_failed = True
+            self._land(held, is_good=False, is_error=False)
+
+    def _is_stuck(self, device: _Device) -> bool:
+        timeout_s = self._policy.dispatch_timeout_s or _LEAST_TIMEOUT_S
+        since: dict[int, float] = {}
+        for held in device.held.values():
+            index = held.batch.activation.index
+            since.setdefault(index, max(held.sent_at, device.last_answers[index]))
+        return any(self._now - each >= timeout_s - 1e-9 for each in since.values())
+
+    def _check_dispatch(self, batch: Batch) -> None:
+        name, activation = _name(batch), batch.activation
+        parts = _cargo(batch)
+        device = self._devices.get(activation.device_id)
+        if device is None or activation.index >= device.num_activations:
+            raise Violation(f"{name}: there is no such activation")
+        _require(batch.id not in self._held, f"{name}: sent twice")
+        _require(activation.device_id not in self._out_before, f"{name}: the device is out")
+        # What arrives may be sent at once, before events behind it in the same step.
+        if not self._arrived_now:
+            _require(not self._was_closed, f"{name}: sent after the close")
+            _require(not device.is_out, f"{name}: the device went out in this step")
+        load = sum(each.batch.activation is activation for each in device.held.values())
+        _require(load < self._set_size, f"{name}: beyond set_size")
+        _require(batch.size in self._policy.batch_sizes, f"{name}: size {batch.size} not compiled")
+        samples = sum(samples for _, _, samples in parts)
+        _require(0 < samples == batch.samples <= batch.size, f"{name}: {samples} samples in it")
+        self._given_up = 0
+        self._num_batches += 1
+        self._num_hedges += batch.is_hedge
+        most = 1 + self._policy.hedge_max_extra * self._num_batches
+        _require(self._num_hedges <= most, f"{name}: a hedge beyond the budget")
+        for part in parts:
+            self._send(name, part, batch.is_hedge)
+        held = _Held(batch, parts, self._now)
+        self._held[batch.id] = device.held[batch.id] = held
+
+    def _send(self, name: str, part: tuple[int, int, int], is_hedge: bool) -> None:
+        request_id, offset, samples = part
+        account = self.unresolved.get(request_id)
+        if account is None:
+            raise Violation(f"{name}: request {request_id} is resolved already")
+        rows = slice(offset, offset + samples)
+        before = account.copies[rows]
+        text = f"{name}: request {request_id}[{offset}:{offset + samples}]"
+        _require(len(before) == samples, f"{text} is not in the request")
+        _require(not any(account.done[rows]), f"{text} was answered already")
+        if is_hedge:
+            _require(before == bytes([1]) * samples, f"{text} is not in flight once")
+        else:
+            _require(not any(before), f"{text} is in flight already")
+            account.unsent -= samples
+        tried = max(account.errors[rows])
+        _require(tried < self._policy.max_attempts, f"{text} was tried {tried} times")
+        for row in range(offset, offset + samples):
+            account.copies[row] += 1
+
+    def _check_resolve(self, request: Request) -> None:
+        name, state = f"request {request.id}, {request.state.value}", request.state
+        account = self.unresolved.pop(request.id, None)
+        if account is None or account.request is not request:
+            raise Violation(f"{name}: resolved twice")
+        self._resolved[state] += 1
+        match state:
+            case RequestState.DONE:
+                _require(all(account.done), f"{name}: not all of it was answered")
+                _require(request.last_batch is not None, f"{name}: and nobody knows where")
+            case RequestState.FAILED:
+                is_tried = max(account.failures) >= self._policy.max_attempts
+                _require(is_tried or self._all_out(), f"{name}: with attempts left")
+            case RequestState.CANCELLED:
+                _require(account.is_cancelled or self._is_closed, f"{name}: nobody wanted that")
+            case RequestState.EXPIRED:
+                self._check_expiry(name, request)
+            case RequestState.REJECTED:
+                may = not self._policy.waits_when_full or request.deadline is not None
+                _require(may and request.id in self._arrived_now, f"{name}: it was accepted")
+            case _:
+                raise Violation(f"{name}: that is no end")
+
+    def _check_expiry(self, name: str, request: Request) -> None:
+        if request.deadline is None:
+            raise Violation(f"{name}: it had no deadline")
+        left_s = request.deadline - self._now
+        _require(left_s <= 0 or self._is_measured, f"{name}: early, and nothing was measured")
+        fits = request.samples <= self._policy.max_batch_size
+        self._given_up += fits and not self._held and left_s > self._ample_s
+        count = self._given_up
+        _require(count <= _MOST_GIVEN_UP, f"{name}: {count} given up in a row, nothing tried")
+
+    def _all_out(self) -> bool:
+        # What arrives may be decided at once, before a device opens in the same step.
+        late = self._opened_now if self._arrived_now else ()
+        outs = [device.is_out for each, device in self._devices.items() if each not in late]
+        return bool(self._devices) and all(outs)
+
+    def _check_reload(self, device_id: int) -> None:
+        device = self._devices[device_id]
+        _require(not self._is_closed, f"device {device_id}: a reload after the close")
+        _require(device.has_failed, f"device {device_id}: a reload though it never failed")
+        _require(not device.is_reloading, f"device {device_id}: a reload during another")
+        device.is_out = device.is_reloading = True
+
+    def _note_quarantines(self, statistics: Statistics) -> None:
+        for device_id, told in statistics.devices.items():
+            is_out = told.state == "quarantined"
+            device = self._devices[device_id]
+            _require(is_out or not device.is_out, f"device {device_id} is out and {told.state}")
+            device.is_out = is_out
+
+    def _check_deadlines(self) -> None:
+        for account in self.unresolved.values():
+            deadline = account.request.deadline
+            is_over = deadline is not None and deadline <= self._now
+            _require(not is_over, f"request {account.request.id} is past its deadline {deadline}")
+
+    def _check_statistics(self, told: Statistics) -> None:
+        for state, count in self._resolved.items():
+            said = getattr(told, state.value)
+            _require(said == count, f"{said} said to be {state.value}, in truth {count}")
+        _require(told.accepted + told.rejected == self._num_arrived, "accepted and rejected")
+        here = told.waiting + told.queued + told.in_flight
+        _require(here == len(self.unresolved), f"{here} here, in truth {len(self.unresolved)}")
+        in_flight = sum(not account.unsent for account in self.unresolved.values())
+        _require(told.in_flight == in_flight, f"{told.in_flight} in flight, in truth {in_flight}")
+        for device_id, device in self._devices.items():
+            said, truth = told.devices[device_id].in_flight, len(device.held)
+            _require(said == truth, f"device {device_id} said to hold {said}, in truth {truth}")
+
+    def _device_of(self, batch: Batch) -> _Device:
+        return self._devices[batch.activation.device_id]
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise Violation(message)
+
+
+def _name(batch: Batch) -> str:
+    return f"batch {batch.id} on {batch.activation.device_id}/{batch.activation.index}"
+
+
+def _cargo(batch: Batch) -> list[tuple[int, int, int]]:
+    return [(part.request.id, part.offset, part.samples) for part in batch.parts]

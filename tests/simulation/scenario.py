@@ -1,0 +1,261 @@
+"""One seed makes a whole host and its fate: devices, policy, arrivals, faults, drain and close."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+from qaic_sched.core.model import Fault, Policy
+
+__all__ = ["Arrival", "DeviceFate", "Outage", "Scenario", "make_scenario"]
+
+_NEVER = math.inf
+_SERVICE_S = 0.005
+"""What a full batch takes on a device of normal speed, unless it takes no time at all."""
+_SIZES = ((1,), (8,), (1, 2, 4, 8), (4,), (3, 5, 7), (2, 6), (1, 32))
+_WORK = 6000
+"""Activations × requests that a scenario may have: checking a big host costs more per step."""
+
+
+@dataclass(frozen=True)
+class Outage:
+    """From `at` on a device is lost, has restarted, or is stuck; reloads fail before `until`."""
+
+    kind: Fault
+    at: float
+    until: float
+
+
+@dataclass(frozen=True)
+class DeviceFate:
+    """One device, and what will befall it."""
+
+    num_activations: int
+    slowdown: float
+    opens_at: float
+    outages: tuple[Outage, ...]
+    error_probability: float
+    stall_probability: float
+    stall_s: float
+    warm_up_s: float
+    """How much longer the first inference takes after each load."""
+
+    def outage_at(self, at: float) -> Outage | None:
+        """The outage that the device is in at a time."""
+        return next((each for each in self.outages if each.at <= at < each.until), None)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One request to come; a poisoned one fails every inference that it is part of."""
+
+    at: float
+    samples: int
+    priority: int
+    num_bytes: int
+    tenant: str | None
+    deadline: float | None
+    cancelled_at: float | None
+    is_poisoned: bool
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A host and its fate; times in seconds."""
+
+    seed: int
+    policy: Policy
+    set_size: int
+    devices: tuple[DeviceFate, ...]
+    arrivals: tuple[Arrival, ...]
+    service_s: dict[int, float]
+    """By compiled batch size."""
+    cv: float
+    turnaround_s: float
+    grid_s: float
+    """Times are multiples of this, so that many things happen at once; 0 leaves them alone."""
+    lag_s: float
+    """How late the host wakes up on average, when it does."""
+    load_s: float
+    close_s: float
+    """A reload closes the device, which takes `close_s`, then loads it."""
+    reload_failure_probability: float
+    drain_at: float
+    close_at: float
+
+    def snap(self, seconds: float) -> float:
+        """The time, or the next one on the grid."""
+        return math.ceil(seconds / self.grid_s) * self.grid_s if self.grid_s else seconds
+
+    @property
+    def ample_s(self) -> float:
+        """Three times what an inference takes on the slowest device."""
+        return 3 * max(self.service_s.values()) * max(each.slowdown for each in self.devices)
+
+    def describe(self) -> str:
+        """The scenario in a few lines."""
+        lines = [
+            f"seed {self.seed}: {len(self.devices)} devices, set_size {self.set_size}, "
+            f"{len(self.arrivals)} requests, cv {self.cv}, grid {self.grid_s:g} s, "
+            f"lag {self.lag_s:g} s, drain at {self.drain_at:g}, close at {self.close_at:g}",
+            f"{self.policy}",
+        ]
+        lines += [f"device {index}: {fate}" for index, fate in enumerate(self.devices)]
+        return "\n".join(lines)
+
+
+def make_scenario(seed: int) -> Scenario:
+    """The scenario of a seed, always the same."""
+    return _Maker(seed).make()
+
+
+class _Maker:
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.random = Random(seed)
+        random = self.random
+        self.grid_s = random.choice((0.0, 0.0, 2**-10, 2**-8))
+        self.sizes = random.choice(_SIZES)
+        self.full_s = 0.0 if random.random() < 0.03 else _SERVICE_S
+        self.num_activations = random.choice((1, 1, 1, 2, 2, 3, 4, random.randint(1, 8)))
+        is_large = random.random() < 0.12
+        self.num_devices = random.randint(9, 64) if is_large else random.choice((1, 1, 2, 3, 4, 8))
+
+    def make(self) -> Scenario:
+        random, policy = self.random, self._policy()
+        num_slots = self.num_devices * self.num_activations
+        count = random.randint(1, max(6, min(120, _WORK // (num_slots + 20))))
+        load = random.choice((0.03, 0.3, 0.8, 0.95, 1.5, 4.0))
+        samples = self._request_sizes(count)
+        rate = load * num_slots * self.sizes[-1] / (self.full_s or _SERVICE_S)
+        span_s = max(sum(samples) / rate, 4 * _SERVICE_S)
+        return Scenario(
+            seed=self.seed,
+            policy=policy,
+            set_size=random.choice((1, 2, 2, 3, 4)),
+            devices=tuple(self._devices(span_s)),
+            arrivals=tuple(self._arrivals(samples, span_s)),
+            service_s={
+                each: self.full_s * (0.4 + 0.6 * each / self.sizes[-1]) for each in self.sizes
+            },
+            cv=random.choice((0.0, 0.0, 0.05, 0.05, 0.3, 1.0)),
+            turnaround_s=random.choice((0.0, 0.0003)),
+            grid_s=self.grid_s,
+            lag_s=random.choice((0.0, 0.0, 0.0005, 0.01)),
+            load_s=random.choice((0.0, 0.05, 1.0)),
+            close_s=random.choice((0.0, 0.0, 0.01, 0.5)),
+            reload_failure_probability=random.choice((0.0, 0.0, 0.3, 0.7)),
+            drain_at=self._sometimes(0.2, span_s),
+            close_at=self._sometimes(0.15, span_s),
+        )
+
+    def _policy(self) -> Policy:
+        random, largest = self.random, self.sizes[-1]
+        return Policy(
+            batch_sizes=self.sizes,
+            max_samples=random.choice((1, largest, 3 * largest, 64, 1000, 65536)),
+            max_bytes=random.choice((None, None, 20, 200)),
+            waits_when_full=random.random() < 0.5,
+            max_queue_delay_s=random.choice((0.0, 0.0, 0.002, 0.02)),
+            max_attempts=random.choice((1, 2, 2, 2, 3, 4)),
+            hedge_after=random.choice((None, 3.0, 3.0, 1.5)),
+            hedge_max_extra=random.choice((0.01, 0.01, 0.1, 0.5)),
+            dispatch_timeout_s=random.choice((None, None, 0.02, 0.1, 1.0)),
+        )
+
+    def _sometimes(self, probability: float, span_s: float) -> float:
+        at = self._snap(self.random.uniform(0.0, 1.3 * span_s))
+        return at if self.random.random() < probability else _NEVER
+
+    def _snap(self, seconds: float) -> float:
+        return math.ceil(seconds / self.grid_s) * self.grid_s if self.grid_s else seconds
+
+    def _request_sizes(self, count: int) -> list[int]:
+        random, largest = self.random, self.sizes[-1]
+        most = random.choice((1, 1, largest, 2 * largest, 5 * largest))
+        giants = random.choice((0.0, 0.0, 0.03))
+        return [
+            20 * largest + 3 if random.random() < giants else random.randint(1, most)
+            for _ in range(count)
+        ]
+
+    def _arrivals(self, samples: list[int], span_s: float) -> Iterator[Arrival]:
+        random = self.random
+        stays = random.choice(("none", "none", "generous", "tight", "past", "mixed", "mixed"))
+        priorities = random.choice(((0,), (0,), (-1, 0, 1), (0, 0, 0, 5)))
+        cancels = random.choice((0.0, 0.0, 0.1, 0.5))
+        poison = random.choice((0.0, 0.0, 0.0, 0.05))
+        tenants = random.choice(((None,), ("a", "b"), (None, "a", "b", "b")))
+        max_bytes = random.choice((0, 4, 30))
+        for at, count in zip(self._times(len(samples), span_s), samples, strict=True):
+            stay_s = self._stay_s(stays)
+            gives_up_s = random.choice((0.0, 0.0, random.uniform(0, 8 * _SERVICE_S)))
+            yield Arrival(
+                at=at,
+                samples=count,
+                priority=random.choice(priorities),
+                num_bytes=random.randint(0, max_bytes),
+                tenant=random.choice(tenants),
+                deadline=None if stay_s is None else self._snap(at + stay_s),
+                cancelled_at=self._snap(at + gives_up_s) if random.random() < cancels else None,
+                is_poisoned=random.random() < poison,
+            )
+
+    def _stay_s(self, stays: str) -> float | None:
+        random = self.random
+        if stays == "mixed":
+            stays = random.choice(("none", "generous", "tight", "tight", "past"))
+        if stays == "none":
+            return None
+        if stays == "past":
+            return random.choice((0.0, -_SERVICE_S))
+        most_s = 10.0 if stays == "generous" else 5 * _SERVICE_S
+        return random.uniform(0.1 * most_s, most_s)
+
+    def _times(self, count: int, span_s: float) -> list[float]:
+        random = self.random
+        pattern = random.choice(("poisson", "poisson", "bursts", "at once"))
+        if pattern == "at once":
+            return [0.0] * count
+        bursts = count if pattern == "poisson" else max(1, count // random.randint(2, 20))
+        starts = [self._snap(random.uniform(0.0, span_s)) for _ in range(bursts)]
+        return sorted(starts if bursts == count else random.choices(starts, k=count))
+
+    def _devices(self, span_s: float) -> Iterator[DeviceFate]:
+        random = self.random
+        speeds = random.choice(("equal", "equal", "mixed", "one slow"))
+        faulty = random.choice((0.0, 0.0, 0.2, 0.6, 1.0))
+        errors = random.choice((0.0, 0.0, 0.01, 0.2))
+        stalls = random.choice((0.0, 0.0, 0.01, 0.1))
+        warm_up_s = random.choice((0.0, 0.0, 0.0, 20 * _SERVICE_S))
+        opens_late = random.random() < 0.1
+        is_mixed = random.random() < 0.2
+        for index in range(self.num_devices):
+            slowdown = random.choice((3.0, 10.0)) if speeds == "one slow" and not index else 1.0
+            if speeds == "mixed":
+                slowdown = random.lognormvariate(0.0, 0.5)
+            is_faulty = random.random() < faulty
+            yield DeviceFate(
+                num_activations=random.randint(1, 4) if is_mixed else self.num_activations,
+                slowdown=slowdown,
+                opens_at=self._snap(random.uniform(0.0, span_s)) if opens_late else 0.0,
+                outages=tuple(self._outages(span_s)) if is_faulty else (),
+                error_probability=1.0 if is_faulty and random.random() < 0.1 else errors,
+                stall_probability=stalls,
+                stall_s=12 * _SERVICE_S,
+                warm_up_s=warm_up_s,
+            )
+
+    def _outages(self, span_s: float) -> Iterator[Outage]:
+        random, at = self.random, 0.0
+        for _ in range(random.randint(1, 3)):
+            kind = random.choice((Fault.LOST, Fault.RESTARTED, Fault.STUCK))
+            at = self._snap(at + random.uniform(0.0, span_s))
+            lasts_s = random.choice((span_s / 4, span_s, 0.5, 5.0, _NEVER))
+            until = at if kind is Fault.RESTARTED else at + lasts_s
+            yield Outage(kind, at, until)
+            at = until
+            if at == _NEVER:
+                return

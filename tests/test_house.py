@@ -1,0 +1,252 @@
+"""The order of the house: which module may import which, held against the import graph.
+
+Every import statement counts, inside functions and under `if TYPE_CHECKING` too; only cycles are
+looked for without the latter, since those imports never run.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+ROOT = "qaic_sched"
+FOLDER = Path(__file__).parent.parent / ROOT
+
+FLOORS = {
+    room: floor
+    for floor, rooms in enumerate(
+        [
+            ["errors", "histogram", "clock"],
+            ["core", "program"],
+            ["config", "config_table", "vendor_options", "yaml_file", "tensors", "metrics"],
+            ["backends"],
+            ["session"],
+            ["pool", "event_log", "replay", "explain", "request", "mapping"],
+            ["shell", "scheduler", "blocking"],
+            ["loadgen", "service"],
+            ["cli", "compat"],
+        ]
+    )
+    for room in rooms
+}
+"""Room -> floor; a room is a module or a package right under the root."""
+
+BACKENDS = {
+    corner: floor
+    for floor, corners in enumerate(
+        [["base", "threads"], ["compiling"], ["cpu", "sim", "aic"], ["choose"]]
+    )
+    for corner in corners
+}
+"""The same inside `backends`."""
+BINDING = {"qaicrt", "QAicApi_pb2"}
+"""The vendor's modules."""
+
+CLOCKS_AND_CHANCE = {"asyncio", "datetime", "random", "secrets", "threading", "time", "uuid"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement's target, by its full name."""
+
+    target: str
+    line: int
+    is_for_types: bool
+
+
+def _imports(node: ast.AST, known: frozenset[str], is_for_types: bool = False) -> Iterator[Import]:
+    """Every import below a node; `from package import module` names the module."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield Import(alias.name, node.lineno, is_for_types)
+    elif isinstance(node, ast.ImportFrom):
+        source = "." * node.level + (node.module or "")
+        for alias in node.names:
+            name = f"{source}.{alias.name}"
+            yield Import(name if name in known else source, node.lineno, is_for_types)
+    elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        for statement in node.body:
+            yield from _imports(statement, known, is_for_types=True)
+        for statement in node.orelse:
+            yield from _imports(statement, known, is_for_types)
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from _imports(child, known, is_for_types)
+
+
+@lru_cache
+def _trees() -> dict[str, ast.Module]:
+    """Module -> its syntax, for every module of the package."""
+    trees = {}
+    for path in sorted(FOLDER.rglob("*.py")):
+        parts = path.relative_to(FOLDER.parent).with_suffix("").parts
+        module = ".".join(parts).removesuffix(".__init__")
+        trees[module] = ast.parse(path.read_text(encoding="utf-8"))
+    return trees
+
+
+@lru_cache
+def _graph() -> dict[str, list[Import]]:
+    """Module -> its imports, for every module of the package but the root itself."""
+    known = frozenset(_trees())
+    return {
+        module: list(_imports(tree, known)) for module, tree in _trees().items() if module != ROOT
+    }
+
+
+def _strings(tree: ast.Module) -> set[object]:
+    """Every constant in a module."""
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+
+
+def _ours() -> Iterator[tuple[str, Import]]:
+    """(module, import) wherever one of our modules imports another."""
+    for module, imports in _graph().items():
+        for each in imports:
+            if each.target.partition(".")[0] == ROOT:
+                yield module, each
+
+
+def _run_by_importing(module: str) -> list[str]:
+    """The module and the packages that it is in, which are imported with it."""
+    parts = module.split(".")
+    return [".".join(parts[: length + 1]) for length in range(len(parts))]
+
+
+def _room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_every_room_has_a_floor() -> None:
+    """A new module has to find its place in the order first."""
+    rooms = {_room(module) for module in _graph()}
+
+    assert rooms - {"testing", "__main__"} <= FLOORS.keys()
+
+
+def test_nobody_imports_from_a_floor_above() -> None:
+    """Imports go down, or stay on their floor."""
+    climbing = [
+        f"{module}:{each.line} imports {each.target}"
+        for module, each in _ours()
+        if each.target != ROOT
+        and _room(module) in FLOORS
+        and FLOORS.get(_room(each.target), 0) > FLOORS[_room(module)]
+    ]
+
+    assert climbing == []
+
+
+def test_backends_import_one_way() -> None:
+    """Inside `backends` too: and no kind of device knows another."""
+    prefix = f"{ROOT}.backends."
+    wrong = []
+    for module, each in _ours():
+        if module.startswith(prefix) and each.target.startswith(prefix):
+            corner, other = module.split(".")[2], each.target.split(".")[2]
+            if corner != other and BACKENDS[other] >= BACKENDS[corner]:
+                wrong.append(f"{module}:{each.line} imports {each.target}")
+
+    assert wrong == []
+
+
+def test_only_one_module_knows_the_vendors_binding() -> None:
+    """No other imports it, nor has its modules' names to import them by."""
+    importers = {
+        module
+        for module, imports in _graph().items()
+        for each in imports
+        if each.target.partition(".")[0] in BINDING
+    }
+    namers = {module for module, tree in _trees().items() if _strings(tree) & BINDING}
+
+    assert importers == set()
+    assert namers == {f"{ROOT}.backends.aic.sdk"}
+
+
+def test_nobody_imports_the_package_root() -> None:
+    """The root only gathers the public names; inside, each is imported from where it lives."""
+    assert [f"{module}:{each.line}" for module, each in _ours() if each.target == ROOT] == []
+
+
+def test_imports_are_absolute() -> None:
+    """`from qaic_sched.x import y`, so that a line says the same wherever it stands."""
+    relative = [
+        f"{module}:{each.line}"
+        for module, imports in _graph().items()
+        for each in imports
+        if each.target.startswith(".")
+    ]
+
+    assert relative == []
+
+
+def test_no_product_module_imports_testing() -> None:
+    """`qaic_sched.testing` is for tests, ours and the users'."""
+    importers = [
+        f"{module}:{each.line}"
+        for module, each in _ours()
+        if _room(module) != "testing" and each.target.startswith(f"{ROOT}.testing")
+    ]
+
+    assert importers == []
+
+
+def test_the_core_imports_nothing_but_itself_and_the_errors() -> None:
+    """Of ours; the rest comes from the standard library, without clocks, chance and threads."""
+    strange = []
+    for module, imports in _graph().items():
+        for each in imports if _room(module) == "core" else []:
+            top = each.target.partition(".")[0]
+            is_ours = each.target.startswith((f"{ROOT}.core", f"{ROOT}.errors"))
+            is_plain = top in sys.stdlib_module_names and top not in CLOCKS_AND_CHANCE
+            if not is_ours and not is_plain:
+                strange.append(f"{module}:{each.line} imports {each.target}")
+
+    assert strange == []
+
+
+def test_there_are_no_import_cycles_at_run_time() -> None:
+    """Modules can be imported in any order, whichever comes first."""
+    left = {
+        module: {
+            target
+            for each in imports
+            if not each.is_for_types
+            for target in _run_by_importing(each.target)
+            if not f"{module}.".startswith(f"{target}.")
+        }
+        & _graph().keys()
+        for module, imports in _graph().items()
+    }
+    while free := {module for module, targets in left.items() if not targets}:
+        left = {module: targets - free for module, targets in left.items() if module not in free}
+
+    assert left == {}, "these stand in a cycle or import one that does"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import a.b, c", [("a.b", False), ("c", False)]),
+        ("from qaic_sched.core import state", [("qaic_sched.core.state", False)]),
+        ("from qaic_sched.core.state import X", [("qaic_sched.core.state", False)]),
+        ("from qaic_sched import Session", [("qaic_sched", False)]),
+        ("from . import x", [(".", False)]),
+        ("def f():\n    import a", [("a", False)]),
+        ("if TYPE_CHECKING:\n    import a\nelse:\n    import b", [("a", True), ("b", False)]),
+        ("try:\n    import a\nexcept ImportError:\n    import b", [("a", False), ("b", False)]),
+    ],
+)
+def test_the_graph_sees_every_kind_of_import(source: str, expected: list[tuple[str, bool]]) -> None:
+    """What the tests above do not see, they cannot hold."""
+    known = frozenset({"qaic_sched", "qaic_sched.core", "qaic_sched.core.state"})
+    found = _imports(ast.parse(source), known)
+
+    assert [(each.target, each.is_for_types) for each in found] == expected

@@ -1,0 +1,270 @@
+"""Tensors: what is let in at the door, and what gathering, padding and scattering do."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qaic_sched.errors import InputError
+from qaic_sched.program import Program, TensorSpec
+from qaic_sched.tensors import BatchBuffers, allocate_outputs, copy_rows, gather, validate
+
+F32, I32 = np.dtype("f4"), np.dtype("i4")
+BATCHED = Program.of(
+    [TensorSpec("data", (8, 3), F32), TensorSpec("ids", (8,), I32)],
+    [TensorSpec("prob", (8, 2), F32), TensorSpec("best", (8,), I32)],
+    [1, 4, 8],
+)
+ONE_INPUT = Program.of([TensorSpec("data", (4, 3), F32)], [TensorSpec("prob", (4, 2), F32)])
+UNBATCHED = Program.of(
+    [TensorSpec("x", (2, 3), F32), TensorSpec("scale", (), F32)], [TensorSpec("y", (2, 3), F32)], []
+)
+
+
+def inputs_of(rows: int = 5) -> dict[str, Any]:
+    """Inputs that fit BATCHED."""
+    data = np.arange(rows * 3, dtype=F32).reshape(rows, 3)
+    return {"data": data, "ids": np.arange(rows, dtype=I32)}
+
+
+def refused(program: Program, inputs: object) -> str:
+    """The message with which the inputs are refused."""
+    with pytest.raises(InputError) as caught:
+        validate(program, inputs)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 8, 100])
+def test_fitting_inputs_are_passed_on_without_a_copy(rows: int) -> None:
+    """Arrays of the right type and layout come back as the caller's own, whatever their rows."""
+    inputs = inputs_of(rows)
+    tensors, found = validate(BATCHED, inputs)
+    assert found == rows
+    assert all(tensors[name] is inputs[name] for name in inputs)
+
+
+def test_inputs_come_back_in_the_programs_order() -> None:
+    """The order of the caller's mapping does not matter, nor does its kind."""
+    for kind in (OrderedDict, MappingProxyType):
+        tensors, _ = validate(BATCHED, kind(dict(reversed(inputs_of().items()))))
+        assert list(tensors) == ["data", "ids"]
+
+
+@pytest.mark.parametrize("inputs", [None, [np.zeros(3)], np.zeros((2, 3), F32), "data"])
+def test_inputs_that_are_no_mapping_are_refused(inputs: object) -> None:
+    """What is not a mapping is refused with a sentence that says what is wanted."""
+    assert "wanted a dict of input name to numpy array" in refused(BATCHED, inputs)
+
+
+def test_a_missing_input_is_named() -> None:
+    """A request without one of the inputs is refused."""
+    assert refused(BATCHED, {"data": np.zeros((1, 3), F32)}).startswith("input 'ids': missing")
+    assert "input 'data', 'ids': missing" in refused(BATCHED, {})
+
+
+def test_an_unknown_input_is_named_with_the_nearest_known_one() -> None:
+    """A misspelt name is answered with the right one; a foreign one with all there are."""
+    inputs = inputs_of()
+    misspelt = {"dta": inputs["data"], "ids": inputs["ids"]}
+    assert refused(BATCHED, misspelt).endswith(
+        "the program takes 'data', 'ids'; did you mean 'data'?"
+    )
+    message = refused(BATCHED, {**inputs, 7: inputs["ids"]})
+    assert "input 7: unknown" in message
+    assert "did you mean" not in message
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[[1.0, 2.0, 3.0]], 1.0, None, np.float32(1), np.ma.zeros((5, 3), F32), memoryview(b"abc")],
+)
+def test_what_is_no_plain_array_is_refused(value: object) -> None:
+    """Lists, scalars and masked arrays are refused by type."""
+    message = refused(BATCHED, {**inputs_of(), "data": value})
+    assert message.startswith("input 'data': got ")
+    assert message.endswith("wanted a numpy array")
+
+
+def test_subclasses_of_arrays_come_back_as_plain_arrays() -> None:
+    """A matrix would change what slicing means, so its plain view is passed on."""
+    matrix = np.ones((5, 3), F32).view(np.matrix)
+    tensors, _ = validate(BATCHED, {**inputs_of(), "data": matrix})
+    assert type(tensors["data"]) is np.ndarray
+    assert np.shares_memory(tensors["data"], matrix)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (5, 4), (5, 3, 1), (5, 0)])
+def test_a_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
+    """Rank and dimensions past the batch axis must be the program's."""
+    message = refused(BATCHED, {**inputs_of(), "data": np.zeros(shape, F32)})
+    assert message == f"input 'data': shape {shape}; wanted (rows, 3) of float32"
+
+
+def test_rows_must_be_the_same_in_every_input() -> None:
+    """Inputs that differ in rows are refused with both counts."""
+    message = refused(BATCHED, {**inputs_of(5), "ids": np.zeros(4, I32)})
+    assert message.startswith("input 'ids': 4 rows, but input 'data' has 5")
+
+
+def test_a_request_has_at_least_one_row() -> None:
+    """No rows are refused, in the first input and in a later one."""
+    assert "input 'data': no rows" in refused(BATCHED, inputs_of(0))
+    assert "'ids': 0 rows" in refused(BATCHED, {**inputs_of(2), "ids": np.zeros(0, I32)})
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f2", "i8", "u1", "?", ">f4"])
+def test_safe_casts_are_silent(dtype: str) -> None:
+    """Types that can become the program's without changing kind are cast, byte order included."""
+    data = np.array([[0, 1, 1]], dtype)
+    tensors, _ = validate(ONE_INPUT, {"data": data})
+    assert tensors["data"].dtype == F32
+    assert tensors["data"].dtype.isnative
+    assert tensors["data"].tolist() == [[0.0, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "c8", "U1", "O", "M8[s]", "S1"])
+def test_casts_that_change_the_kind_are_refused(dtype: str) -> None:
+    """Float to int, text, objects and times are refused with both types."""
+    message = refused(BATCHED, {**inputs_of(1), "ids": np.zeros(1, dtype)})
+    assert message.startswith(f"input 'ids': dtype {np.dtype(dtype)} cannot be cast to int32")
+
+
+@pytest.mark.parametrize("value", [2**31, -(2**31) - 1])
+def test_integers_that_do_not_fit_are_refused(value: int) -> None:
+    """A narrowing cast never wraps a value around in silence."""
+    inputs = {**inputs_of(1), "ids": np.array([value])}
+    assert f"int64 values from {value} to {value} do not fit int32" in refused(BATCHED, inputs)
+
+
+def test_integers_that_fit_are_narrowed() -> None:
+    """The largest and smallest values of the narrower type pass."""
+    ids = np.array([2**31 - 1, -(2**31)])
+    tensors, _ = validate(BATCHED, {**inputs_of(2), "ids": ids})
+    assert tensors["ids"].dtype == I32
+    assert tensors["ids"].tolist() == ids.tolist()
+
+
+def test_an_empty_array_can_be_narrowed() -> None:
+    """A dimension of size 0 leaves no values to look at."""
+    program = Program.of([TensorSpec("x", (2, 0), I32)], [TensorSpec("y", (2,), F32)])
+    tensors, rows = validate(program, {"x": np.zeros((2, 0), np.int64)})
+    assert (tensors["x"].dtype, rows) == (I32, 2)
+
+
+def test_floats_keep_what_cannot_be_a_number() -> None:
+    """NaN and infinity pass, and a float too large for the type becomes infinity, all silently."""
+    tensors, _ = validate(ONE_INPUT, {"data": np.array([[np.nan, -np.inf, 1e300]])})
+    np.testing.assert_array_equal(tensors["data"], [[np.nan, -np.inf, np.inf]])
+
+
+def unaligned() -> np.ndarray[Any, Any]:
+    """An array that starts at an odd address."""
+    return np.frombuffer(bytes(1 + 24), np.uint8)[1:].view(F32).reshape(2, 3)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((3, 2), F32).T,
+        np.zeros((4, 3), F32)[::2],
+        np.broadcast_to(np.zeros(3, F32), (2, 3)),
+        unaligned(),
+    ],
+)
+def test_other_layouts_are_copied_to_c_order(array: np.ndarray[Any, Any]) -> None:
+    """Strided, broadcast and unaligned arrays come back C-contiguous and aligned."""
+    tensors, _ = validate(ONE_INPUT, {"data": array})
+    assert tensors["data"].flags.c_contiguous
+    assert tensors["data"].flags.aligned
+    assert not np.shares_memory(tensors["data"], array)
+
+
+def test_an_unbatched_program_takes_its_shapes_exactly() -> None:
+    """Without a batch axis every dimension counts, and a request is one row."""
+    inputs = {"x": np.zeros((2, 3), F32), "scale": np.array(2, F32)}
+    tensors, rows = validate(UNBATCHED, inputs)
+    assert rows == 1
+    assert tensors["scale"] is inputs["scale"]
+    message = refused(UNBATCHED, {**inputs, "x": np.zeros((1, 3), F32)})
+    assert message == "input 'x': shape (1, 3); wanted (2, 3) of float32"
+
+
+def test_a_program_without_inputs_takes_none() -> None:
+    """An empty mapping is then the only valid request."""
+    program = Program.of([], [TensorSpec("y", (2,), F32)], [])
+    assert validate(program, {}) == ({}, 1)
+    assert "the program takes no inputs" in refused(program, {"x": np.zeros(1)})
+
+
+def test_buffers_are_used_again_by_size() -> None:
+    """A buffer given back is the next one taken, of its own size only."""
+    buffers = BatchBuffers(BATCHED)
+    four, eight = buffers.take(4), buffers.take(8)
+    assert (four["data"].shape, four["ids"].shape) == ((4, 3), (4,))
+    assert eight["data"].dtype == F32
+    buffers.give_back(4, four)
+    assert buffers.take(8) is not eight
+    assert buffers.take(4) is four
+    assert buffers.take(4) is not four
+
+
+def test_gather_pads_only_what_an_earlier_batch_left() -> None:
+    """Rows beyond the parts are zero after a fuller batch, too; fresh rows are not written."""
+    buffer = BatchBuffers(ONE_INPUT).take(4)
+    ones = {"data": np.ones((4, 3), F32)}
+    gather(buffer, [(ones, 0, 3)])
+    assert buffer["data"][:, 0].tolist() == [1, 1, 1, 0]
+    gather(buffer, [(ones, 0, 1)])
+    assert buffer["data"][:, 0].tolist() == [1, 0, 0, 0]
+    assert buffer.dirty_rows == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3)), min_size=1, max_size=8).filter(
+        lambda parts: sum(rows for _, rows in parts) <= 8
+    ),
+    st.integers(0, 8),
+)
+def test_gather_then_scatter_gives_every_part_its_rows(
+    parts: list[tuple[int, int]], dirty_rows: int
+) -> None:
+    """Whatever the buffer held before, each part finds its rows again, and zeros follow."""
+    rng = np.random.default_rng(len(parts))
+    sources = [
+        {"data": rng.random((7, 3)).astype(F32), "ids": rng.integers(1, 9, 7).astype(I32)}
+        for _ in parts
+    ]
+    buffer = BatchBuffers(BATCHED).take(8)
+    gather(buffer, [(inputs_of(8), 0, dirty_rows)])
+    gather(
+        buffer,
+        [(source, offset, rows) for source, (offset, rows) in zip(sources, parts, strict=True)],
+    )
+    at = 0
+    for source, (offset, rows) in zip(sources, parts, strict=True):
+        back = {name: np.zeros_like(array) for name, array in source.items()}
+        copy_rows(buffer, at, back, offset, rows)
+        for name, array in source.items():
+            np.testing.assert_array_equal(
+                back[name][offset : offset + rows], array[offset : offset + rows]
+            )
+        at += rows
+    assert not buffer["data"][at:].any()
+    assert not buffer["ids"][at:].any()
+
+
+def test_outputs_have_the_requests_rows() -> None:
+    """Output arrays are the program's with another number of rows, and share no memory."""
+    outputs = allocate_outputs(BATCHED, 100)
+    assert {name: (each.shape, each.dtype) for name, each in outputs.items()} == {
+        "prob": ((100, 2), F32),
+        "best": ((100,), I32),
+    }
+    assert not np.shares_memory(outputs["prob"], allocate_outputs(BATCHED, 100)["prob"])
