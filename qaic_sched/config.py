@@ -83,7 +83,9 @@ class HedgingConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """`hedging`: what a late activation holds is repeated elsewhere, and the first answer wins."""
 
     enabled: Annotated[bool, _is("whether late inferences are hedged")] = True
-    after: Annotated[Factor, _is("an inference is late after so many mean service times")] = 3.0
+    after: Annotated[
+        Factor, _is("an inference is late after so many mean service times, 10 ms at least")
+    ] = 3.0
     max_extra: Annotated[Share, _is("most hedges, as a share of all inferences")] = 0.01
 
 

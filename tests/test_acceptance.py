@@ -88,7 +88,7 @@ def test_a_model_without_a_batch_axis_runs_one_request_at_a_time(tmp_path: Path)
     random = np.random.default_rng(0)
 
     async def main() -> None:
-        async with Scheduler(model, devices=2) as scheduler:
+        async with Scheduler(model, devices=2, hedging={"enabled": False}) as scheduler:
 
             async def one() -> None:
                 x, w = random.random((2, 3), np.float32), random.random(3, np.float32)

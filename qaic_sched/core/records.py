@@ -29,6 +29,8 @@ __all__ = ["Records"]
 _NEVER = float("inf")
 _TIMEOUT_S = 60.0
 """When an inference counts as stuck, or late, before any was measured."""
+_LEAST_LATE_S = 0.010
+"""It is never late before that: it may be the host that was late, which a hedge does not mend."""
 _LEAST_TIMEOUT_S = 5.0
 _TIMEOUT = 50.0
 """When it is stuck after that: so many mean execute times, and at least so many seconds."""
@@ -120,7 +122,9 @@ class Records:
     def _late_s(self, activation: Activation) -> float:
         after = self.policy.hedge_after
         expected_s = activation.held[0].expected_s if activation.held else 0.0
-        return after * expected_s if after is not None and expected_s else _TIMEOUT_S
+        if after is None or not expected_s:
+            return _TIMEOUT_S
+        return max(after * expected_s, _LEAST_LATE_S)
 
     def _timeout_s(self, _activation: Activation) -> float:
         if self.policy.dispatch_timeout_s is not None:

@@ -116,6 +116,16 @@ def test_nothing_is_hedged_for_nobody_or_nowhere_or_beyond_the_budget() -> None:
     assert [drive(each, 1.5).dispatch for each in (cancelled, alone, frugal)] == [[], [], []]
 
 
+def test_what_the_host_can_be_late_by_is_not_hedged() -> None:
+    """Inferences of a tenth of a millisecond are late after ten milliseconds, not after 0.3."""
+    state = make_state(2, hedge_after=3.0, hedge_max_extra=1.0)
+    drive(state, 0.0, *requests(2))
+    answer_all(state, 0.0001)
+    drive(state, 1.0, Request(9, 1, 1.0))
+
+    assert state.next_wakeup() == pytest.approx(1.010)
+
+
 def test_a_slow_device_does_not_expire_what_a_fast_one_will_do_in_time() -> None:
     """Only who can be served in time by nobody is told so before the deadline."""
     state = make_state(devices=3)
