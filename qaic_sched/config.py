@@ -33,6 +33,7 @@ __all__ = [
     "QueueConfig",
     "RetryConfig",
     "ServiceConfig",
+    "TenantConfig",
     "load_config",
     "make_config",
     "meanings_of",
@@ -45,6 +46,7 @@ Seconds = Annotated[float, Meta(ge=0)]
 Delay = Annotated[float, Meta(gt=0)]
 Factor = Annotated[float, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Weight = Annotated[float, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 DeviceIds = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)]
 
@@ -96,6 +98,13 @@ class HealthConfig(Struct, frozen=True, forbid_unknown_fields=True):
         Literal["auto"] | Delay,
         _is("when an inference counts as stuck, in seconds; auto: from measured times"),
     ] = "auto"
+
+
+class TenantConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """`tenants.NAME`: what one tenant gets of the devices while others want them, too."""
+
+    weight: Annotated[Weight, _is("its part of what is contended, relative to the others'")] = 1.0
+    share: Annotated[Share, _is("part of all that is its own, if it wants it")] = 0.0
 
 
 class ServiceConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -153,6 +162,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     hedging: HedgingConfig = field(default_factory=HedgingConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
+    tenants: dict[str, TenantConfig] = field(default_factory=dict)
 
 
 SECTIONS: dict[str, type[Struct]] = {
@@ -163,9 +173,10 @@ SECTIONS: dict[str, type[Struct]] = {
     "health": HealthConfig,
     "service": ServiceConfig,
 }
-_LATER_SECTIONS = {"tenants"}
 _MODEL_KEYS = {name for name in ModelOptions.__struct_fields__ if name != "compiler"}
-_TOP_KEYS = set(Config.__struct_fields__) - {"options", *SECTIONS} | _MODEL_KEYS | {"dev_id"}
+_TOP_KEYS = (
+    set(Config.__struct_fields__) - {"options", "tenants", *SECTIONS} | _MODEL_KEYS | {"dev_id"}
+)
 
 
 def make_config(
@@ -210,6 +221,7 @@ _MEANINGS = {
         for name, struct in SECTIONS.items()
         for k, v in meanings_of(struct, f"{name}.").items()
     },
+    **meanings_of(TenantConfig, "tenants.NAME."),
 }
 
 
@@ -223,6 +235,9 @@ def _build(layers: Iterable[dict[str, Any]]) -> Config:
         raise ConfigError("enable_metrics and enable_profiling exclude each other: set one of them")
     if isinstance(config.devices, list) and len(set(config.devices)) < len(config.devices):
         raise ConfigError(f"devices: a device id comes twice in {config.devices}")
+    shares = sum(tenant.share for tenant in config.tenants.values())
+    if shares > 1:
+        raise ConfigError(f"tenants: the shares add up to {shares:g}: 1 is all there is to give")
     unknown = [key for key in config.options.compiler if key not in COMPILER_KEYS]
     if unknown:
         named = ", ".join(key + _hint(key, _TOP_KEYS, 0.8) for key in unknown)
@@ -256,7 +271,9 @@ def _layer(raw: Mapping[Any, object], origin: str) -> dict[str, Any]:
     layer: dict[str, Any] = {"options": model_options}
     for key, value in keys.items():
         if key in SECTIONS:
-            layer[key] = _section(key, value, origin)
+            layer[key] = _section(key, value, SECTIONS[key], origin)
+        elif key == "tenants":
+            layer[key] = _tenants(value, origin)
         elif key == "dev_id":
             layer["devices"] = _one_device(value, "devices" in keys, origin)
         elif key == "onnx_define_symbol":
@@ -287,8 +304,21 @@ def _spelled(raw: Mapping[Any, object], origin: str) -> dict[str, Any]:
     return keys
 
 
-def _section(section: str, value: object, origin: str) -> dict[str, Any]:
-    known = SECTIONS[section]
+def _tenants(value: object, origin: str) -> dict[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"{origin}: tenants: names with weights were expected, not {value!r}")
+    names = value or {}
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"{origin}: tenants: {name!r}: a tenant's name is text")
+    tenants = {}
+    for name, each in names.items():
+        tenants[name] = keys = _section(f"tenants.{name}", each, TenantConfig, origin)
+        _check(keys, TenantConfig, f"tenants.{name}.", origin)
+    return tenants
+
+
+def _section(section: str, value: object, known: type[Struct], origin: str) -> dict[str, Any]:
     if isinstance(value, known):
         return msgspec.structs.asdict(value)
     if value is not None and not isinstance(value, Mapping):
@@ -323,10 +353,8 @@ def _symbols(value: object, origin: str) -> object:
 
 
 def _refuse_unknown_section(key: str, value: object, origin: str) -> None:
-    if key in _LATER_SECTIONS:
-        raise ConfigError(f"{origin}: {key}: this version does not have that section yet")
     if isinstance(value, (Mapping, Struct)) and key not in COMPILER_KEYS:
-        hint = _hint(key, {*SECTIONS, *_TOP_KEYS}, 0.6)
+        hint = _hint(key, {"tenants", *SECTIONS, *_TOP_KEYS}, 0.6)
         raise ConfigError(f"{origin}: {key}: unknown section{hint}")
 
 
@@ -336,12 +364,18 @@ def _hint(key: str, known: Iterable[str], ratio: float) -> str:
 
 
 def _check_types(layer: dict[str, Any], origin: str) -> None:
+    _check({"model": "-", **layer}, Config, "", origin)
+
+
+def _check(values: dict[str, Any], kind: type[Struct], prefix: str, origin: str) -> None:
+    """Check the types of a mapping's values; its keys stand behind `prefix` in the source."""
     try:
-        msgspec.convert({"model": "-", **layer}, Config)
+        msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
         # e.g. "Expected `int`, got `str` - at `$.queue.max_samples`"
         problem, _, place = str(error).partition(" - at ")
         key = place.partition("$.")[2].rstrip("`").removeprefix("options.")
-        meaning = _MEANINGS[key.partition("[")[0]]
+        name = key.partition("[")[0]
+        meaning = _MEANINGS[f"tenants.NAME.{name}" if prefix else name]
         problem = problem[0].lower() + problem[1:]
-        raise ConfigError(f"{origin}: {key}: {problem} ({meaning})") from error
+        raise ConfigError(f"{origin}: {prefix}{key}: {problem} ({meaning})") from error

@@ -12,6 +12,7 @@ __all__ = ["describe_config"]
 def describe_config(config: Config) -> list[tuple[str, str, str]]:
     """Every key as a user writes it, with its value and its meaning in a few words."""
     sections = [(f"{name}.", getattr(config, name)) for name in SECTIONS]
+    sections += [(f"tenants.{name}.", tenant) for name, tenant in config.tenants.items()]
     lines = [
         (key, _shown(getattr(holder, key.removeprefix(prefix))), meaning)
         for prefix, holder in [("", config), ("", config.options), *sections]

@@ -12,7 +12,7 @@ from qaic_sched.backends.choose import backend_for
 from qaic_sched.clock import clock_of
 from qaic_sched.config import load_config, make_config
 from qaic_sched.core.events import DeviceOpened, DrainStarted
-from qaic_sched.core.model import Policy, Request, Statistics
+from qaic_sched.core.model import Policy, Request, Statistics, Tenant
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.errors import InputError, SchedulerClosedError
 from qaic_sched.event_log import EventLog
@@ -157,7 +157,8 @@ class Scheduler:
     ) -> Tensors:
         """Run any number of samples and return the outputs, rows in the order of the inputs'.
 
-        Higher `priority` is served first; `timeout_s` covers the whole stay. Raises `InputError`,
+        Higher `priority` is served first; `timeout_s` covers the whole stay; of equals, those of
+        the `tenant` that has had less for its weight go first. Raises `InputError`,
         `QueueFullError`, `DeadlineExceededError`, `DeviceError` or `SchedulerClosedError`.
         """
         return await self.submit(inputs, priority=priority, timeout_s=timeout_s, tenant=tenant)
@@ -267,6 +268,7 @@ def _policy_of(config: Config, program: Program) -> Policy:
         hedge_after=config.hedging.after if config.hedging.enabled else None,
         hedge_max_extra=config.hedging.max_extra,
         dispatch_timeout_s=None if timeout_s == "auto" else timeout_s,
+        tenants={name: Tenant(its.weight, its.share) for name, its in config.tenants.items()},
     )
 
 

@@ -171,9 +171,7 @@ class Shell:
             stay = core.deadline - core.accepted_at
             return DeadlineExceededError(f"not done within timeout_s = {stay:g} s")
         if core.state is RequestState.REJECTED:
-            return QueueFullError(
-                f"the queue has no room for {core.samples} more samples", core.retry_after_s
-            )
+            return QueueFullError(_refusal(core), core.retry_after_s)
         if self.core.is_closed:
             return SchedulerClosedError("the scheduler was closed before the request was done")
         return None
@@ -264,3 +262,10 @@ class Shell:
             request.core.state = RequestState.FAILED
             request.settle(self.error, now)
         self.idle.set()
+
+
+def _refusal(core: Request) -> str:
+    if core.wait_s is None or core.deadline is None:
+        return f"the queue has no room for {core.samples} more samples"
+    stay_s = core.deadline - core.accepted_at
+    return f"it would be done in {core.wait_s:.3g} s, not within timeout_s = {stay_s:.3g} s"

@@ -207,7 +207,12 @@ def test_backend_qaic_is_aic():
         ({"quue": {}}, r"options: quue: unknown section \(did you mean queue\?\)"),
         ({"zzz": {}}, "options: zzz: unknown section$"),
         ({"options": ModelOptions()}, "options: options: unknown section"),
-        ({"tenants": {"a": {}}}, "options: tenants: this version does not have"),
+        ({"tenants": 3}, "options: tenants: names with weights were expected, not 3"),
+        ({"tenants": {1: {}}}, "options: tenants: 1: a tenant's name is text"),
+        ({"tenants": {"a": 3}}, r"options: tenants\.a: a section of keys was expected, not 3"),
+        ({"tenants": {"a": {"wait": 1}}}, r"tenants\.a\.wait: unknown key \(did you mean weight"),
+        ({"tenants": {"a": {"weight": 0}}}, r"tenants\.a\.weight: expected `float` > 0\.0 \(its"),
+        ({"tenants": {"a": {"share": 0.6}, "b": {"share": 0.5}}}, "tenants: the shares add up to"),
         ({"enable_metrics": True, "enable_profiling": True}, "exclude each other"),
     ],
 )
@@ -254,3 +259,18 @@ def test_file_without_a_model(write):
     """A configuration file has to name a model."""
     with pytest.raises(ConfigError, match=r"options\.yaml: model: missing"):
         load_config(write("set_size: 2"))
+
+
+def test_tenants_have_a_weight_and_a_share_and_files_and_keywords_are_laid_over_each_other(
+    tmp_path: Path,
+) -> None:
+    """What is not said is weight 1 and no share."""
+    path = tmp_path / "c.yaml"
+    path.write_text("model: m.onnx\ntenants: {search: {weight: 3}, ads: {share: 0.2}, rest:}\n")
+    tenants = load_config(path, tenants={"search": {"share": 0.1}}).tenants
+
+    assert {name: (each.weight, each.share) for name, each in tenants.items()} == {
+        "search": (3.0, 0.1),
+        "ads": (1.0, 0.2),
+        "rest": (1.0, 0.0),
+    }

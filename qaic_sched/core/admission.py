@@ -3,6 +3,9 @@
 The bound is on samples and bytes that are queued, not on what is in flight. A request beyond it
 waits or is rejected; one that is larger than the bound itself is admitted alone, when the queue
 is empty. Nobody overtakes: while somebody of equal or higher priority waits, so does a newcomer.
+Where what is beyond the bound is rejected, and tenants are configured, each may fill its own part
+of the queue only: else who comes most often would have it all. Where it waits, it waits in fair
+order.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ class Admission:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.queued = RequestQueue(RequestState.QUEUED)
-        self.waiting = RequestQueue(RequestState.WAITING)
+        self.queued = RequestQueue(RequestState.QUEUED, policy.tenants)
+        self.waiting = RequestQueue(RequestState.WAITING, policy.tenants)
 
     def arrive(self, request: Request) -> bool:
         """Queue the request or let it wait; False if it must be rejected."""
@@ -59,8 +62,26 @@ class Admission:
         if not queued.num_requests:
             return True
         max_bytes = self.policy.max_bytes
-        return queued.samples + request.samples <= self.policy.max_samples and (
-            max_bytes is None or queued.num_bytes + request.num_bytes <= max_bytes
+        if queued.samples + request.samples > self.policy.max_samples:
+            return False
+        if max_bytes is not None and queued.num_bytes + request.num_bytes > max_bytes:
+            return False
+        return self.policy.waits_when_full or not self.policy.tenants or self._is_within(request)
+
+    def samples_before(self, request: Request) -> float:
+        """Samples that are certain to be served before a newcomer, as things are."""
+        before = self.queued.samples_before(request)
+        return before + self.waiting.samples_before(request) if self.waiting.samples else before
+
+    def _is_within(self, request: Request) -> bool:
+        """Whether the request fits its tenant's part of the queue; a first one always does."""
+        tenants, max_bytes = self.queued.tenants, self.policy.max_bytes
+        account = tenants.account(request.tenant)
+        if not account.num_requests:
+            return True
+        part = tenants.part_of(account)
+        return account.samples + request.samples <= part * self.policy.max_samples and (
+            max_bytes is None or account.num_bytes + request.num_bytes <= part * max_bytes
         )
 
     def samples_over(self, request: Request) -> int:

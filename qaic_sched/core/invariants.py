@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from qaic_sched.core.batching import closes_at, compiled_size
 from qaic_sched.core.health import DeviceState
+from qaic_sched.core.line import urgency
 from qaic_sched.core.model import RequestState
-from qaic_sched.core.request_queue import urgency
 
 if TYPE_CHECKING:
     from qaic_sched.core.model import Part, Request
@@ -83,7 +83,10 @@ def _check_queue(state: SchedulerState, queue: RequestQueue) -> None:
     here = list(queue)
     undispatched = (each for each in state.requests.values() if each.cursor < each.samples)
     assert set(here) == {each for each in undispatched if each.state is queue.state}
-    assert here == sorted(here, key=_order_of_service)
+    for tenant in {each.tenant for each in here}:
+        line = [each for each in here if each.tenant == tenant]
+        assert line == sorted(line, key=_order_of_service)
+    queue.check()
     assert queue.num_requests == len(here)
     assert queue.samples == sum(each.samples - each.cursor for each in here)
     assert queue.num_bytes == sum(each.num_bytes for each in here)

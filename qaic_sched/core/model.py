@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -15,6 +16,7 @@ __all__ = [
     "Request",
     "RequestState",
     "Statistics",
+    "Tenant",
 ]
 
 
@@ -44,6 +46,14 @@ class Fault(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Tenant:
+    """What one tenant may expect: its weight among others, and a part that is its own."""
+
+    weight: float = 1.0
+    share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """The parameters of every decision.
 
@@ -63,6 +73,8 @@ class Policy:
     """Most hedges, as a share of all inferences."""
     dispatch_timeout_s: float | None = None
     """When an inference counts as stuck; None is by what was measured."""
+    tenants: Mapping[str, Tenant] = field(default_factory=dict)
+    """Those that are not as all others, by name."""
 
     @property
     def max_batch_size(self) -> int:
@@ -95,6 +107,8 @@ class Request:
     """The batch whose answer resolved the request, once it is done or failed."""
     retry_after_s: float | None = None
     """When to come again, for a rejected request; None while nothing has been measured."""
+    wait_s: float | None = None
+    """How long it would have taken, for one rejected because that is beyond its deadline."""
 
     @property
     def is_resolved(self) -> bool:

@@ -161,7 +161,12 @@ class SlotLedger:
     def is_last_live(self, device_id: int) -> bool:
         """Whether all activations that may be chosen are on this device."""
         own = sum(not each.is_parked for each in self.devices[device_id])
-        return own == sum(group.num_activations for group in self._order)
+        return own == self.num_live
+
+    @property
+    def num_live(self) -> int:
+        """Activations that may be chosen, now or when they have room."""
+        return sum(group.num_activations for group in self._order)
 
     def has_live(self) -> bool:
         """Whether any activation may be chosen, now or when it has room."""
@@ -218,6 +223,15 @@ class SlotLedger:
         """Seconds within which most inferences of this size are done; 0 while nobody knows."""
         times = self._groups[device_id].times
         return (times.mean_s(size) or 0.0) * (1 + _MARGIN * sqrt(times.cv2))
+
+    def fastest_s(self, size: int) -> float:
+        """Seconds that an inference of a size takes where it takes least; 0 while nobody knows."""
+        return next((group.times.mean_s(size) or 0.0 for group in self._order), 0.0)
+
+    def rate(self, size: int) -> float:
+        """Inferences of a size that all can do in a second; 0 while nobody knows."""
+        times = ((each.num_activations, each.times.mean_s(size)) for each in self._order)
+        return sum(count / mean_s for count, mean_s in times if mean_s)
 
     def is_slow(self, activation: Activation) -> bool:
         """Whether there are faster devices than the activation's."""

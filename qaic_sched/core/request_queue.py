@@ -1,156 +1,181 @@
-"""Requests in the order in which they are served: priority first, then the earliest deadline.
+"""Requests in the order in which they are served.
 
-One without a deadline stands where it would with `PATIENCE_S`: so nobody waits for ever behind
-those who are in a hurry. Equals are served as they came.
+Rules of this file:
+- The higher priority first; inside a priority whose tenant is behind (`tenants`); of one tenant
+  the most urgent (`line`). A tenant whose guaranteed share is behind goes before all of that.
+- Priorities are strict, but for a bound on starvation: one sample in `RELIEF` goes to a priority
+  that others pass over.
+- Leaving from the middle is lazy: the entry stays, marked by its request's state, and is skipped
+  at the front; entries are compacted away when the stale ones are over half.
 
 There are two of these queues: the queue proper and, when that is full, those that wait for room.
-Leaving from the middle is lazy: the entry stays, marked by its request's state, and is skipped at
-the front; entries are compacted away when the stale ones are over half.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
-from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, TypeAlias
+from heapq import heappop, heappush, heapreplace
+from typing import TYPE_CHECKING
 
+from qaic_sched.core.line import Line
 from qaic_sched.core.model import Part, Request, RequestState
+from qaic_sched.core.tenants import Tenants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["PATIENCE_S", "RequestQueue", "urgency"]
+    from qaic_sched.core.model import Tenant
+    from qaic_sched.core.tenants import Account
 
-PATIENCE_S = 10.0
-"""Seconds after which a request without a deadline is as urgent as one whose deadline is now."""
+__all__ = ["RELIEF", "RequestQueue"]
 
-_Entry: TypeAlias = "tuple[float, int, Request]"
-
-
-def urgency(request: Request) -> float:
-    """What requests of one priority are served by, the least first."""
-    deadline = request.deadline
-    return request.accepted_at + PATIENCE_S if deadline is None else deadline
+RELIEF = 50
+"""A priority that others pass over gets one sample in so many."""
+_NOBODY: Mapping[str, Tenant] = {}
 
 
 class _Lane:
-    """Requests of one priority. Most come in the order of urgency: only the others need a heap."""
+    """Requests of one priority: a line per tenant, and whose turn it is."""
 
-    __slots__ = ("early", "late")
+    __slots__ = ("_sequence", "_turns", "lines", "priority", "relief_at", "samples")
 
-    def __init__(self) -> None:
-        #: In the order of urgency, as they came.
-        self.late: deque[_Entry] = deque()
-        #: A heap of those that came when a less urgent one stood in `late` already.
-        self.early: list[_Entry] = []
+    def __init__(self, priority: int, relief_at: int) -> None:
+        self.priority = priority
+        self.samples = 0
+        """Samples not yet taken."""
+        self.relief_at = relief_at
+        """With so many samples served, the lane has been passed over for too long."""
+        self.lines: dict[Account, Line] = {}
+        #: One entry per line, by the clock that its tenant had when it was put here.
+        self._turns: list[tuple[float, int, Line]] = []
+        self._sequence = 0
 
-    def push(self, request: Request) -> None:
-        entry = (urgency(request), request.id, request)
-        if not self.late or entry > self.late[-1]:
-            self.late.append(entry)
-        else:
-            heappush(self.early, entry)
+    def line_of(self, account: Account) -> Line:
+        """The tenant's line, new if need be."""
+        line = self.lines.get(account)
+        if line is None:
+            line = self.lines[account] = Line(self.priority, account)
+            self._push_turn(line)
+        return line
 
-    def first(self) -> Request | None:
-        """The most urgent entry, stale or not."""
-        early, late = self.early, self.late
-        if early and (not late or early[0] < late[0]):
-            return early[0][2]
-        return late[0][2] if late else None
+    def next_line(self) -> Line:
+        """The line of the tenant whose clock is furthest behind; there is one."""
+        turns = self._turns
+        while True:
+            clock, _, line = turns[0]
+            if self.lines.get(line.account) is not line:
+                heappop(turns)
+            elif len(self.lines) > 1 and line.account.clock > clock:
+                self._sequence += 1
+                heapreplace(turns, (line.account.clock, self._sequence, line))
+            else:
+                return line
 
-    def pop(self) -> None:
-        """Drop what `first` gives."""
-        early, late = self.early, self.late
-        if early and (not late or early[0] < late[0]):
-            heappop(early)
-        else:
-            late.popleft()
+    def keep(self, lines: list[Line]) -> None:
+        """Drop all other lines."""
+        self.lines = {line.account: line for line in lines}
+        self._turns.clear()
+        for line in lines:
+            self._push_turn(line)
 
-    def compact(self, holds: Callable[[Request], bool]) -> bool:
-        """Drop the stale entries; whether any entry is left."""
-        self.late = deque(entry for entry in self.late if holds(entry[2]))
-        self.early = [entry for entry in self.early if holds(entry[2])]
-        heapify(self.early)
-        return bool(self.late or self.early)
-
-    def entries(self) -> list[_Entry]:
-        """All entries in the order of service, stale ones included."""
-        return sorted((*self.late, *self.early))
+    def _push_turn(self, line: Line) -> None:
+        self._sequence += 1
+        heappush(self._turns, (line.account.clock, self._sequence, line))
 
 
 class RequestQueue:
-    """Requests of one state, by priority (higher first), then urgency."""
+    """Requests of one state; `tenants` are those that are not as all others."""
 
-    __slots__ = ("_lanes", "_order", "num_bytes", "num_requests", "num_stale", "samples", "state")
+    __slots__ = (
+        "_lanes",
+        "_order",
+        "_relief_at",
+        "_served",
+        "num_bytes",
+        "num_requests",
+        "num_stale",
+        "samples",
+        "state",
+        "tenants",
+    )
 
-    def __init__(self, state: RequestState) -> None:
+    def __init__(self, state: RequestState, tenants: Mapping[str, Tenant] = _NOBODY) -> None:
         self.state = state
         self.samples = 0
         """Samples not yet taken, over all requests here."""
         self.num_bytes = 0
         """Bytes of all inputs here; a request's count until its last sample is taken."""
         self.num_requests = 0
+        self.tenants = Tenants(tenants)
         self._lanes: dict[int, _Lane] = {}
         self._order: list[int] = []
+        self._served = 0
+        #: No lane has been passed over for too long before so many samples are served.
+        self._relief_at = 0
         self.num_stale = 0
 
     def push(self, request: Request) -> None:
         """Bring a request in at its place; it takes this queue's state."""
-        lane = self._lanes.get(request.priority)
+        priority = request.priority
+        lane = self._lanes.get(priority)
         if lane is None:
-            lane = self._lanes[request.priority] = _Lane()
-            insort(self._order, request.priority)
-        lane.push(request)
+            lane = self._lanes[priority] = _Lane(priority, self._served + RELIEF)
+            self._relief_at = min(self._relief_at, lane.relief_at)
+            insort(self._order, priority)
+        account = self.tenants.account(request.tenant)
+        lane.line_of(account).push(request)
         request.state = self.state
+        lane.samples += request.samples
         self.samples += request.samples
         self.num_bytes += request.num_bytes
         self.num_requests += 1
+        self.tenants.enter(account, request)
 
     def head(self) -> Request | None:
         """The request to be served next."""
-        while self._order:
-            priority = self._order[-1]
-            lane = self._lanes[priority]
-            while (request := lane.first()) is not None:
-                if self._holds(request):
-                    return request
-                lane.pop()
-                self.num_stale -= 1
-            del self._lanes[priority]
-            self._order.pop()
-        return None
+        line = self._next_line()
+        return None if line is None else line.first()
 
     def pop(self, request: Request) -> None:
         """Take the whole head out."""
-        self._lanes[request.priority].pop()
+        line = self._line_of(request)
+        line.pop()
+        self._serve(line, request.samples)
         self._forget(request)
         self._compact_if_stale()
 
     def take(self, room: int) -> list[Part]:
         """Take up to `room` samples from the front, the last request's in part if need be."""
         parts: list[Part] = []
-        while room and (request := self.head()) is not None:
+        while room and (line := self._next_line()) is not None:
+            request = line.first()
+            assert request is not None
             left = request.samples - request.cursor
             samples = left if left < room else room
             parts.append(Part(request, request.cursor, samples))
+            self._serve(line, samples)
             if samples == left:
-                self.pop(request)
+                line.pop()
+                self._forget(request)
             else:
+                self._lanes[line.priority].samples -= samples
+                line.account.samples -= samples
                 self.samples -= samples
             request.cursor += samples
             request.in_flight += samples
             room -= samples
+        self._compact_if_stale()
         return parts
 
     def take_newest(self, room: int) -> list[Part]:
-        """Take up to `room` samples of whole requests, the least urgent of the most urgent lane.
+        """Take up to `room` samples of whole requests, the least urgent of the line served next.
 
         From the front where that one is larger than the room, or partly dispatched.
         """
-        if self.head() is None:
+        line = self._next_line()
+        if line is None:
             return []
-        late = self._lanes[self._order[-1]].late
+        late = line.late
         parts: list[Part] = []
         while late and room:
             request = late[-1][2]
@@ -158,6 +183,7 @@ class RequestQueue:
                 if request.cursor or request.samples > room:
                     break
                 parts.append(Part(request, 0, request.samples))
+                self._serve(line, request.samples)
                 self._forget(request)
                 request.cursor = request.in_flight = request.samples
                 room -= request.samples
@@ -174,6 +200,21 @@ class RequestQueue:
         self.num_stale += 1
         self._compact_if_stale()
 
+    def samples_before(self, request: Request) -> float:
+        """Samples that are certain to be served before a newcomer, as things are.
+
+        Where it would not stand behind all of its own line, none of that is.
+        """
+        before = sum(self._lanes[each].samples for each in self._order if each > request.priority)
+        lane = self._lanes.get(request.priority)
+        account = self.tenants.account(request.tenant)
+        line = lane.lines.get(account) if lane is not None else None
+        if lane is None or line is None or not line.is_last(request):
+            return before
+        if self.tenants.num_active == 1:
+            return before + lane.samples
+        return before + min(lane.samples, account.samples / self.tenants.fraction_of(account))
+
     def oldest_at(self) -> float:
         """When the request that has been here longest was accepted; infinite if there is none.
 
@@ -182,18 +223,68 @@ class RequestQueue:
         return min((request.accepted_at for request in self), default=float("inf"))
 
     def __iter__(self) -> Iterator[Request]:
-        """All requests here, in the order of service."""
+        """All requests here, by priority, then tenant, then urgency."""
         for priority in reversed(self._order):
-            for _, _, request in self._lanes[priority].entries():
+            for line in self._lanes[priority].lines.values():
+                for _, _, request in line.entries():
+                    if self._holds(request):
+                        yield request
+
+    def _next_line(self) -> Line | None:
+        """The line whose first is served next; that one is not stale."""
+        while self._order:
+            line = self._owed_line() or self._lane_in_turn().next_line()
+            while (request := line.first()) is not None:
                 if self._holds(request):
-                    yield request
+                    return line
+                line.pop()
+                self.num_stale -= 1
+            self._drop_line(line)
+        return None
+
+    def _owed_line(self) -> Line | None:
+        """The most urgent line of a tenant whose guaranteed share is behind."""
+        account = self.tenants.owed()
+        if account is None:
+            return None
+        lanes = (self._lanes[priority] for priority in reversed(self._order))
+        return next(lane.lines[account] for lane in lanes if account in lane.lines)
+
+    def _lane_in_turn(self) -> _Lane:
+        if len(self._order) > 1 and self._served >= self._relief_at:
+            lane = min(self._lanes.values(), key=lambda each: each.relief_at)
+            self._relief_at = lane.relief_at
+            if self._served >= lane.relief_at:
+                return lane
+        return self._lanes[self._order[-1]]
+
+    def _serve(self, line: Line, samples: int) -> None:
+        """Keep the accounts of what is taken from a line."""
+        self._served += samples
+        if len(self._order) > 1:
+            lane = self._lanes[line.priority]
+            is_relief = (
+                self._served - samples >= lane.relief_at and line.priority != self._order[-1]
+            )
+            lane.relief_at = self._served + RELIEF * (samples if is_relief else 1)
+        self.tenants.serve(line.account, samples)
+
+    def _drop_line(self, line: Line) -> None:
+        lane = self._lanes[line.priority]
+        del lane.lines[line.account]
+        if not lane.lines:
+            del self._lanes[line.priority]
+            self._order.remove(line.priority)
+
+    def _line_of(self, request: Request) -> Line:
+        return self._lanes[request.priority].lines[self.tenants.account(request.tenant)]
 
     def _compact_if_stale(self) -> None:
         if self.num_stale <= self.num_requests:
             return
-        self._lanes = {
-            priority: lane for priority, lane in self._lanes.items() if lane.compact(self._holds)
-        }
+        for lane in self._lanes.values():
+            lane.keep([line for line in lane.lines.values() if line.compact(self._holds)])
+        self._lanes = {priority: lane for priority, lane in self._lanes.items() if lane.lines}
         self._order = sorted(self._lanes)
         self.num_stale = 0
 
@@ -201,6 +292,23 @@ class RequestQueue:
         return request.state is self.state and request.cursor < request.samples
 
     def _forget(self, request: Request) -> None:
-        self.samples -= request.samples - request.cursor
+        left = request.samples - request.cursor
+        self._lanes[request.priority].samples -= left
+        self.samples -= left
         self.num_bytes -= request.num_bytes
         self.num_requests -= 1
+        self.tenants.leave(request)
+
+    def check(self) -> None:
+        """Assert that every count is what a recount gives."""
+        here = list(self)
+        accounts = {self.tenants.account(each.tenant) for each in here}
+        assert self.tenants.num_active == len(accounts), "tenants miscounted"
+        for priority, lane in self._lanes.items():
+            own = [each for each in here if each.priority == priority]
+            assert lane.samples == sum(each.samples - each.cursor for each in own)
+        for account in accounts:
+            own = [each for each in here if self.tenants.account(each.tenant) is account]
+            assert account.num_requests == len(own)
+            assert account.samples == sum(each.samples - each.cursor for each in own)
+            assert account.num_bytes == sum(each.num_bytes for each in own)

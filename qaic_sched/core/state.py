@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qaic_sched.core.batching import compiled_size
 from qaic_sched.core.commands import Commands
 from qaic_sched.core.events import (
     Answered,
@@ -105,8 +106,9 @@ class SchedulerState(Recovery):
         if self.is_draining or request.id <= self._last_request_id or request.samples < 1:
             raise InternalError(f"{request!r} may not arrive")
         self._last_request_id = request.id
-        if not self._admit(request):
-            request.retry_after_s = self._retry_after(request)
+        over_s = self._over_s(request) if request.deadline is not None else 0.0
+        if over_s or not self._admit(request):
+            request.retry_after_s = over_s or self._retry_after(request)
             request.state = RequestState.REJECTED
             self.totals[RequestState.REJECTED] += 1
             self._commands.resolve.append(request)
@@ -202,6 +204,26 @@ class SchedulerState(Recovery):
         if request.state is RequestState.IN_FLIGHT and not request.in_flight:
             request.last_batch = batch
             self._resolve(request, RequestState.DONE)
+
+    def _over_s(self, request: Request) -> float:
+        """By how many seconds those before a newcomer make it miss its deadline; 0 if they do not.
+
+        The least that it can be, so that nobody is refused who might have been in time: what runs
+        now counts as done. One that would be late on an idle host, too, is not theirs to refuse.
+        """
+        assert request.deadline is not None
+        ledger, size = self.ledger, self.policy.max_batch_size
+        rate = ledger.rate(size)
+        if not rate:
+            return 0.0
+        own_s = ledger.fastest_s(compiled_size(self.policy, min(request.samples, size)))
+        left_s = request.deadline - self.now
+        batches = -(-(self.admission.samples_before(request) + request.samples) // size)
+        wait_s = (batches - 1) // ledger.num_live * ledger.num_live / rate
+        if wait_s + own_s <= left_s or own_s > left_s:
+            return 0.0
+        request.wait_s = wait_s + own_s
+        return request.wait_s - left_s
 
     def _retry_after(self, request: Request) -> float | None:
         if self._mean_execute_s is None:

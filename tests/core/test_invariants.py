@@ -9,6 +9,7 @@ import pytest
 from harness import answer, drive, make_state, requests
 
 from qaic_sched.core.events import Closed
+from qaic_sched.core.line import Line
 from qaic_sched.core.model import Batch, Part, Request, RequestState
 from qaic_sched.core.state import SchedulerState
 
@@ -176,12 +177,25 @@ def _serve_out_of_order(state: SchedulerState) -> None:
 
 
 def _drop_an_entry_of_the_queue(state: SchedulerState) -> None:
-    state.admission.queued._lanes[0].pop()
+    _line(state).pop()
 
 
 def _double_an_entry_of_the_queue(state: SchedulerState) -> None:
-    late = state.admission.queued._lanes[0].late
+    late = _line(state).late
     late.append(late[-1])
+
+
+def _line(state: SchedulerState) -> Line:
+    (line,) = state.admission.queued._lanes[0].lines.values()
+    return line
+
+
+def _miscount_a_lane(state: SchedulerState) -> None:
+    state.admission.queued._lanes[0].samples += 1
+
+
+def _miscount_a_tenant(state: SchedulerState) -> None:
+    _line(state).account.samples += 1
 
 
 def _hoard_stale_entries(state: SchedulerState) -> None:
@@ -254,6 +268,8 @@ CORRUPTIONS: list[Callable[[SchedulerState], None]] = [
     _serve_out_of_order,
     _drop_an_entry_of_the_queue,
     _double_an_entry_of_the_queue,
+    _miscount_a_lane,
+    _miscount_a_tenant,
     _hoard_stale_entries,
     _free_a_slot_too_early,
     _move_a_batch_to_another_activation,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from harness import requests
 
 from qaic_sched.core.model import Part, Request, RequestState
-from qaic_sched.core.request_queue import RequestQueue
+from qaic_sched.core.request_queue import RELIEF, RequestQueue
 
 
 def _filled(*arrivals: Request) -> RequestQueue:
@@ -26,7 +27,8 @@ def _taken(parts: list[Part]) -> list[tuple[int, int, int]]:
 
 
 def _entries(queue: RequestQueue) -> int:
-    return sum(len(lane.entries()) for lane in queue._lanes.values())
+    lines = (line for lane in queue._lanes.values() for line in lane.lines.values())
+    return sum(len(line.entries()) for line in lines)
 
 
 def test_an_empty_queue_has_no_head_no_oldest_and_nothing_to_take() -> None:
@@ -252,3 +254,66 @@ def test_taking_the_newest_keeps_stale_entries_under_half() -> None:
     queue.take_newest(3)
 
     assert (queue.num_stale, _entries(queue), _ids(queue)) == (0, 2, [0, 5])
+
+
+# A bound on starvation
+
+
+def test_a_priority_that_is_passed_over_gets_one_sample_in_fifty() -> None:
+    """The rest goes by priority, strictly; the lowest of three gets as much as the one above."""
+    queue = _filled(
+        *requests(2000, priority=2),
+        *requests(100, first_id=2000, priority=1),
+        *requests(100, first_id=3000, priority=0),
+    )
+    taken = [queue.take(1)[0].request.priority for _ in range(1000)]
+
+    assert taken[:RELIEF] == [2] * RELIEF
+    assert (taken.count(1), taken.count(0)) == (19, 19)
+
+
+def test_a_large_request_that_was_passed_over_pays_for_its_relief() -> None:
+    """It gets a whole part at once, and then has to wait the longer."""
+    queue = _filled(*requests(100, samples=10, priority=1), Request(100, 500, 0.0))
+    taken = [part for _ in range(60) for part in queue.take(10)]
+    relief = sum(part.samples for part in taken if part.request.id == 100)
+
+    assert 10 <= relief <= 20
+
+
+def test_a_lane_that_ran_empty_is_owed_no_relief() -> None:
+    """The next one that comes there is not ahead of those who are more urgent."""
+    queue = _filled(*requests(200, priority=1), Request(200, 1, 0.0))
+    taken = [queue.take(1)[0].request.id for _ in range(100)]
+    queue.push(Request(300, 1, 0.0))
+
+    assert taken.index(200) == RELIEF
+    assert queue.take(1)[0].request.priority == 1
+
+
+# What comes before a newcomer
+
+
+def test_what_is_more_urgent_comes_before_a_newcomer() -> None:
+    """Higher priorities, and its own line if it stands behind all of that."""
+    queue = _filled(
+        Request(0, 5, 0.0, priority=1),
+        Request(1, 3, 0.0, deadline=2.0),
+        Request(2, 9, 0.0, None, -1),
+    )
+
+    assert queue.samples_before(Request(3, 1, 0.0, deadline=3.0)) == 8
+    assert queue.samples_before(Request(3, 1, 0.0, deadline=1.0)) == 5
+    assert queue.samples_before(Request(3, 1, 0.0, priority=7)) == 0
+    assert queue.samples_before(Request(3, 1, 0.0, priority=-1)) == 17
+
+
+def test_other_tenants_come_before_a_newcomer_as_far_as_their_weights_go() -> None:
+    """Its own line of 6 takes twice as long where one of equal weight is served as well."""
+    queue = _filled(
+        *requests(6, tenant="a"), *requests(60, first_id=6, tenant="b"), *requests(3, 66)
+    )
+
+    assert queue.samples_before(Request(99, 1, 0.0, tenant="a")) == pytest.approx(18)
+    assert queue.samples_before(Request(99, 1, 0.0, tenant="b")) == 69
+    assert queue.samples_before(Request(99, 1, 0.0, tenant="c")) == 0

@@ -10,6 +10,7 @@ answers, or none ever does again: nobody is left without an outcome.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from harness import drive
@@ -33,8 +34,8 @@ from qaic_sched.core.events import (
     Event,
     ReloadFailed,
 )
-from qaic_sched.core.model import Batch, Fault, Part, Policy, Request, RequestState
-from qaic_sched.core.request_queue import urgency
+from qaic_sched.core.line import urgency
+from qaic_sched.core.model import Batch, Fault, Part, Policy, Request, RequestState, Tenant
 from qaic_sched.core.state import SchedulerState
 
 POLICIES = st.builds(
@@ -48,6 +49,7 @@ POLICIES = st.builds(
     hedge_after=st.sampled_from([None, 3.0]),
     hedge_max_extra=st.sampled_from([0.01, 0.5]),
     dispatch_timeout_s=st.sampled_from([None, 2.0]),
+    tenants=st.sampled_from([{}, {"a": Tenant(3.0), "b": Tenant(0.5, 0.3)}]),
 )
 ARRIVALS = st.lists(
     st.fixed_dictionaries(
@@ -55,6 +57,7 @@ ARRIVALS = st.lists(
             "samples": st.integers(1, 20),
             "priority": st.integers(-1, 1),
             "num_bytes": st.integers(0, 20),
+            "tenant": st.sampled_from([None, "a", "b", "c"]),
             "stay_s": st.none() | st.sampled_from([0.0, 0.25, 1.0, 4.0]),
         }
     ),
@@ -63,6 +66,11 @@ ARRIVALS = st.lists(
 )
 FAULTS = st.sampled_from([None, None, None, *Fault])
 ANSWERS = st.lists(st.tuples(st.integers(0, 30), FAULTS), min_size=1, max_size=3)
+
+
+def line_of(request: Request) -> tuple[int, str | None]:
+    """Who is served in the order of urgency among themselves."""
+    return request.priority, request.tenant
 
 
 class Schedules(RuleBasedStateMachine):
@@ -115,9 +123,11 @@ class Schedules(RuleBasedStateMachine):
         self.dispatched.update(batch.parts)
 
     def check_new(self, batch: Batch, load: int) -> None:
-        order = [(-it.request.priority, urgency(it.request), it.request.id) for it in batch.parts]
         is_slow = self.state.ledger.is_slow(batch.activation)
-        assert order == sorted(set(order)) or (is_slow and order == sorted(set(order))[::-1])
+        for line in {(it.request.priority, it.request.tenant) for it in batch.parts}:
+            of_line = [it.request for it in batch.parts if line_of(it.request) == line]
+            order = [(urgency(it), it.id) for it in of_line]
+            assert order == sorted(set(order)) or (is_slow and order == sorted(set(order))[::-1])
         if batch.samples < self.policy.max_batch_size and not is_slow:
             assert load == 0, "a partial batch behind another"
 
@@ -134,7 +144,8 @@ class Schedules(RuleBasedStateMachine):
             devices = self.state.statistics().devices
             assert all(each.state == "quarantined" for each in devices.values())
         elif state is RequestState.REJECTED:
-            assert not self.policy.waits_when_full
+            is_for_its_deadline = request.wait_s is not None and request.deadline is not None
+            assert is_for_its_deadline or not self.policy.waits_when_full
 
     def answer(self, batch: Batch, fault: Fault | None) -> Answered:
         del self.held[batch.id]
@@ -155,7 +166,7 @@ class Schedules(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.state.is_draining)
     @rule(arrivals=ARRIVALS)
-    def arrive(self, arrivals: list[dict[str, int]]) -> None:
+    def arrive(self, arrivals: list[dict[str, Any]]) -> None:
         new = []
         for fields in arrivals:
             stay_s: float | None = fields["stay_s"]
@@ -166,6 +177,7 @@ class Schedules(RuleBasedStateMachine):
                 deadline=None if stay_s is None else self.now + stay_s,
                 priority=fields["priority"],
                 num_bytes=fields["num_bytes"],
+                tenant=fields["tenant"],
             )
             self.arrived[request.id] = request
             self.answered[request.id] = []

@@ -280,10 +280,19 @@ class Oracle:
             case RequestState.EXPIRED:
                 self._check_expiry(name, request)
             case RequestState.REJECTED:
-                may = not self._policy.waits_when_full or request.deadline is not None
-                _require(may and request.id in self._arrived_now, f"{name}: it was accepted")
+                _require(request.id in self._arrived_now, f"{name}: it was accepted")
+                self._check_refusal(name, request)
             case _:
                 raise Violation(f"{name}: that is no end")
+
+    def _check_refusal(self, name: str, request: Request) -> None:
+        if request.wait_s is None:
+            _require(not self._policy.waits_when_full, f"{name}: it could have waited")
+            return
+        _require(request.deadline is not None, f"{name}: it had no deadline")
+        _require(self._is_measured, f"{name}: for its deadline, and nothing was measured")
+        retry_s = request.retry_after_s or 0.0
+        _require(0 < retry_s <= request.wait_s + 1e-9, f"{name}: to come again in {retry_s} s")
 
     def _check_expiry(self, name: str, request: Request) -> None:
         if request.deadline is None:

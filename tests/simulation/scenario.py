@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from qaic_sched.core.model import Fault, Policy
+from qaic_sched.core.model import Fault, Policy, Tenant
 
 __all__ = ["Arrival", "DeviceFate", "Outage", "Scenario", "make_scenario"]
 
 _NEVER = math.inf
+_TENANTS: tuple[dict[str, Tenant], ...] = (
+    {},
+    {"a": Tenant(3.0), "b": Tenant(1.0)},
+    {"a": Tenant(share=0.5), "c": Tenant(0.1, 0.3)},
+)
 _SERVICE_S = 0.005
 """What a full batch takes on a device of normal speed, unless it takes no time at all."""
 _SIZES = ((1,), (8,), (1, 2, 4, 8), (4,), (3, 5, 7), (2, 6), (1, 32))
@@ -163,6 +168,7 @@ class _Maker:
             hedge_after=random.choice((None, 3.0, 3.0, 1.5)),
             hedge_max_extra=random.choice((0.01, 0.01, 0.1, 0.5)),
             dispatch_timeout_s=random.choice((None, None, 0.02, 0.1, 1.0)),
+            tenants=random.choice(_TENANTS),
         )
 
     def _sometimes(self, probability: float, span_s: float) -> float:
@@ -187,7 +193,7 @@ class _Maker:
         priorities = random.choice(((0,), (0,), (-1, 0, 1), (0, 0, 0, 5)))
         cancels = random.choice((0.0, 0.0, 0.1, 0.5))
         poison = random.choice((0.0, 0.0, 0.0, 0.05))
-        tenants = random.choice(((None,), ("a", "b"), (None, "a", "b", "b")))
+        tenants = random.choice(((None,), ("a", "b"), (None, "a", "b", "b"), tuple("abcdefgh")))
         max_bytes = random.choice((0, 4, 30))
         for at, count in zip(self._times(len(samples), span_s), samples, strict=True):
             stay_s = self._stay_s(stays)

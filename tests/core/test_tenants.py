@@ -1,0 +1,235 @@
+"""Fairness: weights inside a priority, guaranteed shares before it, and what newcomers are owed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from harness import answer_all, drive, make_state, outcomes
+
+from qaic_sched.core.model import Part, Request, RequestState, Tenant
+from qaic_sched.core.request_queue import RequestQueue
+from qaic_sched.core.tenants import Tenants
+
+
+class Shop:
+    """A queue that is kept full by tenants, and how much each was served."""
+
+    def __init__(self, **tenants: Tenant) -> None:
+        self.queue = RequestQueue(RequestState.QUEUED, tenants)
+        self.served: Counter[str] = Counter()
+        self._next_id = 0
+
+    def push(self, tenant: str, count: int = 1, samples: int = 1, priority: int = 0) -> None:
+        for _ in range(count):
+            request = Request(self._next_id, samples, 0.0, priority=priority, tenant=tenant)
+            self._next_id += 1
+            self.queue.push(request)
+
+    def serve(self, samples: int, batch: int = 1) -> list[str]:
+        """Take so many samples, batch by batch; whose each part was."""
+        order = []
+        for _ in range(samples // batch):
+            for part in self.queue.take(batch):
+                self.served[_name(part)] += part.samples
+                order.append(_name(part))
+        return order
+
+
+def _name(part: Part) -> str:
+    return str(part.request.tenant)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_weights_share_what_is_contended(batch: int) -> None:
+    """Weights 3, 1 and 1 (of one whom nobody configured) get three, one and one fifths."""
+    shop = Shop(a=Tenant(3.0), b=Tenant(1.0))
+    for tenant in "abc":
+        shop.push(tenant, 1000)
+    shop.serve(1000, batch)
+    shop.queue.check()
+
+    assert [shop.served[each] for each in "abc"] == pytest.approx([600, 200, 200], abs=3 * batch)
+
+
+def test_the_size_of_requests_does_not_matter_to_weights() -> None:
+    """Samples count, not requests."""
+    shop = Shop(a=Tenant(1.0), b=Tenant(1.0))
+    shop.push("a", 20, samples=50)
+    shop.push("b", 1000)
+    shop.serve(1000, 8)
+
+    assert shop.served["a"] == pytest.approx(500, abs=50)
+
+
+def test_equal_tenants_take_turns_in_the_order_in_which_they_came() -> None:
+    """Nobody is served twice before all were served once."""
+    shop = Shop()
+    for tenant in "cab":
+        shop.push(tenant, 3)
+
+    assert "".join(shop.serve(9)) == "cabcabcab"
+
+
+def test_who_wants_nothing_is_owed_nothing_for_that_time() -> None:
+    """A tenant that comes late gets its weight's part from then on, not what it missed."""
+    shop = Shop()
+    for tenant in "ab":
+        shop.push(tenant, 1000)
+    shop.serve(500)
+    shop.push("late", 1000)
+    shop.served.clear()
+    shop.serve(300)
+
+    assert [shop.served[each] for each in ("a", "b", "late")] == pytest.approx([100] * 3, abs=2)
+
+
+def test_who_always_has_just_one_queued_gets_no_more_than_its_weight() -> None:
+    """To leave the queue and come back is no way around what was taken already."""
+    shop = Shop(a=Tenant(3.0))
+    shop.push("a", 1000)
+    for _ in range(400):
+        if not any(request.tenant == "b" for request in shop.queue):
+            shop.push("b")
+        shop.serve(1)
+
+    assert shop.served["b"] == pytest.approx(100, abs=3)
+
+
+def test_a_guaranteed_share_goes_before_priorities() -> None:
+    """A fifth is served to it although all others are more urgent; they get the rest."""
+    shop = Shop(slow=Tenant(share=0.2))
+    shop.push("slow", 1000)
+    shop.push("urgent", 1000, priority=9)
+    shop.serve(1000)
+
+    # Besides, one sample in fifty is for a priority that is passed over.
+    assert shop.served["slow"] == pytest.approx(200, abs=25)
+
+
+def test_a_large_request_of_a_guaranteed_share_is_paid_for_afterwards() -> None:
+    """What it gets at once beyond its share it does not get later."""
+    shop = Shop(slow=Tenant(share=0.2))
+    shop.push("slow", 100, samples=10)
+    shop.push("urgent", 2000, priority=9)
+    shop.serve(1000, 10)
+
+    assert shop.served["slow"] == pytest.approx(200, abs=40)
+
+
+def test_a_guaranteed_share_that_is_served_anyway_takes_nothing_from_others() -> None:
+    """Equal weights are equal parts, whoever has a share of less."""
+    shop = Shop(a=Tenant(share=0.2), b=Tenant())
+    shop.push("a", 1000)
+    shop.push("b", 1000)
+    shop.serve(1000)
+
+    assert shop.served["a"] == pytest.approx(500, abs=5)
+
+
+def test_of_two_guaranteed_shares_the_one_further_behind_is_first() -> None:
+    """Both get what is theirs of a host that is busy with others."""
+    shop = Shop(a=Tenant(share=0.3), b=Tenant(share=0.1))
+    shop.push("a", 1000)
+    shop.push("b", 1000)
+    shop.push("urgent", 1000, priority=9)
+    shop.serve(1000)
+
+    assert shop.served["a"] == pytest.approx(300, abs=25)
+    assert shop.served["b"] == pytest.approx(100, abs=25)
+
+
+def test_tenants_that_went_away_are_forgotten() -> None:
+    """Ten thousand tenants that came once do not stay in memory."""
+    shop = Shop()
+    for number in range(10_000):
+        shop.push(f"tenant {number}")
+        shop.serve(1)
+
+    assert len(shop.queue.tenants._accounts) <= 128
+
+
+def test_tenants_that_left_are_skipped_and_counted_no_more() -> None:
+    """A line whose requests all left takes no turn."""
+    shop = Shop()
+    for tenant in "abc":
+        shop.push(tenant, 4)
+    for request in [each for each in shop.queue if each.tenant == "b"]:
+        shop.queue.leave(request, RequestState.CANCELLED)
+        shop.queue.check()
+
+    assert "".join(shop.serve(8)) == "acacacac"
+    assert shop.queue.tenants.num_active == 0
+    assert shop.serve(1) == []
+
+
+def test_parts_of_the_queue_add_up_to_all_of_it() -> None:
+    """A share, and of the rest what the weight says; a stranger makes room for itself."""
+    tenants = Tenants({"a": Tenant(3.0), "b": Tenant(1.0, 0.2)})
+    parts = [tenants.part_of(tenants.account(each)) for each in "ab"]
+
+    assert parts == pytest.approx([0.6, 0.4])
+    assert tenants.part_of(tenants.account("stranger")) == pytest.approx(0.16)
+    tenants.enter(tenants.account("stranger"), Request(0, 1, 0.0, tenant="stranger"))
+    assert [tenants.part_of(tenants.account(each)) for each in ("a", "b", "stranger")] == (
+        pytest.approx([0.48, 0.36, 0.16])
+    )
+
+
+def test_a_line_that_was_found_empty_out_of_turn_takes_no_turn() -> None:
+    """A share that is behind looks into its most urgent line first, whoever's turn it is there."""
+    shop = Shop(a=Tenant(0.01, 0.5), c=Tenant(0.005))
+    for tenant, count in (("a", 2), ("b", 10), ("c", 2)):
+        shop.push(tenant, count, priority=1)
+    assert "".join(shop.serve(3)) == "abc"
+
+    (left,) = (request for request in shop.queue if request.tenant == "a")
+    shop.queue.leave(left, RequestState.CANCELLED)
+    shop.push("a")
+    assert "".join(shop.serve(11)) == "abbbbbbbbbc"
+
+
+# At the door
+
+
+def test_a_greedy_tenant_leaves_room_for_the_others() -> None:
+    """It fills its own part and is rejected beyond; the other one still fits in."""
+    tenants = {"greedy": Tenant(1.0), "modest": Tenant(1.0)}
+    state = make_state(devices=0, max_samples=10, waits_when_full=False, tenants=tenants)
+    greedy = [Request(each, 1, 0.0, tenant="greedy") for each in range(8)]
+    rejected = drive(state, 0.0, *greedy).resolve
+    assert outcomes(rejected) == [(5, "rejected"), (6, "rejected"), (7, "rejected")]
+
+    modest = [Request(each, 1, 0.0, tenant="modest") for each in range(8, 14)]
+    assert outcomes(drive(state, 0.0, *modest).resolve) == [(13, "rejected")]
+
+
+def test_bytes_have_parts_like_samples() -> None:
+    """Half of the bytes is the most for one of two."""
+    tenants = {"a": Tenant(1.0), "b": Tenant(1.0)}
+    state = make_state(devices=0, max_bytes=100, waits_when_full=False, tenants=tenants)
+    several = [Request(each, 1, 0.0, num_bytes=20, tenant="a") for each in range(4)]
+
+    assert outcomes(drive(state, 0.0, *several).resolve) == [(2, "rejected"), (3, "rejected")]
+
+
+def test_the_first_request_of_a_tenant_may_be_larger_than_its_part() -> None:
+    """Else it could never be served."""
+    tenants = {"a": Tenant(1.0), "b": Tenant(9.0)}
+    state = make_state(devices=0, max_samples=10, waits_when_full=False, tenants=tenants)
+
+    assert drive(state, 0.0, Request(0, 5, 0.0, tenant="a")).resolve == []
+    assert drive(state, 0.0, Request(1, 5, 0.0, tenant="b")).resolve == []
+
+
+def test_those_that_wait_for_room_are_let_in_by_weight() -> None:
+    """A tenant that has filled the queue and the line before it does not keep others out."""
+    tenants = {"a": Tenant(3.0), "b": Tenant(1.0)}
+    state = make_state(max_samples=4, tenants=tenants)
+    drive(state, 0.0, *(Request(each, 1, 0.0, tenant="a") for each in range(300)))
+    drive(state, 0.0, *(Request(each, 1, 0.0, tenant="b") for each in range(300, 600)))
+    done: Counter[str | None] = Counter()
+    for step in range(1, 201):
+        done.update(each.tenant for each in answer_all(state, float(step)).resolve)
+
+    assert done["b"] == pytest.approx(50, abs=4)
