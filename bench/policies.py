@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from pathlib import Path
 from random import Random
 from statistics import mean
@@ -26,7 +27,7 @@ from bench.simulated_host import (
     run_baseline,
     run_core,
 )
-from qaic_sched.core.model import Policy
+from qaic_sched.core.model import Policy, Tenant
 from qaic_sched.scheduler import Scheduler
 from qaic_sched.testing import run_virtual
 
@@ -103,6 +104,46 @@ def goodput() -> None:
         print(f"{'40 ms':16}{load:6}{100 * mean(shares):9.2f}{min(100.0, 100 / load):17.2f}")
 
 
+def tenants() -> None:
+    """Two tenants of weights 3:1 that both want twice the capacity; then one within its share."""
+    host = Host()
+    policy = Policy(max_samples=UNBOUNDED, tenants={"a": Tenant(3.0), "b": Tenant(1.0)})
+    print(f"{'weights 3:1':16}{'seed':>6}{'a : b':>9}")
+    for seed in SEEDS:
+        arrivals, names = _merged({"a": (2 * host.capacity, seed), "b": (2 * host.capacity, -seed)})
+        ends = run_core(host, arrivals, policy, tenants=names).ends
+        until = arrivals[-1]
+        counts = Counter(request.tenant for at, request in ends if at <= until)
+        print(f"{'samples served':16}{seed:6}{counts['a'] / counts['b']:9.3f}")
+    print(
+        f"{'p99 of b, ms':16}{'seed':>6}{'ours':>9}{'alone':>9}", *(f"{n:>16}" for n in BASELINES)
+    )
+    for seed in SEEDS:
+        rates = {"a": (2 * host.capacity, seed), "b": (0.2 * host.capacity, -seed)}
+        arrivals, names = _merged(rates)
+        own = [at for at, name in zip(arrivals, names, strict=True) if name == "b"]
+        ends = run_core(host, arrivals, policy, tenants=names).ends
+        ours = [at - request.accepted_at for at, request in ends if request.tenant == "b"]
+        alone = run_core(host, own, policy).latencies
+        figures = [percentile_ms(each, 99) for each in (ours, alone)]
+        for make in BASELINES.values():
+            every = zip(run_baseline(host, arrivals, make), names, strict=True)
+            figures.append(percentile_ms([each for each, name in every if name == "b"], 99))
+        others = (f"{each:16.1f}" for each in figures[2:])
+        print(f"{'b wants a fifth':16}{seed:6}{figures[0]:9.2f}{figures[1]:9.2f}", *others)
+
+
+def _merged(rates: dict[str, tuple[float, int]]) -> tuple[list[float], list[str]]:
+    """Poisson arrivals of several tenants over the same time: when, and whose each is."""
+    span_s = COUNT / sum(rate for rate, _ in rates.values())
+    merged = sorted(
+        (at, name)
+        for name, (rate, seed) in rates.items()
+        for at in poisson(rate, int(rate * span_s), seed)
+    )
+    return [at for at, _ in merged], [name for _, name in merged]
+
+
 LOSSES = """
 inputs:  {data: {shape: [1, 4], dtype: float32}}
 outputs: {mean: {shape: [1, 2], dtype: float32}}
@@ -155,6 +196,7 @@ SCENARIOS: dict[str, Callable[[], None]] = {
     "placement": placement,
     "stalls": stalls,
     "goodput": goodput,
+    "tenants": tenants,
     "losses": losses,
 }
 

@@ -103,6 +103,8 @@ class Outcome:
     latencies: list[float]
     share_done: float
     num_hedges: int
+    ends: list[tuple[float, Request]]
+    """When each of the done ones was."""
 
 
 def run_core(
@@ -112,14 +114,15 @@ def run_core(
     *,
     set_size: int = 2,
     deadline_s: float | None = None,
+    tenants: Sequence[str] | None = None,
 ) -> Outcome:
-    """Run requests of one sample through our core, on the host."""
+    """Run requests of one sample, each of its tenant, through our core, on the host."""
     core = SchedulerState(policy)
     opened = [DeviceOpened(each, host.num_activations, set_size) for each in range(host.devices)]
     core.handle(0.0, opened)
     card = _Card(host)
     ends: list[tuple[float, int]] = []
-    latencies = []
+    done: list[tuple[float, Request]] = []
     arrived = 0
     while arrived < len(arrivals) or core.requests:
         now = min(
@@ -134,19 +137,17 @@ def run_core(
         while arrived < len(arrivals) and arrivals[arrived] <= now:
             at = arrivals[arrived]
             deadline = None if deadline_s is None else at + deadline_s
-            events.append(Request(arrived, 1, at, deadline))
+            tenant = None if tenants is None else tenants[arrived]
+            events.append(Request(arrived, 1, at, deadline, tenant=tenant))
             arrived += 1
         commands = core.handle(now, events)
         for batch in commands.dispatch:
             activation = batch.activation
             end = card.end_of(now, activation.device_id, activation.index, batch.size)
             heapq.heappush(ends, (end, batch.id))
-        latencies += [
-            now - request.accepted_at
-            for request in commands.resolve
-            if request.state is RequestState.DONE
-        ]
-    return Outcome(latencies, len(latencies) / len(arrivals), core.num_hedges)
+        done += [(now, each) for each in commands.resolve if each.state is RequestState.DONE]
+    latencies = [at - request.accepted_at for at, request in done]
+    return Outcome(latencies, len(done) / len(arrivals), core.num_hedges, done)
 
 
 class Chooser(Protocol):

@@ -9,7 +9,7 @@ from harness import answer_all, drive, make_state, outcomes
 
 from qaic_sched.core.model import Part, Request, RequestState, Tenant
 from qaic_sched.core.request_queue import RequestQueue
-from qaic_sched.core.tenants import Tenants
+from qaic_sched.core.tenants import SAVED, Tenants
 
 
 class Shop:
@@ -71,17 +71,57 @@ def test_equal_tenants_take_turns_in_the_order_in_which_they_came() -> None:
     assert "".join(shop.serve(9)) == "cabcabcab"
 
 
-def test_who_wants_nothing_is_owed_nothing_for_that_time() -> None:
-    """A tenant that comes late gets its weight's part from then on, not what it missed."""
+def test_who_wants_nothing_is_owed_little_for_that_time() -> None:
+    """A tenant that comes back is ahead by what can be saved up, then it gets its weight's part."""
+    shop = Shop()
+    for tenant in ("a", "b", "late"):
+        shop.push(tenant, 1)
+    shop.serve(3)
+    for tenant in "ab":
+        shop.push(tenant, 1000)
+    shop.serve(1000)
+    shop.push("late", 1000)
+
+    assert shop.serve(99) == ["late"] * 99
+    shop.serve(10)
+    shop.served.clear()
+    shop.serve(300)
+    assert [shop.served[each] for each in ("a", "b", "late")] == pytest.approx([100] * 3, abs=2)
+
+
+def test_who_comes_for_the_first_time_has_nothing_saved_up() -> None:
+    """It takes turns with those who are here."""
     shop = Shop()
     for tenant in "ab":
         shop.push(tenant, 1000)
     shop.serve(500)
-    shop.push("late", 1000)
+    shop.push("new", 1000)
     shop.served.clear()
     shop.serve(300)
 
-    assert [shop.served[each] for each in ("a", "b", "late")] == pytest.approx([100] * 3, abs=2)
+    assert [shop.served[each] for each in ("a", "b", "new")] == pytest.approx([100] * 3, abs=2)
+
+
+def test_a_burst_within_its_part_is_served_as_if_the_tenant_were_alone() -> None:
+    """Ten samples now and then, from one that takes less than its half, wait for nobody."""
+    shop = Shop()
+    shop.push("busy", 2000)
+    for _ in range(20):
+        shop.serve(30)
+        shop.push("bursty", 10)
+        if shop.served["bursty"] >= 10:
+            assert shop.serve(10) == ["bursty"] * 10
+
+
+def test_a_guaranteed_share_is_saved_up_to_a_bound() -> None:
+    """After a long time of its wanting nothing so much goes before priorities, and no more."""
+    shop = Shop(slow=Tenant(share=0.5))
+    shop.push("urgent", 3000, priority=9)
+    shop.serve(2000)
+    shop.push("slow", 300)
+    order = shop.serve(300)
+
+    assert order.index("urgent") == pytest.approx(2 * SAVED, abs=5)
 
 
 def test_who_always_has_just_one_queued_gets_no_more_than_its_weight() -> None:
@@ -140,13 +180,15 @@ def test_of_two_guaranteed_shares_the_one_further_behind_is_first() -> None:
 
 
 def test_tenants_that_went_away_are_forgotten() -> None:
-    """Ten thousand tenants that came once do not stay in memory."""
-    shop = Shop()
+    """Ten thousand tenants that came once do not stay in memory; one with a share does."""
+    shop = Shop(a=Tenant(share=0.1))
+    account = shop.queue.tenants.account("a")
     for number in range(10_000):
-        shop.push(f"tenant {number}")
-        shop.serve(1)
+        shop.push(f"tenant {number}", 1 + number % 2)
+        shop.serve(2)
 
-    assert len(shop.queue.tenants._accounts) <= 128
+    assert len(shop.queue.tenants._accounts) <= 130
+    assert shop.queue.tenants.account("a") is account
 
 
 def test_tenants_that_left_are_skipped_and_counted_no_more() -> None:
