@@ -339,8 +339,9 @@ class _Engine:
             with self.changed:
                 self.completed[inference_id] = status, handle
                 self.device.num_run += 1
+                # What is queued by now would begin at once, however late our own thread is.
+                idle_since = None if self.queued else time.monotonic()
                 self.changed.notify_all()
-            idle_since = time.monotonic()
 
     def _run(self, started_at: float) -> QStatus:
         """Take the time that the device takes, with its faults."""

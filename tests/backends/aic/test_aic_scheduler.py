@@ -14,66 +14,46 @@ from qaic_sched.backends.threads import in_thread
 from qaic_sched.errors import DeviceError
 from qaic_sched.scheduler import Scheduler
 from tests.backends.aic.aic_cards import expected, rows, until
+from tests.backlog import Backlog
 from tests.standin import control
 from tests.standin.qpc import write_qpc
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from qaic_sched.core.commands import Commands
-    from qaic_sched.core.events import Event
-
 NUM_REQUESTS = 10_000
-
-
-class Backlog:
-    """When an open scheduler had queued work, by watching its core."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        assert scheduler._shell is not None
-        core = scheduler._shell.core
-        handle = core.handle
-        self.spans: list[tuple[float, float]] = []
-        self._since: float | None = None
-
-        def watched(now: float, events: Sequence[Event] = ()) -> Commands:
-            commands = handle(now, events)
-            is_queued = bool(core.admission.queued.samples)
-            if is_queued and self._since is None:
-                self._since = now
-            elif not is_queued and self._since is not None:
-                self.spans.append((self._since, now))
-                self._since = None
-            return commands
-
-        core.handle = watched  # type: ignore[method-assign]
-
-    def length_s(self) -> float:
-        """Seconds with queued work."""
-        return sum(end - start for start, end in self.spans)
-
-    def overlap_s(self, gaps: Sequence[tuple[float, float]]) -> float:
-        """Seconds of these gaps with queued work."""
-        return sum(
-            max(0.0, min(end, gap_end) - max(start, gap_start))
-            for start, end in self.spans
-            for gap_start, gap_end in gaps
-        )
+HEALTHY = (0, 3)
+"""Devices that no test here touches."""
+SERVICE_S = 0.008
+"""What is committed behind a running inference covers so much lateness of the host's threads."""
+IDLE_SHARE = 0.02
+"""How much of the time with a backlog a device may have nothing: where they are later than that."""
+TRIES = 3
+"""The best of a few: whoever else uses this host slows some of them."""
 
 
 async def run_with(
-    path: str, faults: Any, num_requests: int = NUM_REQUESTS
+    path: str, faults: Any, healthy: Collection[int]
 ) -> tuple[list[Any], Backlog, dict[str, Any]]:
-    """What each of so many one-row requests ended with, `faults()` happening during the run."""
-    inputs = rows(num_requests)["x"]
+    """What each one-row request ended with, `faults()` happening to all but `healthy` devices."""
+    inputs = rows(NUM_REQUESTS)["x"]
     async with Scheduler(path, backend="aic", set_size=2) as scheduler:
-        backlog = Backlog(scheduler)
-        requests = [scheduler.submit({"x": inputs[i : i + 1]}) for i in range(num_requests)]
+        backlog = Backlog(scheduler, healthy)
+        requests = [scheduler.submit({"x": inputs[i : i + 1]}) for i in range(NUM_REQUESTS)]
         breaking = asyncio.ensure_future(faults())
-        answers = await asyncio.gather(*requests, return_exceptions=True)
+        # One after the other: to begin thousands of tasks would keep the loop from the devices.
+        answers = [await ended(request) for request in requests]
         await breaking
     return answers, backlog, scheduler.get_metrics()
+
+
+async def ended(request: Any) -> Any:
+    """What a request ended with: outputs or an error."""
+    try:
+        return await request
+    except DeviceError as error:
+        return error
 
 
 def check_results(answers: list[Any]) -> Counter[str]:
@@ -86,48 +66,68 @@ def check_results(answers: list[Any]) -> Counter[str]:
     return Counter(type(answer).__name__ for answer in answers)
 
 
+def idle_share(cards: Any, backlog: Backlog, healthy: Collection[int]) -> float:
+    """The most that a healthy device was idle, as a share of the time in which work waited."""
+    return max(backlog.overlap_s(cards[each].gaps) for each in healthy) / backlog.length_s()
+
+
+def check_decisions(backlog: Backlog) -> None:
+    """The core left no healthy device without work, nor without the next while one was running."""
+    assert backlog.left_idle == []
+    assert backlog.without_next == []
+
+
+def check_idle_share(one_run: Callable[[], float]) -> None:
+    """The least idle of a few runs is idle for no more than `IDLE_SHARE`."""
+    shares = [one_run()]
+    while shares[-1] > IDLE_SHARE:
+        assert len(shares) < TRIES, shares
+        shares.append(one_run())
+
+
 def fail_during_the_run(folder: Path, cards: Any) -> tuple[list[Any], Backlog, dict[str, Any]]:
-    """Device 1 is lost, 2 restarted, 3 hangs for a while; 0 stays well."""
-    control.reset(num_devices=4, service_s=0.003)
+    """Device 1 restarts, works again and is lost, 2 hangs for a while; the rest stay well."""
+    control.reset(num_devices=4, service_s=SERVICE_S)
 
     async def faults() -> None:
-        is_under_way = partial(until, lambda: cards[0].num_run >= 20)
-        await in_thread(is_under_way, "faults")
+        await in_thread(partial(until, lambda: cards[0].num_run >= 20), "faults")
+        cards[1].restart()
+        cards[2].hang(for_s=0.3)
+        before = cards[1].num_run
+        await in_thread(partial(until, lambda: cards[1].num_run >= before + 20), "faults")
         cards[1].lose()
-        cards[2].restart()
-        cards[3].hang(for_s=0.3)
 
-    return asyncio.run(run_with(write_qpc(folder), faults))
+    return asyncio.run(run_with(write_qpc(folder), faults, HEALTHY))
 
 
 @pytest.mark.slow
 def test_no_device_idles_while_work_waits(tmp_path: Path, cards: Any) -> None:
     """Without faults all is done, and the next inference is always there before one ends."""
-    control.reset(num_devices=4, service_s=0.008)
 
     async def nothing() -> None: ...
 
-    answers, backlog, _ = asyncio.run(run_with(write_qpc(tmp_path), nothing))
-    assert check_results(answers) == {"dict": NUM_REQUESTS}
-    for device in cards.values():
-        assert backlog.overlap_s(device.gaps) < 0.1 * backlog.length_s()
+    def one_run() -> float:
+        control.reset(num_devices=4, service_s=SERVICE_S)
+        answers, backlog, _ = asyncio.run(run_with(write_qpc(tmp_path), nothing, range(4)))
+        assert check_results(answers) == {"dict": NUM_REQUESTS}
+        check_decisions(backlog)
+        return idle_share(cards, backlog, range(4))
+
+    check_idle_share(one_run)
 
 
 @pytest.mark.slow
-def test_every_request_ends_once_whatever_devices_do(tmp_path: Path, cards: Any) -> None:
-    """Each request is answered, none twice and none wrongly."""
-    answers, _, metrics = fail_during_the_run(tmp_path, cards)
-    counts = check_results(answers)
-    assert counts.total() == NUM_REQUESTS
-    assert (metrics["requests"]["done"], metrics["requests"]["failed"]) == (
-        counts["dict"],
-        counts["DeviceError"],
-    )
+def test_every_request_ends_once_and_healthy_devices_stay_busy(tmp_path: Path, cards: Any) -> None:
+    """What broken devices held is done elsewhere, none is lost or twice, and two never idle."""
 
+    def one_run() -> float:
+        answers, backlog, metrics = fail_during_the_run(tmp_path, cards)
+        assert check_results(answers) == {"dict": NUM_REQUESTS}
+        counts = metrics["requests"]
+        assert (counts["done"], counts["failed"]) == (NUM_REQUESTS, 0)
+        check_decisions(backlog)
+        errors = {each: device["errors"] for each, device in metrics["devices"].items()}
+        assert errors[0] == errors[2] == errors[3] == 0 < errors[1]
+        return idle_share(cards, backlog, HEALTHY)
 
-@pytest.mark.slow
-def test_no_request_fails_while_a_device_is_healthy(tmp_path: Path, cards: Any) -> None:
-    """What a broken device held is done elsewhere, it gets nothing more, and the rest stay busy."""
-    answers, backlog, _ = fail_during_the_run(tmp_path, cards)
-    assert check_results(answers) == {"dict": NUM_REQUESTS}
-    assert backlog.overlap_s(cards[0].gaps) < 0.1 * backlog.length_s()
+    check_idle_share(one_run)
