@@ -33,9 +33,14 @@ __all__ = [
     "QueueConfig",
     "RetryConfig",
     "ServiceConfig",
+    "layer_beside",
+    "layer_of",
     "load_config",
     "make_config",
     "meanings_of",
+    "merged_config",
+    "read_keys",
+    "warn_of_unknown",
 ]
 
 logger = logging.getLogger("qaic_sched")
@@ -178,7 +183,7 @@ def make_config(
     if "model" in options:
         raise ConfigError("options: model: the model is already given as model_path")
     layers = [] if options_path is None else [_read_layer(Path(options_path))]
-    return _build([*layers, _layer({**options, "model": model_path}, "options")])
+    return _build([*layers, layer_of({**options, "model": model_path}, "options")])
 
 
 def load_config(path: str | Path, **overrides: object) -> Config:
@@ -186,7 +191,7 @@ def load_config(path: str | Path, **overrides: object) -> Config:
 
     A relative `model` in the file is found beside the file. Raises `ConfigError`.
     """
-    layers = [_read_layer(Path(path)), _layer(overrides, "options")]
+    layers = [_read_layer(Path(path)), layer_of(overrides, "options")]
     if not any("model" in layer for layer in layers):
         raise ConfigError(f"{path}: model: missing ({_MEANINGS['model']})")
     return _build(layers)
@@ -214,6 +219,12 @@ _MEANINGS = {
 
 
 def _build(layers: Iterable[dict[str, Any]]) -> Config:
+    config = merged_config(layers)
+    warn_of_unknown([config])
+    return config
+
+
+def merged_config(layers: Iterable[dict[str, Any]]) -> Config:
     """Lay the sources over each other, the last on top, and check what spans several keys."""
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -223,11 +234,16 @@ def _build(layers: Iterable[dict[str, Any]]) -> Config:
         raise ConfigError("enable_metrics and enable_profiling exclude each other: set one of them")
     if isinstance(config.devices, list) and len(set(config.devices)) < len(config.devices):
         raise ConfigError(f"devices: a device id comes twice in {config.devices}")
-    unknown = [key for key in config.options.compiler if key not in COMPILER_KEYS]
+    return config
+
+
+def warn_of_unknown(configs: Iterable[Config]) -> None:
+    """Name the keys that only the compiler may know, each once."""
+    keys = dict.fromkeys(key for config in configs for key in config.options.compiler)
+    unknown = [key for key in keys if key not in COMPILER_KEYS]
     if unknown:
         named = ", ".join(key + _hint(key, _TOP_KEYS, 0.8) for key in unknown)
         logger.warning("options not known here, passed to the compiler as they are: %s", named)
-    return config
 
 
 def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
@@ -240,16 +256,26 @@ def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_layer(path: Path) -> dict[str, Any]:
+    return layer_beside(read_keys(path), str(path), path.parent)
+
+
+def read_keys(path: Path) -> Mapping[Any, object]:
+    """The keys of a file as they stand there; `ConfigError` if it has none but something else."""
     raw = read_yaml(path)
     if raw is not None and not isinstance(raw, Mapping):
         raise ConfigError(f"{path}: keys with values were expected, not a {type(raw).__name__}")
-    layer = _layer(raw or {}, str(path))
+    return raw or {}
+
+
+def layer_beside(raw: Mapping[Any, object], origin: str, folder: Path) -> dict[str, Any]:
+    """The same as `layer_of`, with a relative `model` found in the folder."""
+    layer = layer_of(raw, origin)
     if "model" in layer and not layer["model"].startswith("pkg://"):
-        layer["model"] = str(path.parent / layer["model"])
+        layer["model"] = str(folder / layer["model"])
     return layer
 
 
-def _layer(raw: Mapping[Any, object], origin: str) -> dict[str, Any]:
+def layer_of(raw: Mapping[Any, object], origin: str) -> dict[str, Any]:
     """One source in the shape of `Config`, each of its values checked."""
     keys = _spelled(raw, origin)
     model_options: dict[str, Any] = {"compiler": {}}
@@ -325,8 +351,11 @@ def _symbols(value: object, origin: str) -> object:
 def _refuse_unknown_section(key: str, value: object, origin: str) -> None:
     if key in _LATER_SECTIONS:
         raise ConfigError(f"{origin}: {key}: this version does not have that section yet")
+    if key == "models":
+        place = "a Scheduler's first argument, or a key of its configuration file"
+        raise ConfigError(f"{origin}: models: one model is run here; several are {place}")
     if isinstance(value, (Mapping, Struct)) and key not in COMPILER_KEYS:
-        hint = _hint(key, {*SECTIONS, *_TOP_KEYS}, 0.6)
+        hint = _hint(key, {*SECTIONS, *_TOP_KEYS, "models"}, 0.6)
         raise ConfigError(f"{origin}: {key}: unknown section{hint}")
 
 
