@@ -42,6 +42,7 @@ _OF_ALL = ("backend", "devices", "event_log", "service")
 
 def make_configs(
     models: str | Path | Mapping[str, object],
+    /,
     *,
     options_path: str | Path | None = None,
     **options: object,

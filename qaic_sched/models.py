@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from qaic_sched.backends.base import Want
+from qaic_sched.backends.choose import backend_for
 from qaic_sched.config_models import UNNAMED
 from qaic_sched.core.health import DeviceState
 from qaic_sched.core.model import DeviceStatistics, Statistics
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "announce",
+    "backends_for",
+    "check_kinds",
     "close_all",
     "merged_metrics",
     "merged_statistics",
@@ -60,6 +63,20 @@ def name_of(names: Collection[str], model: str | None) -> str:
     raise InputError(f"model: there is no {model!r} (did you mean {near}?), only {known}")
 
 
+def backends_for(configs: Mapping[str, Config]) -> dict[str, Backend]:
+    """The backend of each model, not loaded yet; `ConfigError` names the model."""
+    backends = {}
+    for name, config in configs.items():
+        try:
+            backends[name] = backend_for(config)
+        except ConfigError as error:
+            if name == UNNAMED:
+                raise
+            raise ConfigError(f"models.{name}: {error}") from error
+    check_kinds(backends)
+    return backends
+
+
 async def share_devices(
     configs: Mapping[str, Config], backends: Mapping[str, Backend]
 ) -> list[int]:
@@ -68,8 +85,6 @@ async def share_devices(
     `ConfigError` where the models do not mean the same devices, or do not fit on them together.
     """
     (first, backend), *others = backends.items()
-    if others:
-        _check_kinds(backends)
     device_ids = await backend.select(configs[first].devices)
     if not others:
         return device_ids
@@ -106,7 +121,8 @@ def announce(backends: Mapping[str, Backend], name: str, want: Want) -> None:
             backend.others[name] = want
 
 
-def _check_kinds(backends: Mapping[str, Backend]) -> None:
+def check_kinds(backends: Mapping[str, Backend]) -> None:
+    """Raise `ConfigError` unless all models run on one kind of device."""
     if len({backend.kind for backend in backends.values()}) > 1:
         kinds = ", ".join(f"{name} on {backend.kind}" for name, backend in backends.items())
         raise ConfigError(

@@ -8,7 +8,6 @@ from math import inf, isnan
 from operator import index
 from typing import TYPE_CHECKING, Any
 
-from qaic_sched.backends.choose import backend_for
 from qaic_sched.clock import clock_of
 from qaic_sched.config_models import UNNAMED, load_configs, make_configs
 from qaic_sched.core.events import DeviceOpened, DrainStarted
@@ -19,6 +18,7 @@ from qaic_sched.event_log import EventLog
 from qaic_sched.mapping import map_requests
 from qaic_sched.metrics import SchedulerMetrics, format_device_table
 from qaic_sched.models import (
+    backends_for,
     close_all,
     merged_metrics,
     merged_statistics,
@@ -87,7 +87,7 @@ class Scheduler:
         self.configs = configs
         """By the models' names; a model without one is the only one, named ""."""
         self._phase = _Phase.NEW
-        self._backends = {name: backend_for(config) for name, config in configs.items()}
+        self._backends = backends_for(configs)
         self._shells: dict[str, Shell] = {}
         self._shell: Shell | None = None
         """That of the only model, once open: the one that `run` means without a name."""

@@ -19,7 +19,7 @@ from qaic_sched.cli.output import format_table, print_json, say
 from qaic_sched.config_models import UNNAMED, load_configs
 from qaic_sched.config_table import describe_config
 from qaic_sched.errors import ConfigError, NoDeviceError
-from qaic_sched.models import share_devices
+from qaic_sched.models import check_kinds, share_devices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -116,6 +116,7 @@ def _examine_models(findings: Findings, configs: Mapping[str, Config]) -> None:
             backends[name] = its.backend
     if not findings.errors:
         try:
+            check_kinds(backends)
             findings.device_ids = run_async(share_devices(configs, backends))
         except ConfigError as error:
             findings.errors.append(str(error))
