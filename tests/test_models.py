@@ -29,6 +29,7 @@ from qaic_sched.replay import replay
 from qaic_sched.scheduler import Scheduler
 from qaic_sched.testing import run_virtual
 from tests.backends.aic.aic_cards import rows as card_rows
+from tests.backends.aic.aic_cards import until
 from tests.hosts import expected, host, rows
 from tests.models import linear_inputs, linear_model, unbatched_model
 from tests.standin.qpc import write_qpc
@@ -443,8 +444,24 @@ def test_models_share_a_card(tmp_path: Path, cards: Any) -> None:
             return {device.cores_free for device in cards.values()}
 
     assert asyncio.run(run(num_activations=2)) == {0}
+    until(lambda: all(device.cores_free == 16 for device in cards.values()))
     with pytest.raises(ConfigError, match=r"want 24 cores together: a 12 .* 1 of a or 1 of b"):
         asyncio.run(run(num_activations=3))
+
+
+def test_a_card_that_is_not_ready_is_not_said_to_lack_cores(tmp_path: Path, cards: Any) -> None:
+    """Asked for by its id, it fails for what is wrong with it, and nothing stays loaded."""
+    models = {name: write_qpc(tmp_path / name) for name in ("a", "b")}
+    cards[1].dev_status = 2
+    cards[1].cores_free = 0
+
+    async def main() -> None:
+        async with Scheduler(models, backend="aic", devices=[0, 1]):
+            raise AssertionError("it opened")
+
+    with pytest.raises(DeviceError, match="aic device 1 is not ready"):
+        asyncio.run(main())
+    until(lambda: cards[0].cores_free == cards[0].cores)
 
 
 @pytest.mark.slow
