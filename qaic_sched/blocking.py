@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,7 @@ class BlockingScheduler:
 
         The stream is read by the thread that iterates.
         """
+        model = options.get("model")
         outstanding: dict[Future[Tensors], int] = {}
         landed: SimpleQueue[Future[Tensors]] = SimpleQueue()
 
@@ -90,9 +92,9 @@ class BlockingScheduler:
 
         try:
             for inputs in stream:
-                while sum(outstanding.values()) >= self._scheduler.samples_to_keep_busy:
+                while sum(outstanding.values()) >= self._scheduler.samples_to_keep_busy_of(model):
                     yield take()
-                samples = validate(self._scheduler.program, inputs)[1]
+                samples = validate(self._scheduler.shell_of(model).program, inputs)[1]
                 future = self.submit(inputs, **options)
                 outstanding[future] = samples
                 future.add_done_callback(landed.put)
@@ -110,9 +112,9 @@ class BlockingScheduler:
         """Print the per-device table of `get_metrics`."""
         self._require_open().call(self._scheduler.print_metrics)
 
-    def statistics(self) -> Statistics:
-        """What waits, is queued and is in flight at this moment."""
-        return self._require_open().call(self._scheduler.statistics)
+    def statistics(self, *, model: str | None = None) -> Statistics:
+        """What waits, is queued and is in flight at this moment, as `Scheduler.statistics`."""
+        return self._require_open().call(partial(self._scheduler.statistics, model=model))
 
     def drain(self) -> None:
         """Refuse new requests and wait until every accepted one is resolved."""

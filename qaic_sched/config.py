@@ -1,8 +1,7 @@
 """Typed configuration from YAML files and keyword options; every error names the key.
 
 Rules of this file:
-- What a key means stands beside its field, once: errors and the table of `qaic-sched check` read it
-  from there.
+- Which keys there are, and what each means, is `config_keys`.
 - A source (a file, or keyword options) is brought into the shape of `Config` by itself, so that
   an error can name it; then keywords are laid over the file, section by section, key by key.
 """
@@ -14,165 +13,34 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Struct
 
+from qaic_sched.config_keys import (
+    SECTIONS,
+    Config,
+    ModelOptions,
+    TenantConfig,
+    meanings_of,
+)
 from qaic_sched.errors import ConfigError
 from qaic_sched.vendor_options import COMPILER_KEYS
 from qaic_sched.yaml_file import read_yaml
 
 __all__ = [
-    "SECTIONS",
-    "BatchingConfig",
-    "Config",
-    "HealthConfig",
-    "HedgingConfig",
-    "ModelOptions",
-    "QueueConfig",
-    "RetryConfig",
-    "ServiceConfig",
-    "TenantConfig",
+    "layer_beside",
+    "layer_of",
     "load_config",
     "make_config",
-    "meanings_of",
+    "merged_config",
+    "read_keys",
+    "warn_of_unknown",
 ]
 
 logger = logging.getLogger("qaic_sched")
 
-Positive = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(ge=0)]
-Delay = Annotated[float, Meta(gt=0)]
-Factor = Annotated[float, Meta(ge=1)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Weight = Annotated[float, Meta(gt=0)]
-Port = Annotated[int, Meta(ge=0, le=65535)]
-DeviceIds = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)]
-
-
-def _is(meaning: str) -> Meta:
-    return Meta(description=meaning)
-
-
-class QueueConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`queue`: the bound of what may be queued, and what happens to a request beyond it."""
-
-    max_samples: Annotated[Positive, _is("most samples that may be queued")] = 65536
-    max_bytes: Annotated[Positive | None, _is("most bytes queued; null: no bound")] = None
-    when_full: Annotated[
-        Literal["wait", "reject"],
-        _is("what a request beyond the bound does: wait for room, or reject at once"),
-    ] = "wait"
-
-
-class BatchingConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`batching`: how long a partial batch waits for company while an activation is free."""
-
-    max_queue_delay_s: Annotated[
-        Seconds,
-        _is("longest a partial batch waits for company while an activation is free, in seconds"),
-    ] = 0.0
-
-
-class RetryConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`retry`: how often work is tried that a device failed."""
-
-    max_attempts: Annotated[Positive, _is("attempts in all, elsewhere where possible")] = 2
-
-
-class HedgingConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`hedging`: what a late activation holds is repeated elsewhere, and the first answer wins."""
-
-    enabled: Annotated[bool, _is("whether late inferences are hedged")] = True
-    after: Annotated[
-        Factor, _is("an inference is late after so many mean service times, 10 ms at least")
-    ] = 3.0
-    max_extra: Annotated[Share, _is("most hedges, as a share of all inferences")] = 0.01
-
-
-class HealthConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`health`: when a device is taken for broken."""
-
-    dispatch_timeout_s: Annotated[
-        Literal["auto"] | Delay,
-        _is("when an inference counts as stuck, in seconds; auto: from measured times"),
-    ] = "auto"
-
-
-class TenantConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`tenants.NAME`: what one tenant gets of the devices while others want them, too."""
-
-    weight: Annotated[Weight, _is("its part of what is contended, relative to the others'")] = 1.0
-    share: Annotated[Share, _is("part of all that is its own, if it wants it")] = 0.0
-
-
-class ServiceConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`service`: read by `serve` only."""
-
-    model_name: Annotated[str | None, _is("what the model is called over HTTP and gRPC")] = None
-    http_port: Annotated[Port | None, _is("where HTTP listens; null: it does not")] = None
-    grpc_port: Annotated[Port | None, _is("where gRPC listens; null: it does not")] = None
-
-
-class ModelOptions(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a backend is told about a model: the keys of the vendor's Session that we know."""
-
-    aic_num_cores: Annotated[Positive | None, _is("cores of one activation")] = None
-    convert_to_fp16: Annotated[bool, _is("whether all floating point runs as fp16")] = False
-    onnx_define_symbol: Annotated[
-        dict[str, Positive], _is("values of the model's symbolic dimensions, by name")
-    ] = field(default_factory=dict)
-    compile: Annotated[bool, _is("compile an ONNX model; false: run it as it is, on the CPU")] = (
-        True
-    )
-    output_dir: Annotated[str | None, _is("folder where the compiler leaves its binaries")] = None
-    oversubscription_name: Annotated[
-        str | None, _is("group of the vendor's sessions that share cores; accepted, not used")
-    ] = None
-    compiler: dict[str, Any] = field(default_factory=dict)
-    """Keys for the vendor's compiler, as they came, names with `_`."""
-
-
-class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that a Session or a Scheduler is made from."""
-
-    model: Annotated[
-        str, Meta(min_length=1), _is("the model: a file, or pkg://package/path/in/it.onnx")
-    ]
-    backend: Annotated[
-        Literal["auto", "aic", "cpu", "sim"],
-        _is("what runs the model: aic, cpu, sim, or auto: a card if one is ready, else the CPU"),
-    ] = "auto"
-    devices: Annotated[
-        Literal["all"] | Positive | DeviceIds,
-        _is("devices to use: all, how many, or a list of device ids"),
-    ] = "all"
-    num_activations: Annotated[Positive, _is("activations of the program per device")] = 1
-    set_size: Annotated[
-        Positive, _is("inferences that an activation may hold, the running one included")
-    ] = 2
-    enable_metrics: Annotated[bool, _is("latency metrics of a Session")] = False
-    enable_profiling: Annotated[bool, _is("profiles of a Session's runs, with metrics")] = False
-    event_log: Annotated[str | None, _is("file for what happened, as JSON lines")] = None
-    options: ModelOptions = field(default_factory=ModelOptions)
-    queue: QueueConfig = field(default_factory=QueueConfig)
-    batching: BatchingConfig = field(default_factory=BatchingConfig)
-    retry: RetryConfig = field(default_factory=RetryConfig)
-    hedging: HedgingConfig = field(default_factory=HedgingConfig)
-    health: HealthConfig = field(default_factory=HealthConfig)
-    service: ServiceConfig = field(default_factory=ServiceConfig)
-    tenants: dict[str, TenantConfig] = field(default_factory=dict)
-
-
-SECTIONS: dict[str, type[Struct]] = {
-    "queue": QueueConfig,
-    "batching": BatchingConfig,
-    "retry": RetryConfig,
-    "hedging": HedgingConfig,
-    "health": HealthConfig,
-    "service": ServiceConfig,
-}
 _MODEL_KEYS = {name for name in ModelOptions.__struct_fields__ if name != "compiler"}
 _TOP_KEYS = (
     set(Config.__struct_fields__) - {"options", "tenants", *SECTIONS} | _MODEL_KEYS | {"dev_id"}
@@ -189,7 +57,7 @@ def make_config(
     if "model" in options:
         raise ConfigError("options: model: the model is already given as model_path")
     layers = [] if options_path is None else [_read_layer(Path(options_path))]
-    return _build([*layers, _layer({**options, "model": model_path}, "options")])
+    return _build([*layers, layer_of({**options, "model": model_path}, "options")])
 
 
 def load_config(path: str | Path, **overrides: object) -> Config:
@@ -197,20 +65,10 @@ def load_config(path: str | Path, **overrides: object) -> Config:
 
     A relative `model` in the file is found beside the file. Raises `ConfigError`.
     """
-    layers = [_read_layer(Path(path)), _layer(overrides, "options")]
+    layers = [_read_layer(Path(path)), layer_of(overrides, "options")]
     if not any("model" in layer for layer in layers):
         raise ConfigError(f"{path}: model: missing ({_MEANINGS['model']})")
     return _build(layers)
-
-
-def meanings_of(struct: type[Struct], prefix: str = "") -> dict[str, str]:
-    """Key as a user writes it -> the meaning that stands beside the field."""
-    hints = get_type_hints(struct, include_extras=True)
-    return {
-        prefix + name: hint.__metadata__[-1].description
-        for name, hint in hints.items()
-        if hasattr(hint, "__metadata__")
-    }
 
 
 _MEANINGS = {
@@ -226,6 +84,12 @@ _MEANINGS = {
 
 
 def _build(layers: Iterable[dict[str, Any]]) -> Config:
+    config = merged_config(layers)
+    warn_of_unknown([config])
+    return config
+
+
+def merged_config(layers: Iterable[dict[str, Any]]) -> Config:
     """Lay the sources over each other, the last on top, and check what spans several keys."""
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -238,11 +102,16 @@ def _build(layers: Iterable[dict[str, Any]]) -> Config:
     shares = sum(tenant.share for tenant in config.tenants.values())
     if shares > 1:
         raise ConfigError(f"tenants: the shares add up to {shares:g}: 1 is all there is to give")
-    unknown = [key for key in config.options.compiler if key not in COMPILER_KEYS]
+    return config
+
+
+def warn_of_unknown(configs: Iterable[Config]) -> None:
+    """Name the keys that only the compiler may know, each once."""
+    keys = dict.fromkeys(key for config in configs for key in config.options.compiler)
+    unknown = [key for key in keys if key not in COMPILER_KEYS]
     if unknown:
         named = ", ".join(key + _hint(key, _TOP_KEYS, 0.8) for key in unknown)
         logger.warning("options not known here, passed to the compiler as they are: %s", named)
-    return config
 
 
 def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
@@ -255,16 +124,26 @@ def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_layer(path: Path) -> dict[str, Any]:
+    return layer_beside(read_keys(path), str(path), path.parent)
+
+
+def read_keys(path: Path) -> Mapping[Any, object]:
+    """The keys of a file as they stand there; `ConfigError` if it has none but something else."""
     raw = read_yaml(path)
     if raw is not None and not isinstance(raw, Mapping):
         raise ConfigError(f"{path}: keys with values were expected, not a {type(raw).__name__}")
-    layer = _layer(raw or {}, str(path))
+    return raw or {}
+
+
+def layer_beside(raw: Mapping[Any, object], origin: str, folder: Path) -> dict[str, Any]:
+    """The same as `layer_of`, with a relative `model` found in the folder."""
+    layer = layer_of(raw, origin)
     if "model" in layer and not layer["model"].startswith("pkg://"):
-        layer["model"] = str(path.parent / layer["model"])
+        layer["model"] = str(folder / layer["model"])
     return layer
 
 
-def _layer(raw: Mapping[Any, object], origin: str) -> dict[str, Any]:
+def layer_of(raw: Mapping[Any, object], origin: str) -> dict[str, Any]:
     """One source in the shape of `Config`, each of its values checked."""
     keys = _spelled(raw, origin)
     model_options: dict[str, Any] = {"compiler": {}}
@@ -353,8 +232,11 @@ def _symbols(value: object, origin: str) -> object:
 
 
 def _refuse_unknown_section(key: str, value: object, origin: str) -> None:
+    if key == "models":
+        place = "a Scheduler's first argument, or a key of its configuration file"
+        raise ConfigError(f"{origin}: models: one model is run here; several are {place}")
     if isinstance(value, (Mapping, Struct)) and key not in COMPILER_KEYS:
-        hint = _hint(key, {"tenants", *SECTIONS, *_TOP_KEYS}, 0.6)
+        hint = _hint(key, {*SECTIONS, *_TOP_KEYS, "models", "tenants"}, 0.6)
         raise ConfigError(f"{origin}: {key}: unknown section{hint}")
 
 

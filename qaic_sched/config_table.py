@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from qaic_sched.config import SECTIONS, Config, meanings_of
+from qaic_sched.config_keys import SECTIONS, Config, meanings_of
 
 __all__ = ["describe_config"]
 

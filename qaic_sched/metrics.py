@@ -79,6 +79,19 @@ class _DeviceRecord:
         self.run_size += size
         self.busy_s += execute_s
 
+    def merge(self, other: _DeviceRecord) -> None:
+        """Add what another model did on the device; both are counted until the same time."""
+        self.activations += other.activations
+        self.execute.merge(other.execute)
+        self.samples += other.samples
+        self.errors += other.errors
+        self.retries += other.retries
+        self.hedges += other.hedges
+        self.busy_s += other.busy_s
+        self.run_samples += other.run_samples
+        self.run_size += other.run_size
+        self.available_s += other.available_s
+
     def snapshot(self, now: float, state: str) -> dict[str, Any]:
         self.count_available(now)
         return {
@@ -151,6 +164,19 @@ class SchedulerMetrics:
             self._queue.record(queue_s)
             self._total.record(total_s)
 
+    def merge(self, other: SchedulerMetrics, now: float) -> None:
+        """Count everything that another has counted up to `now`, too; the other stays as it is.
+
+        To be called on what was made at `now` and records nothing by itself.
+        """
+        for device_id, record in other._devices.items():
+            record.count_available(now)
+            self._devices.setdefault(device_id, _DeviceRecord(0, now)).merge(record)
+        for outcome, count in other._outcomes.items():
+            self._outcomes[outcome] += count
+        self._queue.merge(other._queue)
+        self._total.merge(other._total)
+
     def snapshot(self, now: float, states: Mapping[int, str]) -> dict[str, Any]:
         """What `get_metrics()` gives: the whole, `requests`, and `devices` by id.
 
@@ -190,15 +216,27 @@ _COLUMNS = (
 
 
 def format_device_table(metrics: Mapping[str, Any]) -> str:
-    """An aligned text table of a snapshot: a line per device, then one for all of them."""
-    devices = metrics["devices"]
-    rows = [_row(str(device_id), device) for device_id, device in devices.items()]
-    rows.append(_row("total", {**metrics, **_totals(list(devices.values()))}))
-    widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
+    """An aligned text table of a snapshot: a line per device, then one for all of them.
+
+    With `models` in it, the same of each, and then of all, behind the model's name.
+    """
+    columns: tuple[str, ...] = _COLUMNS
+    rows = _rows(metrics)
+    if "models" in metrics:
+        parts = {**metrics["models"], "all": metrics}
+        columns = ("model", *columns)
+        rows = [(name, *row) for name, part in parts.items() for row in _rows(part)]
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in (_COLUMNS, *rows)
+        for row in (columns, *rows)
     )
+
+
+def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    devices = metrics["devices"]
+    rows = [_row(str(device_id), device) for device_id, device in devices.items()]
+    return [*rows, _row("total", {**metrics, **_totals(list(devices.values()))})]
 
 
 def _row(name: str, metrics: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from math import inf, isnan, prod
+from math import inf, isnan
 from operator import index
 from typing import TYPE_CHECKING, Any
 
-from qaic_sched.backends.choose import backend_for
 from qaic_sched.clock import clock_of
-from qaic_sched.config import load_config, make_config
+from qaic_sched.config_models import UNNAMED, load_configs, make_configs
 from qaic_sched.core.events import DeviceOpened, DrainStarted
 from qaic_sched.core.model import Policy, Request, Statistics, Tenant
 from qaic_sched.core.state import SchedulerState
@@ -18,6 +17,15 @@ from qaic_sched.errors import InputError, SchedulerClosedError
 from qaic_sched.event_log import EventLog
 from qaic_sched.mapping import map_requests
 from qaic_sched.metrics import SchedulerMetrics, format_device_table
+from qaic_sched.models import (
+    backends_for,
+    close_all,
+    merged_metrics,
+    merged_statistics,
+    metrics_of,
+    name_of,
+    share_devices,
+)
 from qaic_sched.pool import Pool
 from qaic_sched.request import ScheduledRequest
 from qaic_sched.shell import Shell
@@ -31,7 +39,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from qaic_sched.config import Config
+    from qaic_sched.backends.base import Backend
+    from qaic_sched.config_keys import Config
     from qaic_sched.program import Program, Tensors
 
 __all__ = ["Scheduler"]
@@ -48,6 +57,8 @@ class _Phase(Enum):
 class Scheduler:
     """Queues requests, batches them and runs them on many devices.
 
+    A mapping instead of a `model_path` is of several models by name, each a path or a mapping of
+    its own options, `model` among them; they share the devices and their cores, and no queue.
     `devices` is "all", a count or a list of device ids; the options are those of `Session` and the
     sections of the configuration, nested the same way: `queue={"max_samples": 4096}`. Open it with
     `async with`, which drains at the end, or cancels if left with an exception. A bad option or
@@ -55,26 +66,32 @@ class Scheduler:
     """
 
     def __init__(
-        self, model_path: str, *, devices: str | int | Sequence[int] = "all", **options: Any
+        self,
+        model_path: str | Path | Mapping[str, Any],
+        *,
+        devices: str | int | Sequence[int] = "all",
+        **options: Any,
     ) -> None:
         if devices != "all":
             options["devices"] = devices
-        self._prepare(make_config(model_path, **options))
+        self._prepare(make_configs(model_path, **options))
 
     @classmethod
     def from_config(cls, path: str | Path, **overrides: Any) -> Self:
         """Make a scheduler from a configuration file; keywords win over what the file says."""
         scheduler = cls.__new__(cls)
-        scheduler._prepare(load_config(path, **overrides))
+        scheduler._prepare(load_configs(path, **overrides))
         return scheduler
 
-    def _prepare(self, config: Config) -> None:
-        self.config = config
+    def _prepare(self, configs: dict[str, Config]) -> None:
+        self.configs = configs
+        """By the models' names; a model without one is the only one, named ""."""
         self._phase = _Phase.NEW
-        self._backend = backend_for(config)
+        self._backends = backends_for(configs)
+        self._shells: dict[str, Shell] = {}
         self._shell: Shell | None = None
+        """That of the only model, once open: the one that `run` means without a name."""
         self._num_requests = 0
-        self._bytes_per_sample = 0
         self._closing = asyncio.Lock()
 
     # Opening and closing
@@ -84,35 +101,29 @@ class Scheduler:
             raise SchedulerClosedError("a scheduler opens once: make a new one")
         self._phase = _Phase.OPENING
         try:
-            self._shell = await self._open()
+            self._shells = await self._open()
         except BaseException:
             self._phase = _Phase.CLOSED
             raise
+        if len(self._shells) == 1:
+            (self._shell,) = self._shells.values()
         self._phase = _Phase.OPEN
         return self
 
-    async def _open(self) -> Shell:
-        config, backend = self.config, self._backend
-        clock = clock_of(asyncio.get_running_loop())
-        program = await backend.describe()
-        self._bytes_per_sample = _bytes_per_sample(program)
-        device_ids = await backend.select(config.devices)
-        core = SchedulerState(_policy_of(config, program))
-        log = None if config.event_log is None else EventLog(config.event_log)
-        pool = Pool(backend, program)
+    async def _open(self) -> dict[str, Shell]:
+        """Open every model, one after the other, or none."""
+        programs = {name: await backend.describe() for name, backend in self._backends.items()}
+        device_ids = await share_devices(self.configs, self._backends)
+        shells: dict[str, Shell] = {}
         try:
-            await pool.open(device_ids, config.num_activations, config.set_size)
+            for name, config in self.configs.items():
+                shells[name] = await _open_shell(
+                    config, self._backends[name], programs[name], device_ids
+                )
         except BaseException:
-            if log is not None:
-                log.close()
+            await close_all(shells.values())
             raise
-        if log is not None:
-            log.start(config.model, core.policy)
-        shell = Shell(core, program, pool, SchedulerMetrics(clock()), clock, log)
-        for device_id, executable in pool.executables.items():
-            shell.metrics.add_device(device_id, executable.num_activations)
-            shell.post(DeviceOpened(device_id, executable.num_activations, config.set_size))
-        return shell
+        return shells
 
     async def __aexit__(
         self,
@@ -128,12 +139,14 @@ class Scheduler:
 
     async def drain(self) -> None:
         """Refuse new requests and wait until every accepted one is resolved."""
-        shell = self._opened()
+        shells = self._opened().values()
         if self._phase is _Phase.OPEN:
             self._phase = _Phase.DRAINING
-            shell.post(DrainStarted())
+            for shell in shells:
+                shell.post(DrainStarted())
         if self._phase is _Phase.DRAINING:
-            await shell.idle.wait()
+            for shell in shells:
+                await shell.idle.wait()
 
     async def aclose(self) -> None:
         """Cancel what is not resolved yet and give the devices back; idempotent.
@@ -142,8 +155,8 @@ class Scheduler:
         """
         async with self._closing:
             was, self._phase = self._phase, _Phase.CLOSED
-            if self._shell is not None and was is not _Phase.CLOSED:
-                await self._shell.aclose()
+            if was is not _Phase.CLOSED:
+                await close_all(self._shells.values())
 
     # Requests
 
@@ -154,14 +167,18 @@ class Scheduler:
         priority: int = 0,
         timeout_s: float | None = None,
         tenant: str | None = None,
+        model: str | None = None,
     ) -> Tensors:
         """Run any number of samples and return the outputs, rows in the order of the inputs'.
 
         Higher `priority` is served first; `timeout_s` covers the whole stay; of equals, those of
-        the `tenant` that has had less for its weight go first. Raises `InputError`,
+        the `tenant` that has had less for its weight go first; `model` is its name, to be given
+        where there are several. Raises `InputError`,
         `QueueFullError`, `DeadlineExceededError`, `DeviceError` or `SchedulerClosedError`.
         """
-        return await self.submit(inputs, priority=priority, timeout_s=timeout_s, tenant=tenant)
+        return await self.submit(
+            inputs, priority=priority, timeout_s=timeout_s, tenant=tenant, model=model
+        )
 
     def submit(
         self,
@@ -170,15 +187,18 @@ class Scheduler:
         priority: int = 0,
         timeout_s: float | None = None,
         tenant: str | None = None,
+        model: str | None = None,
     ) -> ScheduledRequest:
         """Hand a request in without waiting; what is returned may be awaited or cancelled.
 
         Raises what is wrong with the call itself (`InputError`, `SchedulerClosedError`) at once;
         all else comes out of awaiting. The inputs must not change until then.
         """
-        shell = self._shell
-        if shell is None or self._phase is not _Phase.OPEN:
+        if self._phase is not _Phase.OPEN:
             raise SchedulerClosedError(f"the scheduler is {self._phase.value}")
+        shell = self._shell
+        if shell is None or model is not None:
+            shell = self.shell_of(model)
         if shell.error is not None:
             raise shell.error
         tensors, samples = validate(shell.program, inputs)
@@ -189,7 +209,7 @@ class Scheduler:
             now,
             None if timeout_s is None or timeout_s == inf else now + _seconds(timeout_s),
             index(priority),
-            samples * self._bytes_per_sample,
+            samples * shell.bytes_per_sample,
             tenant,
         )
         self._num_requests += 1
@@ -205,6 +225,7 @@ class Scheduler:
         priority: int = 0,
         timeout_s: float | None = None,
         tenant: str | None = None,
+        model: str | None = None,
     ) -> AsyncIterator[Tensors]:
         """Run every inputs of a stream, keeping the devices busy but bounded in flight.
 
@@ -213,47 +234,100 @@ class Scheduler:
         """
 
         def submit(inputs: Mapping[str, NDArray[Any]]) -> ScheduledRequest:
-            return self.submit(inputs, priority=priority, timeout_s=timeout_s, tenant=tenant)
+            return self.submit(
+                inputs, priority=priority, timeout_s=timeout_s, tenant=tenant, model=model
+            )
 
-        return map_requests(submit, stream, self.samples_to_keep_busy, ordered=ordered)
+        bound = self.samples_to_keep_busy_of(model)
+        return map_requests(submit, stream, bound, ordered=ordered)
 
     # Telling
 
     def get_metrics(self) -> dict[str, Any]:
-        """Counts and latencies since opening, for the whole host and per device; seconds."""
-        shell = self._opened()
-        devices = shell.statistics().devices
+        """Counts and latencies since opening, for the whole host and per device; seconds.
+
+        Models with names have the same each, in `models`.
+        """
+        shells = self._opened()
         is_closed = self._phase is _Phase.CLOSED
-        states = {each: "closed" if is_closed else its.state for each, its in devices.items()}
-        return shell.metrics.snapshot(shell.clock(), states)
+        now = next(iter(shells.values())).clock()
+        if UNNAMED in shells:
+            return metrics_of(shells[UNNAMED], now, is_closed=is_closed)
+        return merged_metrics(shells, now, is_closed=is_closed)
 
     def print_metrics(self) -> None:
         """Print the per-device table of `get_metrics`."""
         print(format_device_table(self.get_metrics()))
 
-    def statistics(self) -> Statistics:
-        """What waits, is queued and is in flight at this moment."""
-        return self._opened().statistics()
+    def statistics(self, *, model: str | None = None) -> Statistics:
+        """What waits, is queued and is in flight at this moment, for one model or for all."""
+        if model is None and self._shell is None:
+            return merged_statistics(shell.statistics() for shell in self._opened().values())
+        return self.shell_of(model).statistics()
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the only model; of several, see `configs`."""
+        return self.configs[name_of(self.configs, None)]
 
     @property
     def program(self) -> Program:
-        """What the model takes and gives; known once the scheduler is open."""
-        return self._opened().program
+        """What the only model takes and gives; known once the scheduler is open."""
+        return self.shell_of(None).program
+
+    @property
+    def programs(self) -> dict[str, Program]:
+        """What each model takes and gives, by name; known once the scheduler is open."""
+        return {name: shell.program for name, shell in self._opened().items()}
 
     @property
     def samples_to_keep_busy(self) -> int:
         """Samples in flight that fill every slot of every device twice: the bound of `map`."""
-        shell = self._opened()
+        return self.samples_to_keep_busy_of(None)
+
+    def samples_to_keep_busy_of(self, model: str | None) -> int:
+        """The same for one of several models."""
+        shell = self.shell_of(model)
         slots = sum(each.num_activations for each in shell.pool.executables.values())
-        return 2 * slots * self.config.set_size * shell.program.max_batch_size
+        set_size = self.configs[name_of(self.configs, model)].set_size
+        return 2 * slots * set_size * shell.program.max_batch_size
+
+    def shell_of(self, model: str | None) -> Shell:
+        """What runs a model; None is the only one. `InputError` where there is none, or several."""
+        shells = self._opened()
+        return shells[name_of(shells, model)]
 
     def __repr__(self) -> str:
-        return f"<Scheduler {self.config.model}: {self._phase.value}>"
+        models = [name or config.model for name, config in self.configs.items()]
+        return f"<Scheduler {', '.join(models)}: {self._phase.value}>"
 
-    def _opened(self) -> Shell:
-        if self._shell is None:
+    def _opened(self) -> dict[str, Shell]:
+        if not self._shells:
             raise SchedulerClosedError(f"the scheduler is {self._phase.value}")
-        return self._shell
+        return self._shells
+
+
+async def _open_shell(
+    config: Config, backend: Backend, program: Program, device_ids: Sequence[int]
+) -> Shell:
+    """Load one model on the devices, and have its core told of them."""
+    clock = clock_of(asyncio.get_running_loop())
+    core = SchedulerState(_policy_of(config, program))
+    log = None if config.event_log is None else EventLog(config.event_log)
+    pool = Pool(backend, program)
+    try:
+        await pool.open(device_ids, config.num_activations, config.set_size)
+    except BaseException:
+        if log is not None:
+            log.close()
+        raise
+    if log is not None:
+        log.start(config.model, core.policy)
+    shell = Shell(core, program, pool, SchedulerMetrics(clock()), clock, log)
+    for device_id, executable in pool.executables.items():
+        shell.metrics.add_device(device_id, executable.num_activations)
+        shell.post(DeviceOpened(device_id, executable.num_activations, config.set_size))
+    return shell
 
 
 def _policy_of(config: Config, program: Program) -> Policy:
@@ -270,11 +344,6 @@ def _policy_of(config: Config, program: Program) -> Policy:
         dispatch_timeout_s=None if timeout_s == "auto" else timeout_s,
         tenants={name: Tenant(its.weight, its.share) for name, its in config.tenants.items()},
     )
-
-
-def _bytes_per_sample(program: Program) -> int:
-    total = sum(spec.dtype.itemsize * prod(spec.shape) for spec in program.inputs)
-    return total // program.max_batch_size
 
 
 def _seconds(timeout_s: float) -> float:

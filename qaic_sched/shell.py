@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,8 @@ class Shell:
         self.error: InternalError | None = None
         """What broke the shell; from then on it does nothing."""
         self.program = program
+        size = sum(spec.dtype.itemsize * prod(spec.shape) for spec in program.inputs)
+        self.bytes_per_sample = size // program.max_batch_size
         self.pool = pool
         self.metrics = metrics
         self.clock = clock

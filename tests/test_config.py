@@ -7,13 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qaic_sched.config import (
-    Config,
-    ModelOptions,
-    QueueConfig,
-    load_config,
-    make_config,
-)
+from qaic_sched.config import load_config, make_config
+from qaic_sched.config_keys import Config, ModelOptions, QueueConfig
 from qaic_sched.errors import ConfigError
 
 

@@ -24,11 +24,20 @@ FLOORS = {
         [
             ["errors", "histogram", "clock"],
             ["core", "program"],
-            ["config", "config_table", "vendor_options", "yaml_file", "tensors", "metrics"],
+            [
+                "config",
+                "config_keys",
+                "config_models",
+                "config_table",
+                "vendor_options",
+                "yaml_file",
+                "tensors",
+                "metrics",
+            ],
             ["backends"],
             ["session"],
             ["pool", "event_log", "replay", "explain", "request", "mapping"],
-            ["shell", "scheduler", "blocking"],
+            ["shell", "models", "scheduler", "blocking"],
             ["loadgen", "service"],
             ["cli", "compat"],
         ]

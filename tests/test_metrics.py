@@ -193,3 +193,28 @@ def test_device_table_of_nothing():
     lines = format_device_table(SchedulerMetrics(0.0).snapshot(0.0, {})).splitlines()
 
     assert words(lines[1]) == "total 0 0 0 0.0 0.0 0.000 0.000 0 0 0"
+
+
+def test_merged_metrics_are_those_of_everything():
+    """Devices are added up by id, histograms merged, and the parts stay as they are."""
+    first, second = two_devices(), SchedulerMetrics(100.0)
+    second.add_device(1, 2)
+    second.record_batch(1, 1.0, samples=8, size=8)
+    second.record_request("done", 0.5, 4.0)
+    parts = [each.snapshot(110.0, {}) for each in (first, second)]
+
+    whole = SchedulerMetrics(110.0)
+    for each in (first, second):
+        whole.merge(each, 110.0)
+    merged = whole.snapshot(110.0, {0: "ready"})
+
+    assert [each.snapshot(110.0, {}) for each in (first, second)] == parts
+    assert merged["num_of_inferences"] == sum(each["num_of_inferences"] for each in parts)
+    assert merged["max_latency"] == 2.0
+    assert merged["requests"]["total"]["max_latency"] == 4.0
+    assert merged["devices"][0] == {**parts[0]["devices"][0], "state": "ready"}
+    device, *own = (each["devices"][1] for each in (merged, *parts))
+    for key in ("batches", "samples", "errors", "retries", "hedges", "activations"):
+        assert device[key] == sum(each[key] for each in own)
+    busy = sum(each["utilisation"] * each["activations"] for each in own)
+    assert device["utilisation"] == pytest.approx(busy / device["activations"])

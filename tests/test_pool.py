@@ -12,7 +12,7 @@ import pytest
 
 from qaic_sched import pool as pool_module
 from qaic_sched.backends.base import Backend, DeviceInfo, Done, Executable
-from qaic_sched.config import ModelOptions
+from qaic_sched.config_keys import ModelOptions
 from qaic_sched.core.model import Activation, Batch, Part, Request
 from qaic_sched.errors import DeviceError
 from qaic_sched.pool import Flight, Pool

@@ -2,7 +2,8 @@
 
 Rules of the seam:
 - Nothing here blocks the event loop: coroutines wait, `submit` returns at once.
-- A backend is made for one model and knows nothing of requests, queues or other devices.
+- A backend is made for one model and knows nothing of requests, queues or other devices; of other
+  models it knows what they take of its devices.
 - An activation serves its inferences one at a time, in the order of `submit`.
 - What a backend raises is one of our errors; the vendor's or the library's is its `__cause__`.
 """
@@ -18,16 +19,18 @@ from qaic_sched.errors import ConfigError, DeviceError, NoDeviceError
 from qaic_sched.program import Program, Tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from qaic_sched.config import ModelOptions
+    from qaic_sched.config_keys import ModelOptions
 
 __all__ = [
     "Backend",
     "DeviceInfo",
     "Done",
     "Executable",
+    "Want",
     "check_fit",
+    "check_fit_together",
     "choose_devices",
     "closed_in_flight",
 ]
@@ -55,6 +58,24 @@ class DeviceInfo:
     power_w: float | None = None
     serial: str | None = None
     sku: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a model takes of each device: activations, each of so many cores, or one where None."""
+
+    num_activations: int
+    aic_num_cores: int | None = None
+
+    @property
+    def cores_each(self) -> int:
+        """Cores of one activation."""
+        return self.aic_num_cores or 1
+
+    @property
+    def cores(self) -> int:
+        """Cores of all activations."""
+        return self.num_activations * self.cores_each
 
 
 class Executable(ABC):
@@ -90,10 +111,14 @@ class Backend(ABC):
     """One model on one kind of device."""
 
     kind: str
+    max_activations: int | None = None
+    """Most activations on one device, of all models; None is as many as there are cores."""
 
     def __init__(self, model_path: str, options: ModelOptions) -> None:
         self.model_path = model_path
         self.options = options
+        self.others: dict[str, Want] = {}
+        """What other models want of the same devices, by name; to be kept up by who opens them."""
 
     @abstractmethod
     async def find(self) -> list[DeviceInfo]:
@@ -113,6 +138,12 @@ class Backend(ABC):
         if not found:
             raise NoDeviceError(f"no {self.kind} device on this host")
         return choose_devices(devices, found, self.kind)
+
+    async def check_room(self, device_ids: Sequence[int], wants: Mapping[str, Want]) -> None:
+        """Raise `ConfigError` unless several models, by name, fit on each device that is ready."""
+        for device in await self.find():
+            if device.device_id in device_ids and device.state == "ready":
+                check_fit_together(device, wants, self.max_activations)
 
     @abstractmethod
     async def load(self, device_id: int, num_activations: int, set_size: int) -> Executable:
@@ -153,6 +184,36 @@ def check_fit(
             f"device {device.device_id}, which has {device.cores_free} of {device.cores} cores free"
             f"{limit}; {fitting} would fit"
         )
+
+
+def check_fit_together(
+    device: DeviceInfo, wants: Mapping[str, Want], most: int | None = None
+) -> None:
+    """Raise `ConfigError` unless the models, by name, fit on the device's free cores together.
+
+    They may have at most `most` activations. The error says what each wants, and what would fit.
+    """
+    free = device.cores_free - sum(want.cores for want in wants.values())
+    limit = "" if most is None else f" and room for {most} activations at most"
+    most = device.cores_free if most is None else most  # each activation has a core at least
+    room = most - sum(want.num_activations for want in wants.values())
+    if free >= 0 and room >= 0:
+        return
+    wanted = ", ".join(
+        f"{name} {want.cores} ({want.num_activations} activations of {want.cores_each})"
+        for name, want in wants.items()
+    )
+    fitting = {
+        name: min((free + want.cores) // want.cores_each, room + want.num_activations)
+        for name, want in wants.items()
+    }
+    some = " or ".join(f"{count} of {name}" for name, count in fitting.items() if count > 0)
+    advice = f"{some} would fit beside the rest" if some else "more than one of them must want less"
+    raise ConfigError(
+        f"num_activations: the models want {device.cores_free - free} cores together: {wanted}; "
+        f"device {device.device_id} has {device.cores_free} of {device.cores} cores free{limit}; "
+        f"{advice}"
+    )
 
 
 def closed_in_flight(kind: str, device_id: int) -> DeviceError:

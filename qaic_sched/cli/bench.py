@@ -13,7 +13,7 @@ import typer
 
 from qaic_sched.cli.ctrl_c import INTERRUPTED, CtrlC, run_async
 from qaic_sched.cli.output import format_table, print_json
-from qaic_sched.config import load_config
+from qaic_sched.config_models import UNNAMED, load_configs
 from qaic_sched.errors import ConfigError
 from qaic_sched.session import Session
 
@@ -50,25 +50,30 @@ def bench(
 ) -> None:
     """Run the vendor's benchmark per device.
 
-    All devices of the configuration run at the same time.
+    All devices of the configuration run at the same time; of several models one after the other.
 
     Ctrl-C lets what is in flight finish, prints what was measured until then and ends with status
     130; a second Ctrl-C stops at once and prints nothing.
     """
     if num_inferences is not None and inf_time is not None:
         raise ConfigError("--num-inferences and --time are both given: give one of them")
-    sessions = Session.for_each_device(load_config(config))
-    try:
-        results, is_whole = run_async(_benchmark(sessions, num_inferences, inf_time))
-    except CancelledError:
-        raise typer.Exit(INTERRUPTED) from None
-    records = {device_id: _record(result) for device_id, result in results.items()}
-    total = _total(list(records.values()))
+    configs = load_configs(config)
+    sessions = {name: Session.for_each_device(each) for name, each in configs.items()}
+    measured: dict[str, dict[str, Any]] = {}
+    is_whole = True
+    for name in sessions:
+        try:
+            results, is_whole = run_async(_benchmark(sessions[name], num_inferences, inf_time))
+        except CancelledError:
+            raise typer.Exit(INTERRUPTED) from None
+        records = {device_id: _record(result) for device_id, result in results.items()}
+        measured[name] = {"devices": records, "total": _total(list(records.values()))}
+        if not is_whole:
+            break
     if as_json:
-        print_json({"devices": records, "total": total})
+        print_json(measured.get(UNNAMED, {"models": measured}))
     else:
-        rows = [_row(str(device_id), record) for device_id, record in records.items()]
-        print(format_table(COLUMNS, [*rows, _row("total", total)]))
+        _print_tables(measured)
     if not is_whole:
         raise typer.Exit(INTERRUPTED)
 
@@ -122,6 +127,18 @@ def _total(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **{key: sum(record[key] for record in records) for key in added},
         "seconds": max(record["seconds"] for record in records),
     }
+
+
+def _print_tables(measured: Mapping[str, Mapping[str, Any]]) -> None:
+    """One table; models that have names have a column for them."""
+    columns, rows = COLUMNS, []
+    if UNNAMED not in measured:
+        columns = {"model": "<", **COLUMNS}
+    for model, told in measured.items():
+        records = {**told["devices"], "total": told["total"]}
+        of_model = [_row(str(device), record) for device, record in records.items()]
+        rows += [(model, *row) if model else row for row in of_model]
+    print(format_table(columns, rows))
 
 
 def _row(name: str, record: Mapping[str, Any]) -> tuple[str, ...]:

@@ -16,15 +16,16 @@ from qaic_sched.backends.choose import backend_for
 from qaic_sched.backends.compiling.container import kind_of
 from qaic_sched.cli.ctrl_c import run_async
 from qaic_sched.cli.output import format_table, print_json, say
-from qaic_sched.config import load_config
+from qaic_sched.config_models import UNNAMED, load_configs
 from qaic_sched.config_table import describe_config
 from qaic_sched.errors import ConfigError, NoDeviceError
+from qaic_sched.models import check_kinds, share_devices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from qaic_sched.backends.base import Backend
-    from qaic_sched.config import Config
+    from qaic_sched.config_keys import Config
     from qaic_sched.program import Program, TensorSpec
 
 __all__ = ["Findings", "check", "examine"]
@@ -37,7 +38,8 @@ class Findings:
     """What was found out about a configuration, as far as its errors allowed.
 
     `needs_compiling` is why there is no program: only compiling the model tells what it is.
-    `slots` are the inferences that all devices may hold together.
+    `slots` are the inferences that all devices may hold together. Of several models each has
+    findings of its own, in `models`; their errors stand here too.
     """
 
     config: Config | None = None
@@ -48,6 +50,7 @@ class Findings:
     slots: int | None = None
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    models: dict[str, Findings] = field(default_factory=dict)
 
 
 def check(
@@ -64,12 +67,16 @@ def check(
         print_json(_as_json(findings))
     else:
         _print_findings(findings)
+        for name, its in findings.models.items():
+            print(f"model {name}\n")
+            _print_findings(its)
+            print()
     for error in findings.errors:
         say(error)
     if findings.errors:
         raise typer.Exit(2)
     if not as_json:
-        print(f"\n{config}: nothing wrong")
+        print("" if findings.models else "\n", config, ": nothing wrong", sep="")
 
 
 def examine(path: Path) -> Findings:
@@ -77,13 +84,42 @@ def examine(path: Path) -> Findings:
     findings = Findings()
     with _collected(findings.warnings):
         try:
-            findings.config = load_config(path)
-            findings.backend = backend_for(_not_compiling(findings.config))
+            configs = load_configs(path)
         except ConfigError as error:
             findings.errors.append(str(error))
         else:
-            run_async(_examine_backend(findings, findings.backend, findings.config))
+            if UNNAMED in configs:
+                _examine_model(findings, configs[UNNAMED])
+            else:
+                _examine_models(findings, configs)
     return findings
+
+
+def _examine_model(findings: Findings, config: Config) -> None:
+    findings.config = config
+    try:
+        findings.backend = backend_for(_not_compiling(config))
+    except ConfigError as error:
+        findings.errors.append(str(error))
+    else:
+        run_async(_examine_backend(findings, findings.backend, config))
+
+
+def _examine_models(findings: Findings, configs: Mapping[str, Config]) -> None:
+    """Each by itself; and if nothing is wrong with any, whether they can share their devices."""
+    backends = {}
+    for name, config in configs.items():
+        findings.models[name] = its = Findings()
+        _examine_model(its, config)
+        findings.errors += [f"models.{name}: {error}" for error in its.errors]
+        if its.backend is not None:
+            backends[name] = its.backend
+    if not findings.errors:
+        try:
+            check_kinds(backends)
+            findings.device_ids = run_async(share_devices(configs, backends))
+        except ConfigError as error:
+            findings.errors.append(str(error))
 
 
 def _not_compiling(config: Config) -> Config:
@@ -184,6 +220,13 @@ def _slots(findings: Findings, config: Config) -> str:
 
 def _as_json(findings: Findings) -> dict[str, Any]:
     backend, program = findings.backend, findings.program
+    if findings.models:
+        return {
+            "models": {name: _as_json(its) for name, its in findings.models.items()},
+            "devices": findings.device_ids,
+            "warnings": findings.warnings,
+            "errors": findings.errors,
+        }
     return {
         "config": findings.config,
         "model_file": None if backend is None else backend.model_path,

@@ -16,7 +16,7 @@ from qaic_sched.config import make_config
 from qaic_sched.errors import ConfigError
 
 if TYPE_CHECKING:
-    from qaic_sched.config import Config
+    from qaic_sched.config_keys import Config
 
 __all__ = ["compile_"]
 

@@ -13,7 +13,9 @@ from qaic_sched.backends.choose import PACKAGE_SCHEME, SIMULATED, backend_for
 from qaic_sched.backends.cpu import CpuBackend
 from qaic_sched.cli.ctrl_c import run_async
 from qaic_sched.cli.output import format_table, print_json
-from qaic_sched.config import ModelOptions, load_config, make_config
+from qaic_sched.config import make_config
+from qaic_sched.config_keys import ModelOptions
+from qaic_sched.config_models import load_configs
 
 if TYPE_CHECKING:
     from qaic_sched.backends.base import Backend, DeviceInfo
@@ -60,7 +62,7 @@ async def _on_this_host() -> list[DeviceInfo]:
 def _backend_of(source: str) -> Backend:
     is_config = Path(source).suffix in (".yaml", ".yml") and not source.endswith(SIMULATED)
     if is_config and not source.startswith(PACKAGE_SCHEME):
-        return backend_for(load_config(source))
+        return backend_for(next(iter(load_configs(source).values())))  # all have the same devices
     return backend_for(make_config(source))
 
 

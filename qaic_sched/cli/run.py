@@ -15,6 +15,7 @@ from qaic_sched.cli.output import print_json
 from qaic_sched.cli.progress import progress_bar, stderr_console
 from qaic_sched.errors import InputError, SchedulerError
 from qaic_sched.metrics import format_device_table
+from qaic_sched.models import name_of
 from qaic_sched.scheduler import Scheduler
 from qaic_sched.tensors import allocate_outputs, copy_rows, validate
 
@@ -35,6 +36,9 @@ def run(
         Path | None,
         typer.Option("--output", metavar="FILE.npz", help="Where the outputs go, in row order."),
     ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Which, of several models.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Run every row of a file.
@@ -49,9 +53,10 @@ def run(
         check_output_path(output_path)
     # No caller is there who could come back later: rows wait for room, whatever the file says.
     scheduler = Scheduler.from_config(config, queue={"when_full": "wait"})
+    name_of(scheduler.configs, model)
     try:
         keeps_outputs = output_path is not None
-        job, metrics = run_async(_run(scheduler, input_path, inputs, keeps_outputs))
+        job, metrics = run_async(_run(scheduler, model, input_path, inputs, keeps_outputs))
     except CancelledError:
         raise typer.Exit(INTERRUPTED) from None
     _print_report(job, metrics, as_json)
@@ -69,12 +74,15 @@ class Job:
     `inputs` are checked against the program here: `InputError`.
     """
 
-    def __init__(self, program: Program, inputs: Tensors, *, keeps_outputs: bool) -> None:
+    def __init__(
+        self, program: Program, inputs: Tensors, *, keeps_outputs: bool, model: str | None = None
+    ) -> None:
         self.inputs, self.rows = validate(program, inputs)
         self.rows_done = 0
         self.seconds = 0.0
         self.error: SchedulerError | None = None
         """What ended the job before its last row."""
+        self._model = model
         self._rows_per_request = program.max_batch_size
         self._outputs: Tensors = {}
         if keeps_outputs and self.rows > self._rows_per_request:
@@ -84,7 +92,7 @@ class Job:
         """Run the rows in order until they are done, one fails, or Ctrl-C is pressed."""
         started_at = perf_counter()
         try:
-            async for outputs in scheduler.map(self._requests(ctrl_c)):
+            async for outputs in scheduler.map(self._requests(ctrl_c), model=self._model):
                 self._take(outputs)
         except SchedulerError as error:
             self.error = error
@@ -116,12 +124,17 @@ class Job:
 
 
 async def _run(
-    scheduler: Scheduler, input_path: Path, inputs: Tensors, keeps_outputs: bool
+    scheduler: Scheduler,
+    model: str | None,
+    input_path: Path,
+    inputs: Tensors,
+    keeps_outputs: bool,
 ) -> tuple[Job, dict[str, Any]]:
     with CtrlC() as ctrl_c:
         async with scheduler:
             try:
-                job = Job(scheduler.program, inputs, keeps_outputs=keeps_outputs)
+                program = scheduler.shell_of(model).program
+                job = Job(program, inputs, keeps_outputs=keeps_outputs, model=model)
             except InputError as error:
                 raise InputError(f"{input_path}: {error}") from error
             async with progress_bar(stderr_console(), job.rows, lambda: job.rows_done):

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from qaic_sched.backends.base import Backend
-    from qaic_sched.config import Config
+    from qaic_sched.config_keys import Config
     from qaic_sched.program import Program, Tensors
     from qaic_sched.session.benchmark import Claim
     from qaic_sched.session.loaded import Answer

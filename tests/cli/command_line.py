@@ -13,7 +13,7 @@ import yaml
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["cards", "config_of", "means", "save_rows", "start"]
+__all__ = ["cards", "config_of", "means", "save_rows", "start", "two_models"]
 
 
 def cards(folder: Path, **changes: Any) -> Path:
@@ -57,3 +57,10 @@ def start(*arguments: object) -> subprocess.Popen[str]:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def two_models(folder: Path, **keys: Any) -> Path:
+    """A configuration of two models on the cards of `cards`, `a` and `b`, with `keys`."""
+    cards(folder)
+    models = {"a": "cards.sim.yaml", "b": {"model": "cards.sim.yaml", "num_activations": 2}}
+    return config_of(folder, models=models, **keys)

@@ -14,7 +14,7 @@ import pytest
 
 from qaic_sched.cli import main
 from qaic_sched.session import Session
-from tests.cli.command_line import cards, config_of, start
+from tests.cli.command_line import cards, config_of, start, two_models
 from tests.models import linear_model
 
 if TYPE_CHECKING:
@@ -157,3 +157,18 @@ def test_devices_of_the_cpu_get_their_shares(
     assert main(["bench", str(config), "--json"]) == 0
     assert sorted(pinned) == [[0, 1], [2, 3]]
     assert json.loads(capsys.readouterr().out)["total"]["inferences"] == 80
+
+
+def test_each_of_several_models_is_benchmarked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One after the other, under its name; the JSON has them by name."""
+    config = two_models(tmp_path)
+    assert main(["bench", str(config), "--num-inferences", "4"]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split()[:2] == ["model", "device"]
+    wanted = [[name, device] for name in "ab" for device in ("0", "1", "total")]
+    assert [line.split()[:2] for line in lines] == wanted
+    assert main(["bench", str(config), "--num-inferences", "4", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["models"]
+    assert {name: its["total"]["inferences"] for name, its in told.items()} == {"a": 8, "b": 8}

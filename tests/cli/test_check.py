@@ -10,7 +10,7 @@ import pytest
 from qaic_sched.cli import main
 from qaic_sched.cli.check import examine
 from tests.cli.command_line import cards as configuration
-from tests.cli.command_line import config_of
+from tests.cli.command_line import config_of, two_models
 from tests.models import linear_model, unbatched_model
 from tests.standin.qpc import write_qpc
 
@@ -160,3 +160,42 @@ def test_activations_must_fit_on_their_devices(tmp_path: Path) -> None:
     (error,) = examine(config).errors
     assert "num_activations: 3 of 4 cores" in error
     assert "device 1, which has 10 of 10 cores free; 2 would fit" in error
+
+
+def test_each_of_several_models_has_its_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under its name, with the keys that are its own; the JSON has them by name."""
+    config = two_models(tmp_path, set_size=3)
+    assert check(config) == 0
+    shown = capsys.readouterr().out
+    lines = [line.split() for line in shown.splitlines()]
+    assert lines.index(["model", "a"]) < lines.index(["model", "b"])
+    assert [line[1] for line in lines if line[:1] == ["slots"]] == ["6", "12"]
+    assert shown.endswith(f"\n\n{config}: nothing wrong\n")
+    assert check(config, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {name: its["slots"] for name, its in told["models"].items()} == {"a": 6, "b": 12}
+    assert (told["devices"], told["errors"]) == ([0, 1], [])
+
+
+def test_what_is_wrong_with_a_model_is_said_with_its_name(tmp_path: Path) -> None:
+    """Each model's own errors, whatever the others have."""
+    cards = configuration(tmp_path).with_name("cards.sim.yaml").name
+    models = {"a": "none.onnx", "b": cards, "c": {"model": cards, "aic_num_cores": 17}}
+    findings = examine(config_of(tmp_path, models=models, devices=1))
+    of_a, of_c = findings.errors
+    assert of_a.startswith("models.a: ")
+    assert of_c.startswith("models.c: num_activations: 1 of 17 cores")
+    assert findings.models["b"].errors == []
+
+
+def test_models_must_fit_on_their_devices_together(tmp_path: Path) -> None:
+    """Each fits alone, but both do not: an error says what each wants."""
+    (error,) = examine(two_models(tmp_path, aic_num_cores=6)).errors
+    assert "the models want 18 cores together: a 6 (1 activations of 6), b 12 (2" in error
+    pytest.importorskip("onnxruntime")
+    linear_model(tmp_path / "model.onnx", batch=4)
+    mixed = config_of(tmp_path, models={"a": "cards.sim.yaml", "b": "model.onnx"})
+    (error,) = examine(mixed).errors
+    assert "one kind of device, not a on sim, b on cpu" in error

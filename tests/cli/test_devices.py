@@ -11,6 +11,7 @@ from qaic_sched.backends.aic import sdk
 from qaic_sched.backends.base import DeviceInfo
 from qaic_sched.cli import devices, main
 from tests.cli.command_line import cards as configuration
+from tests.cli.command_line import two_models
 from tests.standin import control
 
 if TYPE_CHECKING:
@@ -97,3 +98,11 @@ def test_all_that_a_device_tells_is_shown() -> None:
         *("8.0/16.0 GiB", "42 °C", "22.2 W", "PCIE_STD"),
     )
     assert devices._row(DeviceInfo(0, "sim", "ready", 1, 1))[4:] == ("-", "-", "-", "-")
+
+
+def test_several_models_have_the_same_devices(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is listed once."""
+    assert main(["devices", str(two_models(tmp_path)), "--json"]) == 0
+    assert [device["device_id"] for device in json.loads(capsys.readouterr().out)] == [0, 1]

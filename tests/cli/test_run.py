@@ -19,7 +19,7 @@ from qaic_sched.cli.progress import progress_bar
 from qaic_sched.cli.run import Job
 from qaic_sched.scheduler import Scheduler
 from qaic_sched.testing import run_virtual
-from tests.cli.command_line import cards, config_of, means, save_rows, start
+from tests.cli.command_line import cards, config_of, means, save_rows, start, two_models
 from tests.models import linear, linear_inputs, linear_model, unbatched_model
 
 if TYPE_CHECKING:
@@ -238,3 +238,29 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     shown, said = process.communicate(timeout=60)
     assert (process.returncode, shown, said) == (130, "", "")
     assert not (tmp_path / "out.npz").exists()
+
+
+def test_one_of_several_models_runs_the_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one that `--model` names; the table tells of all."""
+    target = tmp_path / "out.npz"
+    source = save_rows(tmp_path, 10)
+    assert run(two_models(tmp_path), source, "--model", "b", "--output", target) == 0
+    with np.load(target) as outputs:
+        assert outputs["mean"][:, 0].tolist() == means(10)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    samples = {line[0]: line[4] for line in lines if line[1] == "total"}
+    assert samples == {"a": "0", "b": "10", "all": "10"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [((), "model: missing, and this"), (("--model", "c"), "model: there is no 'c'")],
+)
+def test_of_several_models_one_must_be_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], error: str
+) -> None:
+    """Without a name, or with a wrong one, nothing is loaded and the status is 2."""
+    assert run(two_models(tmp_path), save_rows(tmp_path, 10), *options) == 2
+    assert error in capsys.readouterr().err

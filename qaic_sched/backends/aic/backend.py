@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from qaic_sched.backends.aic.qpc import QpcFile
     from qaic_sched.backends.aic.sdk import Sdk
-    from qaic_sched.config import ModelOptions
+    from qaic_sched.config_keys import ModelOptions
     from qaic_sched.program import Program
 
 __all__ = ["AicBackend"]
@@ -50,6 +50,7 @@ class AicBackend(Backend):
     """One model on the cards of this host; one that is not compiled yet is compiled for them."""
 
     kind = "aic"
+    max_activations = MAX_ACTIVATIONS
 
     def __init__(self, model_path: str, options: ModelOptions) -> None:
         super().__init__(model_path, options)
@@ -110,7 +111,9 @@ class AicBackend(Backend):
             )
         # Assumption (not verified on hardware): nothing that is public tells for how many cores a
         # QPC was compiled, so without the option each activation is taken to need one.
-        check_fit(device, num_activations, self.options.aic_num_cores, MAX_ACTIVATIONS)
+        # Cores that other models have taken are not free any more; their channels nobody counts.
+        most = MAX_ACTIVATIONS - sum(other.num_activations for other in self.others.values())
+        check_fit(device, num_activations, self.options.aic_num_cores, most)
 
     async def _binding(self) -> Sdk:
         if self._sdk is None:

@@ -6,7 +6,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qaic_sched.backends.base import Backend, DeviceInfo
+from qaic_sched.backends.base import Backend, DeviceInfo, Want
 from qaic_sched.backends.compiling.compile import compile_model
 from qaic_sched.backends.compiling.container import check_cpu_program, kind_of
 from qaic_sched.backends.compiling.folder import FolderError
@@ -18,7 +18,9 @@ from qaic_sched.backends.threads import in_thread
 from qaic_sched.errors import ConfigError
 
 if TYPE_CHECKING:
-    from qaic_sched.config import ModelOptions
+    from collections.abc import Mapping, Sequence
+
+    from qaic_sched.config_keys import ModelOptions
     from qaic_sched.program import Program
 
 __all__ = ["CpuBackend"]
@@ -56,6 +58,12 @@ class CpuBackend(Backend):
         device_ids = choose_ids(devices, len(cores))
         self._cores_of = share_out(cores, device_ids)
         return device_ids
+
+    async def check_room(self, device_ids: Sequence[int], wants: Mapping[str, Want]) -> None:
+        """Warn of devices with more activations than cores: those share the cores, if they must."""
+        activations = sum(want.num_activations for want in wants.values())
+        for device_id in device_ids:
+            _warn_if_crowded(device_id, activations, self._cores_of[device_id])
 
     async def describe(self) -> Program:
         """Compile the model and read the result, once.
@@ -96,16 +104,18 @@ class CpuBackend(Backend):
                 )
 
     async def load(self, device_id: int, num_activations: int, set_size: int) -> CpuExecutable:
-        """Load `num_activations` sessions, which divide the threads of the device's cores."""
+        """Load `num_activations` sessions, which divide the threads of the device's cores.
+
+        Those of other models on the device count too.
+        """
         program = await self.describe()
         cores = self._cores_of.get(device_id)
         if cores is None:
             raise ConfigError(f"devices: cpu device {device_id} was not selected")
-        if num_activations > len(cores):
-            logger.warning(
-                "cpu device %d: %d activations, %d core(s)", device_id, num_activations, len(cores)
-            )
-        num_threads = max(1, len(cores) // num_activations)
+        if not self.others:  # else `check_room` has told
+            _warn_if_crowded(device_id, num_activations, cores)
+        activations = num_activations + sum(each.num_activations for each in self.others.values())
+        num_threads = max(1, len(cores) // activations)
         open_session = partial(open_model, self._file, num_threads, self._sizes)
         executable = CpuExecutable(device_id, program, num_activations, cores, open_session)
         try:
@@ -114,3 +124,10 @@ class CpuBackend(Backend):
             executable.stop()
             raise
         return executable
+
+
+def _warn_if_crowded(device_id: int, num_activations: int, cores: Sequence[int]) -> None:
+    if num_activations > len(cores):
+        logger.warning(
+            "cpu device %d: %d activations, %d core(s)", device_id, num_activations, len(cores)
+        )

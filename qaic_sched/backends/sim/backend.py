@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from qaic_sched.backends.base import Done
     from qaic_sched.backends.sim.spec import SimSpec
-    from qaic_sched.config import ModelOptions
+    from qaic_sched.config_keys import ModelOptions
     from qaic_sched.errors import DeviceErrorKind
     from qaic_sched.program import Program, Tensors
 
@@ -69,13 +69,15 @@ class SimBackend(Backend):
     async def load(self, device_id: int, num_activations: int, set_size: int) -> SimExecutable:
         """Load the program, which takes `load_time_s` per activation; any `set_size` will do.
 
-        `ConfigError` if the device does not exist or has too few cores. What is loaded already is
-        not counted: a live change loads the new activations before it closes the old.
+        `ConfigError` if the device does not exist or has too few cores beside what other models
+        want. What of this model is loaded already is not counted: a live change loads the new
+        activations before it closes the old.
         """
         spec = self.spec
         if device_id not in range(spec.devices):
             raise ConfigError(f"no sim device {device_id}: {self.model_path} makes {spec.devices}")
-        check_fit(self._device(device_id), num_activations, self.options.aic_num_cores)
+        device = self._device(device_id, sum(other.cores for other in self.others.values()))
+        check_fit(device, num_activations, self.options.aic_num_cores)
         await asyncio.sleep(spec.load_time_s * num_activations)
         answers = self._answers_on_this_loop()
         outages = self._outages_of(device_id, answers.clock())
@@ -92,8 +94,9 @@ class SimBackend(Backend):
             raise DeviceError(f"sim device {device_id} is lost", device_id, kind="lost")
         return outages
 
-    def _device(self, device_id: int) -> DeviceInfo:
-        return DeviceInfo(device_id, self.kind, "ready", self.spec.cores, self.spec.cores)
+    def _device(self, device_id: int, taken: int = 0) -> DeviceInfo:
+        cores = self.spec.cores
+        return DeviceInfo(device_id, self.kind, "ready", cores, max(0, cores - taken))
 
     def _stream(self, device_id: int, activation: int) -> Random:
         """The activation's random stream, which goes on where the last load of it left off."""

@@ -16,12 +16,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from qaic_sched.backends.base import Want
 from qaic_sched.backends.choose import find_model
 from qaic_sched.backends.cpu import CpuBackend, cores
 from qaic_sched.backends.cpu import executable as cpu_executable
 from qaic_sched.backends.cpu.executable import Activation, CpuExecutable
 from qaic_sched.backends.cpu.onnx_model import open_model
-from qaic_sched.config import ModelOptions
+from qaic_sched.config_keys import ModelOptions
 from qaic_sched.errors import ConfigError, DeviceError, SchedulerClosedError
 from tests.models import gather_model, identity_model, linear, linear_inputs, linear_model
 
@@ -258,6 +259,27 @@ def test_activations_divide_the_threads(
     assert [asked.get() for _ in range(num_activations)] == [num_threads] * num_activations
     warnings = [record.getMessage() for record in caplog.records]
     assert warnings == ["cpu device 0: 9 activations, 7 core(s)"] * (num_activations > 7)
+
+
+@pytest.mark.usefixtures("seven_cores")
+def test_activations_of_other_models_have_their_threads_too(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All activations of a device divide its threads; whose models they are makes no difference."""
+    asked: SimpleQueue[int] = SimpleQueue()
+
+    def count_threads(path: str, num_threads: int, sizes: Any) -> Any:
+        asked.put(num_threads)
+        return open_model(path, num_threads, sizes)
+
+    monkeypatch.setattr("qaic_sched.backends.cpu.backend.open_model", count_threads)
+    model = backend(linear_model(model_file, batch=2))
+    model.others = {"yolo": Want(1), "bert": Want(7)}
+    close(load(model))
+    model.others = {"yolo": Want(2)}
+    close(load(model))
+    assert [asked.get(), asked.get()] == [1, 2]
+    assert caplog.messages == []
 
 
 def test_a_device_must_be_selected_first(model_file: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from qaic_sched.backends.sim import SimBackend
 from qaic_sched.backends.sim.outages import Outages
 from qaic_sched.backends.sim.spec import HangFault, LostFault
-from qaic_sched.config import ModelOptions
+from qaic_sched.config_keys import ModelOptions
 from qaic_sched.errors import DeviceError
 from qaic_sched.scheduler import Scheduler
 from qaic_sched.testing import run_virtual
