@@ -36,7 +36,7 @@ BY_HAND = "a task per slot, by hand"
 def measure(is_short: bool) -> list[Result]:
     """Batches per second beside the ideal and beside tasks by hand."""
     with card_file(devices=DEVICES, batch=BATCH, service_s=SERVICE_S) as path:
-        rates = run_on_uvloop(_run(path, 0.4 if is_short else 10.0))
+        rates = run_on_uvloop(_run(path, 0.2 if is_short else 10.0))
     ours = rates[OURS]
     return [
         compare("record", "batches", "1/s", ours, "the ideal", [IDEAL], asked=[at_least(0.97)]),

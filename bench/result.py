@@ -22,7 +22,17 @@ from msgspec import Struct, field
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Asked", "Machine", "Result", "at_least", "at_most", "compare", "this_machine"]
+__all__ = [
+    "Asked",
+    "Machine",
+    "Result",
+    "at_least",
+    "at_most",
+    "compare",
+    "from_json",
+    "this_machine",
+    "to_json",
+]
 
 PACKAGES = ("numpy", "uvloop", "anyio", "msgspec", "onnxruntime")
 
@@ -152,7 +162,7 @@ def compare(
         unit=unit,
         baseline=baseline,
         baseline_value=baseline_value,
-        ratio=value / baseline_value if baseline_value else float("inf"),
+        ratio=value / baseline_value,
         better=better,
         asked=tuple(asked),
         rounds=len(ours),

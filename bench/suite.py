@@ -21,18 +21,11 @@ from bench.rounds import run_apart
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["NAMES", "failures", "main", "read_floors", "table"]
+__all__ = ["BENCHMARKS", "failures", "main", "measure_in", "read_floors", "table"]
 
-NAMES = (
-    "dispatch",
-    "threadpool",
-    "record",
-    "server",
-    "real_model",
-    "overhead",
-    "scale",
-    "memory",
-)
+NAMES = "dispatch threadpool record server real_model overhead scale memory"
+BENCHMARKS = {name: f"bench.{name}" for name in NAMES.split()}
+"""Name -> module."""
 FLOORS = Path(__file__).with_name("floors.json")
 SLACK = 0.25
 """How much worse than recorded a ratio of the short form may be, as a share: machines vary."""
@@ -42,14 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmarks that were asked for and print what they found; the exit status."""
     options = _parse(arguments)
     if options.list:
-        for name in NAMES:
-            print(f"{name:12}{_first_line(name)}")
+        for name, module in BENCHMARKS.items():
+            print(f"{name:12}{_first_line(module)}")
         return 0
-    floors = read_floors() if options.short else None
+    floors = read_floors(FLOORS) if options.short else None
     results: list[Result] = []
-    for name in options.names or NAMES:
-        print(f"{name}: {_first_line(name)}", flush=True)
-        found = run_apart(_measure, name, options.short)
+    for name in options.names or BENCHMARKS:
+        module = BENCHMARKS[name]
+        print(f"{name}: {_first_line(module)}", flush=True)
+        found = run_apart(measure_in, module, options.short)
         print(table(found, floors), flush=True)
         results += found
     if options.json is not None:
@@ -66,7 +60,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Measures qaic_sched beside what a user would take instead.",
         epilog="example: python -m bench dispatch record --json figures.json",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="; ".join(NAMES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     parser.add_argument(
         "--short",
@@ -76,26 +70,23 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="say what there is, and run nothing")
     options = parser.parse_args(arguments)
     for name in options.names:
-        if name not in NAMES:
-            parser.error(f"{name}: no such benchmark; there are {', '.join(NAMES)}")
+        if name not in BENCHMARKS:
+            parser.error(f"{name}: no such benchmark; there are {', '.join(BENCHMARKS)}")
     return options
 
 
-def _module(name: str) -> object:
-    return importlib.import_module(f"bench.{name}")
+def _first_line(module: str) -> str:
+    return (importlib.import_module(module).__doc__ or "").partition("\n")[0]
 
 
-def _first_line(name: str) -> str:
-    return (_module(name).__doc__ or "").partition("\n")[0]
-
-
-def _measure(name: str, is_short: bool) -> list[Result]:
+def measure_in(module: str, is_short: bool) -> list[Result]:
+    """What the benchmark of a module finds in this process, which is to be a fresh one."""
     this_machine()  # as it is before we load it
-    found: list[Result] = _module(name).measure(is_short)  # type: ignore[attr-defined]
+    found: list[Result] = importlib.import_module(module).measure(is_short)
     return found
 
 
-def read_floors(path: Path = FLOORS) -> dict[str, float]:
+def read_floors(path: Path) -> dict[str, float]:
     """The recorded ratios of the short form, by a result's key."""
     return msgspec.json.decode(path.read_bytes(), type=dict[str, float])
 

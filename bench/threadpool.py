@@ -45,7 +45,7 @@ SESSION = "256 threads, Session.run()"
 def measure(is_short: bool) -> list[Result]:
     """Inferences per second, beside the ideal and beside both pools of threads."""
     with card_file(cores=ACTIVATIONS, service_s=SERVICE_S) as path:
-        rates = run_on_uvloop(_run(path, 0.25 if is_short else 2.0))
+        rates = run_on_uvloop(_run(path, 0.1 if is_short else 2.0))
 
     def beside(baseline: str, theirs: list[float], asked: list[Any]) -> Result:
         return compare(
