@@ -3,7 +3,8 @@
 Magika's model, and ResNet50 with random weights. ONNX Runtime is first tried with each number of
 threads that divides the cores, with as many sessions as fill them, each on a Python thread, and
 several batch sizes. Its best is then run in turns with the scheduler, whose devices are laid out
-the same way. p99 is of one inference on either side. The short form has Magika and one batch size.
+the same way. p99 is of one inference on either side. CPU time is beside it, because it tells what
+the scheduler takes also where others use the machine. The short form has Magika and one batch size.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from time import perf_counter, process_time
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from bench.cards import Cost
 from bench.models import resnet50
 from bench.result import Result, at_least, compare
 from bench.rounds import ROUNDS, alternate, run_on_uvloop
@@ -70,10 +72,14 @@ class Layout(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """What was reached: samples per second, and the p99 of one inference in seconds."""
+    """What was reached by a number of samples."""
 
     rate: float
-    p99_s: float
+    """Samples per second."""
+    cpu_ms: float
+    """CPU time of this process per sample."""
+    p99_ms: float
+    """Of one inference."""
 
 
 def layouts(cores: int, batches: tuple[int, ...]) -> list[Layout]:
@@ -119,11 +125,11 @@ async def _results(model: Model, folder: Path, is_short: bool) -> list[Result]:
     async def ours() -> Speed:
         async with Scheduler(model.path, **options) as scheduler:
             await asyncio.gather(*(scheduler.run(inputs) for _ in range(2 * best.sessions)))
-            started = perf_counter()
+            wall, cpu = perf_counter(), process_time()
             async for _ in scheduler.map(repeat(inputs, batches), ordered=False):
                 pass
-            rate = batches * best.batch / (perf_counter() - started)
-            return Speed(rate, scheduler.get_metrics()["P99"])
+            cost = Cost.since(wall, cpu, batches * best.batch)
+            return Speed(cost.rate, cost.cpu_us / 1e3, 1e3 * scheduler.get_metrics()["P99"])
 
     async def alone() -> Speed:
         with opened(model, best) as plain:
@@ -135,29 +141,21 @@ async def _results(model: Model, folder: Path, is_short: bool) -> list[Result]:
 
 
 def _compared(model: Model, best: Layout, speeds: dict[str, list[Speed]]) -> list[Result]:
-    def column(name: str, index: int, scale: float = 1.0) -> list[float]:
-        return [scale * each[index] for each in speeds[name]]
+    ours, alone = zip(*speeds[OURS], strict=True), zip(*speeds[ALONE], strict=True)
+    rates, cpu, p99 = zip(ours, alone, strict=True)
+    note = f"the best of onnxruntime alone: {best}"
+
+    def beside(
+        what: str, unit: str, columns: Any, better: Literal["higher", "lower"], **more: Any
+    ) -> Result:
+        metric = f"{model.name}, {what}"
+        value, other = columns
+        return compare("real_model", metric, unit, value, ALONE, other, better=better, **more)
 
     return [
-        compare(
-            "real_model",
-            f"{model.name}, samples",
-            "1/s",
-            column(OURS, 0),
-            ALONE,
-            column(ALONE, 0),
-            asked=[at_least(0.98)],
-            note=f"the best of onnxruntime alone: {best}",
-        ),
-        compare(
-            "real_model",
-            f"{model.name}, p99 of an inference",
-            "ms",
-            column(OURS, 1, 1e3),
-            ALONE,
-            column(ALONE, 1, 1e3),
-            better="lower",
-        ),
+        beside("samples", "1/s", rates, "higher", asked=[at_least(0.98)], note=note),
+        beside("CPU of a sample", "ms", cpu, "lower"),
+        beside("p99 of an inference", "ms", p99, "lower"),
     ]
 
 
@@ -193,14 +191,14 @@ class Plain:
     def run(self, batches: int) -> Speed:
         """Run so many, whoever is free the next; what was reached."""
         left = iter(range(batches))
-        started = perf_counter()
+        wall, cpu = perf_counter(), process_time()
         loops = [self._pool.submit(self._keep_busy, each, left) for each in self._sessions]
         times = [time for each in loops for time in each.result()]
-        rate = batches * self._layout.batch / (perf_counter() - started)
+        cost = Cost.since(wall, cpu, batches * self._layout.batch)
         histogram = Histogram()
         for time in times:
             histogram.record(time)
-        return Speed(rate, histogram.percentile(99))
+        return Speed(cost.rate, cost.cpu_us / 1e3, 1e3 * histogram.percentile(99))
 
     def _keep_busy(self, session: Any, left: Iterator[int]) -> list[float]:
         times = []
