@@ -118,7 +118,10 @@ def _number(number: float) -> str:
 
 
 def failures(results: Sequence[Result], floors: Mapping[str, float] | None) -> list[str]:
-    """A line for each bound that was missed; with floors, for each ratio worse than its floor."""
+    """A line for each bound that was missed.
+
+    With floors, for each ratio worse than its floor, and each floor that has lost its figure.
+    """
     if floors is None:
         return [
             f"MISSED {each.key}: {asked.of} {asked.bound} {asked.limit:,g} was asked for, "
@@ -126,8 +129,11 @@ def failures(results: Sequence[Result], floors: Mapping[str, float] | None) -> l
             for each in results
             for asked in each.missed
         ]
-    return [
+    worse = [
         f"WORSE {each.key}: the ratio is {each.ratio:.3f}, recorded is {floors[each.key]:.3f}"
         for each in results
         if each.key in floors and not each.holds(floors[each.key], SLACK)
     ]
+    known, ran = {each.key for each in results}, {each.benchmark for each in results}
+    lost = [each for each in floors if each.partition(":")[0] in ran and each not in known]
+    return worse + [f"LOST {each}: it is recorded, and no figure has that name" for each in lost]
