@@ -1,82 +1,75 @@
 """What a call costs: `await scheduler.run(x)` beside `loop.run_in_executor` and `anyio.to_thread`.
 
-`python -m bench.dispatch`: 64 callers on uvloop, a simulated card of service time 0, so that only
-the way there and back is measured. The three take turns; the medians are printed.
+64 callers on uvloop and simulated cards of service time 0, so that only the way there and back is
+measured; the others call a function that does nothing on a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
-from time import perf_counter, process_time
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
-import numpy as np
-import uvloop
 
+from bench.cards import Cost, call_repeatedly, card_file, rows_of
+from bench.result import Result, at_least, at_most, compare
+from bench.rounds import ROUNDS, alternate, run_on_uvloop
 from qaic_sched.scheduler import Scheduler
 
+if TYPE_CHECKING:
+    from bench.rounds import Contender
+
+__all__ = ["measure"]
+
 CALLERS = 64
-CALLS = 200
-ROUNDS = 7
-CARD = """
-inputs:  {data: {shape: [1, 16], dtype: float32}}
-outputs: {prob: {shape: [1, 4], dtype: float32}}
-service_time_s: 0
-devices: 4
-"""
-
-Call = Callable[[], Awaitable[Any]]
+OURS = "scheduler.run"
+EXECUTOR = "run_in_executor"
+ANYIO = "anyio.to_thread"
 
 
-async def _measure(call: Call) -> tuple[float, float]:
-    """Calls per second, and microseconds of CPU per call."""
+def measure(is_short: bool) -> list[Result]:
+    """Calls per second beside both, and CPU time per call."""
+    with card_file(devices=4) as path:
+        costs = run_on_uvloop(_run(path, *((ROUNDS, 40) if is_short else (9, 400))))
+    rates = {name: [each.rate for each in rounds] for name, rounds in costs.items()}
+    cpu = {name: [each.cpu_us for each in rounds] for name, rounds in costs.items()}
+    return [
+        compare(
+            "dispatch",
+            "calls",
+            "1/s",
+            rates[OURS],
+            EXECUTOR,
+            rates[EXECUTOR],
+            asked=[at_least(100_000, "value"), at_least(2.5)],
+        ),
+        compare(
+            "dispatch", "calls", "1/s", rates[OURS], ANYIO, rates[ANYIO], asked=[at_least(9.0)]
+        ),
+        compare(
+            "dispatch",
+            "CPU per call",
+            "us",
+            cpu[OURS],
+            EXECUTOR,
+            cpu[EXECUTOR],
+            better="lower",
+            asked=[at_most(10.0, "value")],
+        ),
+    ]
 
-    async def caller() -> None:
-        for _ in range(CALLS):
-            await call()
 
-    started, cpu = perf_counter(), process_time()
-    await asyncio.gather(*(caller() for _ in range(CALLERS)))
-    count = CALLERS * CALLS
-    return count / (perf_counter() - started), 1e6 * (process_time() - cpu) / count
-
-
-async def _run(model: str) -> None:
-    row = {"data": np.ones((1, 16), np.float32)}
+async def _run(path: str, rounds: int, calls: int) -> dict[str, list[Cost]]:
+    row = rows_of(1)
     loop = asyncio.get_running_loop()
-    async with Scheduler(model) as scheduler:
-        calls: dict[str, Call] = {
-            "scheduler.run": lambda: scheduler.run(row),
-            "run_in_executor": lambda: loop.run_in_executor(None, len, row),
-            "anyio.to_thread": lambda: anyio.to_thread.run_sync(len, row),
+    async with Scheduler(path) as scheduler:
+        ways = {
+            OURS: lambda: scheduler.run(row),
+            EXECUTOR: lambda: loop.run_in_executor(None, len, row),
+            ANYIO: lambda: anyio.to_thread.run_sync(len, row),
         }
-        results: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-        for _ in range(ROUNDS):
-            for name, call in calls.items():
-                results[name].append(await _measure(call))
-    ours = median(rate for rate, _ in results["scheduler.run"])
-    for name, rounds in results.items():
-        rate = median(rate for rate, _ in rounds)
-        cpu_us = median(cpu_us for _, cpu_us in rounds)
-        print(f"{name:16}{rate:10,.0f} calls/s{cpu_us:8.1f} us CPU{ours / rate:8.2f} x ours/it")
-
-
-def main() -> None:
-    """Measure and print."""
-    with TemporaryDirectory() as folder:
-        model = Path(folder, "card.sim.yaml")
-        model.write_text(CARD)
-        loop = uvloop.new_event_loop()
-        try:
-            loop.run_until_complete(_run(str(model)))
-        finally:
-            loop.close()
-
-
-if __name__ == "__main__":
-    main()
+        contenders: dict[str, Contender[Cost]] = {
+            name: partial(call_repeatedly, call, CALLERS, calls) for name, call in ways.items()
+        }
+        return await alternate(contenders, rounds)

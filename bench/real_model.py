@@ -1,0 +1,216 @@
+"""Real models on the CPU: samples per second beside the best of ONNX Runtime alone.
+
+Magika's model, and ResNet50 with random weights. ONNX Runtime is first tried with each number of
+threads that divides the cores, with as many sessions as fill them, each on a Python thread, and
+several batch sizes. Its best is then run in turns with the scheduler, whose devices are laid out
+the same way. p99 is of one inference on either side. CPU time is beside it, because it tells what
+the scheduler takes also where others use the machine. The short form has Magika and one batch size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import repeat
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from bench.cards import Cost
+from bench.models import resnet50
+from bench.result import Result, at_least, compare
+from bench.rounds import ROUNDS, alternate, run_on_uvloop
+from qaic_sched.backends.choose import find_model
+from qaic_sched.backends.cpu.cores import usable_cores
+from qaic_sched.backends.cpu.onnx_model import import_onnxruntime
+from qaic_sched.histogram import Histogram
+from qaic_sched.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bench.rounds import Contender
+    from qaic_sched.program import Tensors
+
+__all__ = ["Layout", "Model", "Plain", "layouts", "measure"]
+
+MAGIKA = "pkg://magika/models/standard_v3_3/model.onnx"
+BATCHES = (1, 4, 8, 16)
+OURS = "scheduler.map"
+ALONE = "onnxruntime alone"
+
+
+class Model(NamedTuple):
+    """A model file, and one sample of random input for it."""
+
+    name: str
+    path: str
+    symbol: str
+    """Its symbolic batch axis."""
+    source: str
+    """The name of its input."""
+    sample: Any
+
+    def inputs(self, batch: int) -> Tensors:
+        """A full batch."""
+        return {self.source: np.repeat(self.sample[np.newaxis], batch, axis=0)}
+
+
+class Layout(NamedTuple):
+    """How ONNX Runtime is run: sessions side by side, threads of each, samples at a time."""
+
+    sessions: int
+    threads: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.sessions} session(s) of {self.threads} thread(s), batch {self.batch}"
+
+
+class Speed(NamedTuple):
+    """What was reached by a number of samples."""
+
+    rate: float
+    """Samples per second."""
+    cpu_ms: float
+    """CPU time of this process per sample."""
+    p99_ms: float
+    """Of one inference."""
+
+
+def layouts(cores: int, batches: tuple[int, ...]) -> list[Layout]:
+    """All that fill the cores."""
+    threads = [each for each in range(1, cores + 1) if cores % each == 0]
+    return [Layout(cores // each, each, batch) for each in threads for batch in batches]
+
+
+def measure(is_short: bool) -> list[Result]:
+    """Samples per second and p99 of each model."""
+    with TemporaryDirectory() as folder:
+        models = [_magika()] if is_short else [_magika(), _resnet50(Path(folder))]
+        return [
+            result
+            for model in models
+            for result in run_on_uvloop(_results(model, Path(folder), is_short))
+        ]
+
+
+def _magika() -> Model:
+    tokens = np.random.default_rng(1).integers(0, 256, 2048, np.int32)
+    path = find_model(MAGIKA)
+    [source] = import_onnxruntime().InferenceSession(path).get_inputs()
+    return Model("Magika", path, source.shape[0], source.name, tokens)
+
+
+def _resnet50(folder: Path) -> Model:
+    image = np.random.default_rng(1).standard_normal((3, 224, 224), np.float32)
+    return Model("ResNet50", resnet50(folder / "resnet50.onnx"), "N", "data", image)
+
+
+async def _results(model: Model, folder: Path, is_short: bool) -> list[Result]:
+    seconds = 0.5 if is_short else 4.0
+    best, batches = _best_layout(model, (8,) if is_short else BATCHES, seconds)
+    options: dict[str, Any] = {
+        "backend": "cpu",
+        "devices": best.sessions,
+        "onnx_define_symbol": {model.symbol: best.batch},
+        "output_dir": str(folder / model.name),
+    }
+    inputs = model.inputs(best.batch)
+
+    async def ours() -> Speed:
+        async with Scheduler(model.path, **options) as scheduler:
+            await asyncio.gather(*(scheduler.run(inputs) for _ in range(2 * best.sessions)))
+            wall, cpu = perf_counter(), process_time()
+            async for _ in scheduler.map(repeat(inputs, batches), ordered=False):
+                pass
+            cost = Cost.since(wall, cpu, batches * best.batch)
+            return Speed(cost.rate, cost.cpu_us / 1e3, 1e3 * scheduler.get_metrics()["P99"])
+
+    async def alone() -> Speed:
+        with opened(model, best) as plain:
+            return plain.run(batches)
+
+    contenders: dict[str, Contender[Speed]] = {OURS: ours, ALONE: alone}
+    speeds = await alternate(contenders, ROUNDS)
+    return _compared(model, best, speeds)
+
+
+def _compared(model: Model, best: Layout, speeds: dict[str, list[Speed]]) -> list[Result]:
+    ours, alone = zip(*speeds[OURS], strict=True), zip(*speeds[ALONE], strict=True)
+    rates, cpu, p99 = zip(ours, alone, strict=True)
+    note = f"the best of onnxruntime alone: {best}"
+
+    def beside(
+        what: str, unit: str, columns: Any, better: Literal["higher", "lower"], **more: Any
+    ) -> Result:
+        metric = f"{model.name}, {what}"
+        value, other = columns
+        return compare("real_model", metric, unit, value, ALONE, other, better=better, **more)
+
+    return [
+        beside("samples", "1/s", rates, "higher", asked=[at_least(0.98)], note=note),
+        beside("CPU of a sample", "ms", cpu, "lower"),
+        beside("p99 of an inference", "ms", p99, "lower"),
+    ]
+
+
+def _best_layout(model: Model, batches: tuple[int, ...], seconds: float) -> tuple[Layout, int]:
+    """The fastest, and how many of its batches take about so long."""
+    speeds = {}
+    for layout in layouts(len(usable_cores()), batches):
+        with opened(model, layout) as plain:
+            first = plain.run(2 * layout.sessions)
+            count = max(2 * layout.sessions, round(first.rate * seconds / 4 / layout.batch))
+            speeds[layout] = plain.run(count).rate
+    best = max(speeds, key=speeds.__getitem__)
+    return best, max(8 * best.sessions, round(speeds[best] * seconds / best.batch))
+
+
+class Plain:
+    """ONNX Runtime as a user would run it for throughput: a session on each of some threads."""
+
+    def __init__(self, model: Model, layout: Layout, pool: ThreadPoolExecutor) -> None:
+        ort = import_onnxruntime()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = layout.threads
+        providers = ["CPUExecutionProvider"]
+        self._pool = pool
+        self._layout = layout
+        self._inputs = model.inputs(layout.batch)
+        self._sessions = [
+            ort.InferenceSession(model.path, options, providers) for _ in range(layout.sessions)
+        ]
+        for session in self._sessions:  # the first run of each finds everything new
+            session.run(None, self._inputs)
+
+    def run(self, batches: int) -> Speed:
+        """Run so many, whoever is free the next; what was reached."""
+        left = iter(range(batches))
+        wall, cpu = perf_counter(), process_time()
+        loops = [self._pool.submit(self._keep_busy, each, left) for each in self._sessions]
+        times = [time for each in loops for time in each.result()]
+        cost = Cost.since(wall, cpu, batches * self._layout.batch)
+        histogram = Histogram()
+        for time in times:
+            histogram.record(time)
+        return Speed(cost.rate, cost.cpu_us / 1e3, 1e3 * histogram.percentile(99))
+
+    def _keep_busy(self, session: Any, left: Iterator[int]) -> list[float]:
+        times = []
+        for _ in left:
+            started = perf_counter()
+            session.run(None, self._inputs)
+            times.append(perf_counter() - started)
+        return times
+
+
+@contextmanager
+def opened(model: Model, layout: Layout) -> Iterator[Plain]:
+    """ONNX Runtime laid out so, until the context ends."""
+    with ThreadPoolExecutor(layout.sessions) as pool:
+        yield Plain(model, layout, pool)

@@ -1,0 +1,180 @@
+"""What a benchmark finds: a figure beside what a user would take instead, and the machine.
+
+Rules of the file:
+- A value and its baseline are medians of the same, alternating rounds.
+- What was asked for is kept beside what was reached, never in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from msgspec import Struct, field
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "Asked",
+    "Machine",
+    "Result",
+    "at_least",
+    "at_most",
+    "compare",
+    "from_json",
+    "this_machine",
+    "to_json",
+]
+
+PACKAGES = ("numpy", "uvloop", "anyio", "msgspec", "onnxruntime")
+
+
+class Machine(Struct, frozen=True):
+    """Where and when a figure was taken; `load_average` is that of the minute before."""
+
+    cpu: str
+    cores: int
+    system: str
+    python: str
+    packages: dict[str, str]
+    load_average: float
+    taken_at: str
+
+
+@lru_cache
+def this_machine() -> Machine:
+    """This machine as it was at the first call, which is to come before any load of ours."""
+    return Machine(
+        cpu=_cpu(),
+        cores=_cores(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        packages={name: version for name in PACKAGES if (version := _version(name))},
+        load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else -1.0,
+        taken_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+class Asked(Struct, frozen=True):
+    """A bound that the project has set itself for a value, or for its ratio to the baseline."""
+
+    of: Literal["value", "ratio"]
+    bound: Literal["at least", "at most"]
+    limit: float
+
+    def is_met(self, number: float) -> bool:
+        """Whether a number keeps the bound."""
+        return number >= self.limit if self.bound == "at least" else number <= self.limit
+
+
+def at_least(limit: float, of: Literal["value", "ratio"] = "ratio") -> Asked:
+    """A bound from below."""
+    return Asked(of, "at least", limit)
+
+
+def at_most(limit: float, of: Literal["value", "ratio"] = "ratio") -> Asked:
+    """A bound from above."""
+    return Asked(of, "at most", limit)
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """One figure; `ratio` is `value` over `baseline_value`."""
+
+    benchmark: str
+    metric: str
+    value: float
+    unit: str
+    baseline: str
+    baseline_value: float
+    ratio: float
+    better: Literal["higher", "lower"]
+    asked: tuple[Asked, ...] = ()
+    rounds: int = 1
+    note: str = ""
+    machine: Machine = field(default_factory=this_machine)
+
+    @property
+    def key(self) -> str:
+        """What the figure is found by, among those of all benchmarks."""
+        return f"{self.benchmark}: {self.metric} / {self.baseline}"
+
+    @property
+    def missed(self) -> list[Asked]:
+        """What was asked for and not reached."""
+        numbers = {"value": self.value, "ratio": self.ratio}
+        return [each for each in self.asked if not each.is_met(numbers[each.of])]
+
+    def holds(self, floor: float, slack: float) -> bool:
+        """Whether the ratio is no worse than a recorded one, but for this share of it."""
+        if self.better == "higher":
+            return self.ratio >= floor * (1 - slack)
+        return self.ratio <= floor / (1 - slack)
+
+
+def compare(
+    benchmark: str,
+    metric: str,
+    unit: str,
+    ours: Sequence[float],
+    baseline: str,
+    theirs: Sequence[float],
+    *,
+    better: Literal["higher", "lower"] = "higher",
+    asked: Sequence[Asked] = (),
+    note: str = "",
+) -> Result:
+    """The medians of our rounds and of the baseline's, which may be one number that is known."""
+    value, baseline_value = median(ours), median(theirs)
+    return Result(
+        benchmark=benchmark,
+        metric=metric,
+        value=value,
+        unit=unit,
+        baseline=baseline,
+        baseline_value=baseline_value,
+        ratio=value / baseline_value,
+        better=better,
+        asked=tuple(asked),
+        rounds=len(ours),
+        note=note,
+    )
+
+
+def to_json(results: Sequence[Result]) -> bytes:
+    """The results as a JSON list, one object each."""
+    return msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n"
+
+
+def from_json(text: bytes) -> list[Result]:
+    """What `to_json` wrote."""
+    return msgspec.json.decode(text, type=list[Result])
