@@ -143,6 +143,14 @@ def _check_nothing_idles(state: SchedulerState) -> None:
     for device_id in state.retries.devices():
         able = ledger.choose_elsewhere(device_id)
         assert able is None, f"{able} could try again what failed on device {device_id}"
+    sent_now = sum(each.submitted_at == now for each in state.batches.values())
+    has_budget = state.num_hedges < policy.hedge_max_extra * (state.num_batches - sent_now)
+    for late in state.unhedged:
+        able = ledger.choose_elsewhere(late.device_id)
+        may = able is not None and able.device_id != late.device_id and has_budget
+        parts = [part for batch in late.held for part in batch.parts if part.copies == 1]
+        may = may and any(not (each.is_settled or each.request.is_resolved) for each in parts)
+        assert not may, f"{able} could repeat what {late} is late with"
     queued, waiting = state.admission.queued, state.admission.waiting
     if ledger.devices and not ledger.has_live():
         assert len(state.requests) == state.num_in_flight, "queued, and no device lives"

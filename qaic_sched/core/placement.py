@@ -219,6 +219,10 @@ class SlotLedger:
             rate += group.num_activations / mean_s
         return None
 
+    def mean_s(self, device_id: int, size: int) -> float:
+        """Seconds that an inference of this size takes; 0 while nobody knows."""
+        return self._groups[device_id].times.mean_s(size) or 0.0
+
     def likely_s(self, device_id: int, size: int) -> float:
         """Seconds within which most inferences of this size are done; 0 while nobody knows."""
         times = self._groups[device_id].times

@@ -62,6 +62,8 @@ class Records:
         #: Activations at work: when what they are at has taken so long that it is stuck, or late.
         self.stuck = Watch(self._timeout_s)
         self.late = Watch(self._late_s)
+        #: Those that are late, and hold what could not be sent elsewhere yet.
+        self.unhedged: list[Activation] = []
         self.num_hedges = 0
         #: Requests dropped before their deadline since the last answer.
         self.num_given_up = 0
@@ -121,8 +123,12 @@ class Records:
 
     def _late_s(self, activation: Activation) -> float:
         after = self.policy.hedge_after
-        expected_s = activation.held[0].expected_s if activation.held else 0.0
-        if after is None or not expected_s:
+        if after is None:
+            return _TIMEOUT_S
+        batch = activation.held[0]
+        # What was sent before anything was measured is judged by what is known now.
+        expected_s = batch.expected_s or self.ledger.mean_s(activation.device_id, batch.size)
+        if not expected_s:
             return _TIMEOUT_S
         return max(after * expected_s, _LEAST_LATE_S)
 

@@ -76,8 +76,9 @@ class Recovery(Dispatching):
             for activation in self.stuck.late(self.now):
                 self._give_up_on(activation)
         if self.late.next_at() <= self.now:
-            for activation in self.late.late(self.now):
-                self._hedge(activation)
+            self.unhedged += self.late.late(self.now)
+        if self.unhedged:
+            self.unhedged = [each for each in self.unhedged if not self._hedge(each)]
         if self.health.next_probe_at() <= self.now:
             self._commands.reload += self.health.due_probes(self.now)
 
@@ -89,14 +90,27 @@ class Recovery(Dispatching):
             batch.parts = []
             self._abandon_others(activation.device_id)
 
-    def _hedge(self, activation: Activation) -> None:
-        """Repeat elsewhere what a late activation holds, as far as the budget goes."""
+    def _hedge(self, activation: Activation) -> bool:
+        """Repeat elsewhere what a late activation holds; False if some of it has to wait for that.
+
+        For a free slot, before anybody else gets one, or for the budget.
+        """
+        if not self._is_late(activation):
+            return True
         for batch in activation.held:
             parts = [each for each in batch.parts if each.copies == 1 and not each.is_settled]
             parts = [each for each in parts if not each.request.is_resolved]
+            if not parts:
+                continue
+            if self.num_hedges >= self.policy.hedge_max_extra * self.num_batches:
+                return False
             able = self.ledger.choose_elsewhere(activation.device_id)
             if able is None or able.device_id == activation.device_id:
-                return
-            if parts and self.num_hedges < self.policy.hedge_max_extra * self.num_batches:
-                self.num_hedges += 1
-                self._send(parts, able).is_hedge = True
+                return False
+            self.num_hedges += 1
+            self._send(parts, able).is_hedge = True
+        return True
+
+    def _is_late(self, activation: Activation) -> bool:
+        started_at = activation.busy_since
+        return bool(activation.held) and started_at + self._late_s(activation) <= self.now

@@ -37,8 +37,9 @@ class Watch:
 
     def restart(self) -> None:
         """Judge those that are watched by their limit of now, be it shorter than it was."""
-        entries, self._heap = self._heap, []
-        for _, _, activation in entries:
+        watched, self._heap = self._watched, []
+        self._watched = {activation for activation in watched if activation.held}
+        for activation in sorted(self._watched, key=lambda each: (each.device_id, each.index)):
             self._push(activation)
 
     def watches(self, activation: Activation) -> bool:

@@ -116,6 +116,58 @@ def test_nothing_is_hedged_for_nobody_or_nowhere_or_beyond_the_budget() -> None:
     assert [drive(each, 1.5).dispatch for each in (cancelled, alone, frugal)] == [[], [], []]
 
 
+def test_who_is_late_on_a_full_host_gets_the_next_free_slot() -> None:
+    """Before anybody who is queued; else work would wait the longer the busier the host is."""
+    state = _measured()
+    drive(state, 1.0, *(Request(each, 1, 1.0) for each in range(9, 13)))
+    first, second = state.batches.values()
+    drive(state, 1.31)
+    assert state.num_hedges == 0
+
+    (copy,) = drive(state, 1.32, answer(second, 1.32)).dispatch
+    assert (cargo(copy), copy.is_hedge) == (cargo(first), True)
+    assert outcomes(drive(state, 1.42, answer(copy, 1.42)).resolve) == [(9, "done")]
+
+
+def test_who_is_late_no_longer_is_not_hedged() -> None:
+    """It answered before a slot was free."""
+    state = _measured()
+    drive(state, 1.0, *(Request(each, 1, 1.0) for each in range(9, 13)))
+    first, second = state.batches.values()
+    drive(state, 1.31)
+    drive(state, 1.32, answer(first, 1.32), answer(second, 1.32))
+
+    assert (state.num_hedges, state.unhedged) == (0, [])
+
+
+def test_what_the_budget_does_not_allow_yet_is_hedged_once_it_does() -> None:
+    """One in eight inferences: the second hedge has to wait for a ninth inference."""
+    state = _measured(devices=5, hedge_max_extra=1 / 8)
+    drive(state, 1.0, Request(9, 1, 1.0), Request(10, 1, 1.0))
+    (copy,) = drive(state, 1.31).dispatch
+    assert cargo(copy)[0][0] == 9
+
+    drive(state, 1.32, Request(11, 1, 1.32))
+    assert (state.num_hedges, state.num_batches) == (1, 9)
+    (copy,) = drive(state, 1.33).dispatch
+    assert (copy.is_hedge, cargo(copy)[0][0]) == (True, 10)
+
+
+def test_what_was_sent_before_anything_was_measured_is_hedged_as_well() -> None:
+    """It is judged by what the others took; and nobody is forgotten who has answered by then."""
+    state = make_state(3, hedge_after=3.0, hedge_max_extra=1.0)
+    drive(state, 0.0, *requests(2))
+    first, second = state.batches.values()
+    drive(state, 0.1, answer(first, 0.1))
+    (copy,) = drive(state, state.next_wakeup() or 0.0).dispatch
+    assert (cargo(copy), state.now) == (cargo(second), pytest.approx(0.3))
+
+    answer_all(state, 0.4)
+    drive(state, 1.0, *requests(3, first_id=2, accepted_at=1.0))
+    assert state.next_wakeup() == pytest.approx(1.0 + 3 * 0.2)
+    assert len(drive(state, 1.1, *(answer(each, 1.1) for each in state.batches.values())).resolve)
+
+
 def test_what_the_host_can_be_late_by_is_not_hedged() -> None:
     """Inferences of a tenth of a millisecond are late after ten milliseconds, not after 0.3."""
     state = make_state(2, hedge_after=3.0, hedge_max_extra=1.0)
