@@ -23,17 +23,22 @@ from typing import TYPE_CHECKING
 
 from qaic_sched.core.commands import Commands
 from qaic_sched.core.events import (
+    ActivationsAdded,
+    ActivationsRetired,
     Answered,
     Cancelled,
     Closed,
     DeviceOpened,
+    DeviceRetired,
     DrainStarted,
+    PolicyChanged,
     ReloadFailed,
+    SetSizeChanged,
 )
 from qaic_sched.core.health import DeviceState
 from qaic_sched.core.invariants import check_invariants
 from qaic_sched.core.model import Request, RequestState
-from qaic_sched.core.recovery import Recovery
+from qaic_sched.core.resizing import Resizing
 from qaic_sched.errors import InternalError
 
 if TYPE_CHECKING:
@@ -46,12 +51,12 @@ if TYPE_CHECKING:
 __all__ = ["SchedulerState"]
 
 _NEVER = float("inf")
-_FROM_DEVICES = frozenset({Answered, DeviceOpened, ReloadFailed})
+_FROM_DEVICES = frozenset({ActivationsAdded, Answered, DeviceOpened, ReloadFailed})
 _MEMORY = 0.1
 """Weight of the newest execute time in their running mean."""
 
 
-class SchedulerState(Recovery):
+class SchedulerState(Resizing):
     """All that the scheduler knows, and all that it decides."""
 
     def __init__(self, policy: Policy) -> None:
@@ -62,6 +67,11 @@ class SchedulerState(Recovery):
             Cancelled: self._cancelled,
             DeviceOpened: self._device_opened,
             ReloadFailed: self._reload_failed,
+            ActivationsAdded: self._activations_added,
+            ActivationsRetired: self._activations_retired,
+            DeviceRetired: self._device_retired,
+            SetSizeChanged: self._set_size_changed,
+            PolicyChanged: self._policy_changed,
             DrainStarted: self._drain_started,
             Closed: self._closed,
         }
@@ -82,6 +92,8 @@ class SchedulerState(Recovery):
         for event in events:
             if type(event) not in _FROM_DEVICES:
                 self._handlers[type(event)](event)
+        if self.ledger.retiring:
+            self._retire()
         self._expire()
         self._dispatch()
         commands = self._commands
@@ -124,7 +136,7 @@ class SchedulerState(Recovery):
         batch.started_at = min(start, event.answered_at)
         batch.answered_at = activation.answered_at = event.answered_at
         self.ledger.release(batch, event.answered_at)
-        if activation.held and not activation.is_parked:
+        if activation.held and (not activation.is_parked or activation.is_retiring):
             self._look_after(activation)
         if batch.is_abandoned:
             return
@@ -182,6 +194,7 @@ class SchedulerState(Recovery):
     def _closed(self, _event: Closed) -> None:
         self.is_draining = self.is_closed = True
         self._commands.reload.clear()
+        self._commands.close = ()
         for request in tuple(self.requests.values()):
             self._resolve(request, RequestState.CANCELLED)
 
@@ -207,4 +220,4 @@ class SchedulerState(Recovery):
         if self._mean_execute_s is None:
             return None
         batches = -(-self.admission.samples_over(request) // self.policy.max_batch_size)
-        return batches * self._mean_execute_s / self.ledger.num_activations
+        return batches * self._mean_execute_s / max(1, self.ledger.num_activations)
