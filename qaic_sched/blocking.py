@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,10 @@ class BlockingScheduler:
     def statistics(self) -> Statistics:
         """What waits, is queued and is in flight at this moment."""
         return self._require_open().call(self._scheduler.statistics)
+
+    def update_backend_options(self, **options: Any) -> None:
+        """Change options while requests go on, as `Scheduler.update_backend_options`."""
+        self._require_open().call(partial(self._scheduler.update_backend_options, **options))
 
     def drain(self) -> None:
         """Refuse new requests and wait until every accepted one is resolved."""

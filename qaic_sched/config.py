@@ -24,6 +24,7 @@ from qaic_sched.vendor_options import COMPILER_KEYS
 from qaic_sched.yaml_file import read_yaml
 
 __all__ = [
+    "LIVE_KEYS",
     "SECTIONS",
     "BatchingConfig",
     "Config",
@@ -33,6 +34,8 @@ __all__ = [
     "QueueConfig",
     "RetryConfig",
     "ServiceConfig",
+    "changed_config",
+    "live_options",
     "load_config",
     "make_config",
     "meanings_of",
@@ -163,6 +166,11 @@ SECTIONS: dict[str, type[Struct]] = {
     "health": HealthConfig,
     "service": ServiceConfig,
 }
+LIVE_KEYS = (
+    *("num_activations", "set_size", "devices"),
+    *("queue", "batching", "retry", "hedging", "health"),
+)
+"""What may change while a scheduler runs."""
 _LATER_SECTIONS = {"tenants"}
 _MODEL_KEYS = {name for name in ModelOptions.__struct_fields__ if name != "compiler"}
 _TOP_KEYS = set(Config.__struct_fields__) - {"options", *SECTIONS} | _MODEL_KEYS | {"dev_id"}
@@ -190,6 +198,30 @@ def load_config(path: str | Path, **overrides: object) -> Config:
     if not any("model" in layer for layer in layers):
         raise ConfigError(f"{path}: model: missing ({_MEANINGS['model']})")
     return _build(layers)
+
+
+def changed_config(config: Config, options: Mapping[str, object]) -> Config:
+    """The configuration of a running scheduler with some options changed, key by key in sections.
+
+    `ConfigError` names a key that is wrong, or that cannot change while it runs.
+    """
+    for key in _spelled(options, "options"):
+        if key not in (*LIVE_KEYS, "dev_id"):
+            hint = _hint(key, LIVE_KEYS, 0.6)
+            may = ", ".join(LIVE_KEYS)
+            raise ConfigError(f"{key}: cannot be changed while it runs{hint}; what can: {may}")
+    layer = _layer(options, "options")
+    given = {key: layer[key] for key in LIVE_KEYS if key in layer}
+    for key in given.keys() & SECTIONS.keys():
+        given[key] = {**msgspec.structs.asdict(getattr(config, key)), **given[key]}
+    new = msgspec.convert({"model": config.model, **given}, Config)
+    _check_devices(new)
+    return msgspec.structs.replace(config, **{key: getattr(new, key) for key in given})
+
+
+def live_options(config: Config) -> dict[str, Any]:
+    """All that a configuration says of what may change while a scheduler runs."""
+    return {key: getattr(config, key) for key in LIVE_KEYS}
 
 
 def meanings_of(struct: type[Struct], prefix: str = "") -> dict[str, str]:
@@ -221,13 +253,17 @@ def _build(layers: Iterable[dict[str, Any]]) -> Config:
     config = msgspec.convert(merged, Config)
     if config.enable_metrics and config.enable_profiling:
         raise ConfigError("enable_metrics and enable_profiling exclude each other: set one of them")
-    if isinstance(config.devices, list) and len(set(config.devices)) < len(config.devices):
-        raise ConfigError(f"devices: a device id comes twice in {config.devices}")
+    _check_devices(config)
     unknown = [key for key in config.options.compiler if key not in COMPILER_KEYS]
     if unknown:
         named = ", ".join(key + _hint(key, _TOP_KEYS, 0.8) for key in unknown)
         logger.warning("options not known here, passed to the compiler as they are: %s", named)
     return config
+
+
+def _check_devices(config: Config) -> None:
+    if isinstance(config.devices, list) and len(set(config.devices)) < len(config.devices):
+        raise ConfigError(f"devices: a device id comes twice in {config.devices}")
 
 
 def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

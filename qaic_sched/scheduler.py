@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from qaic_sched.backends.choose import backend_for
 from qaic_sched.clock import clock_of
-from qaic_sched.config import load_config, make_config
-from qaic_sched.core.events import DeviceOpened, DrainStarted
+from qaic_sched.config import changed_config, load_config, make_config
+from qaic_sched.core.events import DeviceOpened, DrainStarted, PolicyChanged
 from qaic_sched.core.model import Policy, Request, Statistics
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.errors import InputError, SchedulerClosedError
 from qaic_sched.event_log import EventLog
+from qaic_sched.live_change import Layout, LiveChange
 from qaic_sched.mapping import map_requests
 from qaic_sched.metrics import SchedulerMetrics, format_device_table
 from qaic_sched.pool import Pool
@@ -76,6 +77,8 @@ class Scheduler:
         self._num_requests = 0
         self._bytes_per_sample = 0
         self._closing = asyncio.Lock()
+        self._changing = asyncio.Lock()
+        self._samples_to_keep_busy = 0
 
     # Opening and closing
 
@@ -112,6 +115,7 @@ class Scheduler:
         for device_id, executable in pool.executables.items():
             shell.metrics.add_device(device_id, executable.num_activations)
             shell.post(DeviceOpened(device_id, executable.num_activations, config.set_size))
+        self._samples_to_keep_busy = _samples_to_keep_busy(shell, config)
         return shell
 
     async def __aexit__(
@@ -144,6 +148,47 @@ class Scheduler:
             was, self._phase = self._phase, _Phase.CLOSED
             if self._shell is not None and was is not _Phase.CLOSED:
                 await self._shell.aclose()
+
+    async def update_backend_options(self, **options: Any) -> None:
+        """Change options while requests go on; returns when the change is in effect.
+
+        `num_activations`, `set_size`, `devices` and the sections `queue`, `batching`, `retry`,
+        `hedging` and `health` may change, key by key. No request fails for it: what is added takes
+        work as soon as it is loaded, what is given back finishes what it holds. Raises
+        `ConfigError`, `DeviceError` or `NoDeviceError`, and then all is as it was.
+        """
+        shell = self._opened()
+        if self._phase is _Phase.CLOSED:
+            raise SchedulerClosedError(f"the scheduler is {self._phase.value}")
+        # A task of its own: a caller who no longer waits leaves no change half done.
+        change = shell.start(self._change(shell, options))
+        try:
+            await asyncio.shield(change)
+        except asyncio.CancelledError:
+            if not change.cancelled():
+                raise
+            raise SchedulerClosedError("the scheduler was closed during the change") from None
+
+    async def _change(self, shell: Shell, options: dict[str, Any]) -> None:
+        async with self._changing:
+            was = self.config
+            config = changed_config(was, options)
+            policy = _policy_of(config, shell.program)
+            if "devices" in options or "dev_id" in options:
+                device_ids = await self._backend.select(config.devices)
+            else:
+                device_ids = list(shell.pool.executables)
+            wanted = Layout(device_ids, config.num_activations, config.set_size)
+            try:
+                await LiveChange(shell, wanted).apply()
+            except BaseException:
+                if config.devices != was.devices:
+                    await self._backend.select(was.devices)
+                raise
+            if policy != shell.core.policy:
+                shell.post(PolicyChanged(policy))
+            self.config = config
+            self._samples_to_keep_busy = _samples_to_keep_busy(shell, config)
 
     # Requests
 
@@ -214,7 +259,8 @@ class Scheduler:
         def submit(inputs: Mapping[str, NDArray[Any]]) -> ScheduledRequest:
             return self.submit(inputs, priority=priority, timeout_s=timeout_s, tenant=tenant)
 
-        return map_requests(submit, stream, self.samples_to_keep_busy, ordered=ordered)
+        self._opened()
+        return map_requests(submit, stream, lambda: self._samples_to_keep_busy, ordered=ordered)
 
     # Telling
 
@@ -242,9 +288,8 @@ class Scheduler:
     @property
     def samples_to_keep_busy(self) -> int:
         """Samples in flight that fill every slot of every device twice: the bound of `map`."""
-        shell = self._opened()
-        slots = sum(each.num_activations for each in shell.pool.executables.values())
-        return 2 * slots * self.config.set_size * shell.program.max_batch_size
+        self._opened()
+        return self._samples_to_keep_busy
 
     def __repr__(self) -> str:
         return f"<Scheduler {self.config.model}: {self._phase.value}>"
@@ -268,6 +313,11 @@ def _policy_of(config: Config, program: Program) -> Policy:
         hedge_max_extra=config.hedging.max_extra,
         dispatch_timeout_s=None if timeout_s == "auto" else timeout_s,
     )
+
+
+def _samples_to_keep_busy(shell: Shell, config: Config) -> int:
+    activations = sum(each.num_activations for each in shell.pool.executables.values())
+    return 2 * activations * config.set_size * shell.program.max_batch_size
 
 
 def _bytes_per_sample(program: Program) -> int:

@@ -28,7 +28,7 @@ FLOORS = {
             ["backends"],
             ["session"],
             ["pool", "event_log", "replay", "explain", "request", "mapping"],
-            ["shell", "scheduler", "blocking"],
+            ["shell", "live_change", "scheduler", "blocking"],
             ["loadgen", "service"],
             ["cli", "compat"],
         ]

@@ -184,16 +184,6 @@ class SlotLedger:
         activations = self.devices[device_id]
         activations += [Activation(device_id, index, is_parked=True) for index in indexes]
 
-    def want_no_more(self, device_id: int, indexes: Iterable[int] | None = None) -> None:
-        """Have some activations of a device given back, or the device; `retire` begins that."""
-        activations = self.devices[device_id]
-        if indexes is None:
-            self.leaving.setdefault(device_id, False)
-            self.retiring[device_id] = activations
-        elif device_id not in self.leaving:
-            named = {*indexes, *(each.index for each in self.retiring.get(device_id, ()))}
-            self.retiring[device_id] = [each for each in activations if each.index in named]
-
     def may_retire(self) -> bool:
         """Whether an activation may be chosen that is not to be given back."""
         leave = [each for activations in self.retiring.values() for each in activations]
@@ -208,15 +198,6 @@ class SlotLedger:
                 group.num_activations -= not activation.is_parked
                 activation.is_parked = activation.is_retiring = True
         self._drop_empty_groups()
-
-    def recall(self) -> None:
-        """Let what is to be given back be chosen again, by `admit`."""
-        for activations in self.retiring.values():
-            for each in activations:
-                each.is_retiring = False
-                if each.is_parked:
-                    each.backlog_s = sum(batch.expected_s for batch in each.held)
-                    each.free_at = each.busy_since + each.backlog_s
 
     def forget_retired(self, device_id: int) -> tuple[int, ...]:
         """Take out what a device was to give back, and holds nothing; the indexes."""

@@ -48,12 +48,18 @@ class Resizing(Recovery):
         # All of them would be the device itself.
         if self.is_closed or not event.indexes or not known > {*event.indexes}:
             raise InternalError(f"{event} does not fit")
-        self.ledger.want_no_more(event.device_id, event.indexes)
+        stay = known - {*event.indexes}
+        activations = devices[event.device_id]
+        retiring[event.device_id] = [each for each in activations if each.index not in stay]
+        self._retire()
 
     def _device_retired(self, event: DeviceRetired) -> None:
-        if self.is_closed or event.device_id not in self.ledger.devices:
+        ledger, device_id = self.ledger, event.device_id
+        if self.is_closed or device_id not in ledger.devices:
             raise InternalError(f"{event} does not fit")
-        self.ledger.want_no_more(event.device_id)
+        ledger.leaving.setdefault(device_id, False)
+        ledger.retiring[device_id] = ledger.devices[device_id]
+        self._retire()
 
     def _set_size_changed(self, event: SetSizeChanged) -> None:
         if event.set_size < 1:
@@ -62,8 +68,8 @@ class Resizing(Recovery):
 
     def _policy_changed(self, event: PolicyChanged) -> None:
         policy = event.policy
-        if policy.batch_sizes != self.policy.batch_sizes:
-            raise InternalError("compiled batch sizes do not change")
+        if self.is_closed or policy.batch_sizes != self.policy.batch_sizes:
+            raise InternalError(f"{event} does not fit")
         self.policy = self.admission.policy = policy
         self.last_of_old_policy = self._last_request_id
         # What was hedged beyond the budget of now is not held against those to come.
@@ -73,6 +79,10 @@ class Resizing(Recovery):
         for activation in self.ledger:
             if activation.held:
                 self._look_after(activation)
+        # By its limits somebody may be stuck or late already.
+        self._look_after_devices()
+        if self.ledger.retiring:
+            self._retire()
 
     def _use(self, device_id: int) -> None:
         """Choose those activations of a device that its health allows."""
@@ -83,18 +93,25 @@ class Resizing(Recovery):
     def _retire(self) -> None:
         """Let go of what is wanted no more, as far as something else is there to work."""
         ledger = self.ledger
-        if self.is_closed:
-            return
         may_go = ledger.may_retire()
         if may_go:
             ledger.retire()
         else:
-            ledger.recall()
+            self._recall()
         for device_id, activations in tuple(ledger.retiring.items()):
             if device_id not in ledger.leaving or not may_go:
                 self._use(device_id)
             if not any(each.held for each in activations):
                 self._give_back(device_id, may_go=may_go)
+
+    def _recall(self) -> None:
+        """Let what was to be given back be used again: nothing else works any more."""
+        for activations in self.ledger.retiring.values():
+            for each in activations:
+                each.is_retiring = False
+                if each.is_parked:
+                    each.backlog_s = sum(batch.expected_s for batch in each.held)
+                    each.free_at = each.busy_since + each.backlog_s
 
     def _give_back(self, device_id: int, *, may_go: bool) -> None:
         """Say that a device, or some of its activations, may go: they hold nothing."""

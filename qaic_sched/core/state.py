@@ -89,11 +89,11 @@ class SchedulerState(Resizing):
             if type(event) in _FROM_DEVICES:
                 self._handlers[type(event)](event)
         self._look_after_devices()
+        if self.ledger.retiring and not self.is_closed:
+            self._retire()
         for event in events:
             if type(event) not in _FROM_DEVICES:
                 self._handlers[type(event)](event)
-        if self.ledger.retiring:
-            self._retire()
         self._expire()
         self._dispatch()
         commands = self._commands
@@ -194,7 +194,6 @@ class SchedulerState(Resizing):
     def _closed(self, _event: Closed) -> None:
         self.is_draining = self.is_closed = True
         self._commands.reload.clear()
-        self._commands.close = ()
         for request in tuple(self.requests.values()):
             self._resolve(request, RequestState.CANCELLED)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qaic_sched.backends.base import Backend, DeviceInfo
 from qaic_sched.backends.compiling.compile import compile_model
@@ -105,12 +105,9 @@ class CpuBackend(Backend):
             logger.warning(
                 "cpu device %d: %d activations, %d core(s)", device_id, num_activations, len(cores)
             )
-        num_threads = max(1, len(cores) // num_activations)
-        open_session = partial(open_model, self._file, num_threads, self._sizes)
-        executable = CpuExecutable(device_id, program, num_activations, cores, open_session)
-        try:
-            await in_thread(executable.wait_loaded)
-        except BaseException:
-            executable.stop()
-            raise
+        executable = CpuExecutable(device_id, program, cores, self._open_session)
+        await executable.load_more(num_activations, set_size)
         return executable
+
+    def _open_session(self, num_threads: int) -> Any:
+        return open_model(self._file, num_threads, self._sizes)

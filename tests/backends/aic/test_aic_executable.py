@@ -247,7 +247,7 @@ def test_all_that_a_broken_device_holds_is_answered(
     async def run(executable: AicExecutable) -> None:
         cards[0].hang()
         flights = [start(executable, rows(), index % 2) for index in range(4)]
-        until(lambda: not any(each._free for each in executable._activations))
+        until(lambda: not any(each._free for each in executable._activations.values()))
         getattr(cards[0], fault)()
         errors = await asyncio.gather(*flights)
         assert {(error.kind, error.device_id) for error in errors} == {(kind, 0)}
@@ -388,7 +388,7 @@ def test_closing_a_device_that_hangs(
         assert error.kind == "stuck"
         assert "was closed with this inference in flight" in str(error)
         cards[0].hang(for_s=0)
-        until(lambda: not any(each.is_alive() for each in executable._activations))
+        until(lambda: not any(each.is_alive() for each in executable._activations.values()))
 
     on_card(qpc, run)
     assert "still busy when it was closed" in caplog.text
