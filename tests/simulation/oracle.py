@@ -365,7 +365,8 @@ class Oracle:
         _require(not self._is_closed, f"device {device_id}: a reload after the close")
         _require(device.has_failed, f"device {device_id}: a reload though it never failed")
         _require(not device.is_reloading, f"device {device_id}: a reload during another")
-        _require(not device.is_leaving, f"device {device_id}: a reload, and nobody wants it")
+        is_unwanted = device.is_leaving and device_id not in self._retired_now
+        _require(not is_unwanted, f"device {device_id}: a reload, and nobody wants it")
         device.is_out = device.is_reloading = True
 
     def _check_wanted(self, name: str, device_id: int, index: int) -> None:
@@ -380,7 +381,9 @@ class Oracle:
     def _check_unload(self, device_id: int, indexes: tuple[int, ...]) -> None:
         device, name = self._devices[device_id], f"unloading {device_id}/{indexes}"
         _require(not self._was_closed, f"{name}: after the close")
-        _require(device.retiring == {*indexes} and not device.is_leaving, f"{name}: unasked")
+        # The device itself may have been asked for later in this step.
+        is_whole = device.is_leaving and device_id not in self._retired_now
+        _require(device.retiring == {*indexes} and not is_whole, f"{name}: unasked")
         held = {each.batch.activation.index for each in device.held.values()}
         _require(held.isdisjoint(indexes), f"{name}: at work")
         device.retiring.clear()
