@@ -18,6 +18,7 @@ from qaic_sched.errors import NoDeviceError, SchedulerError
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
 
+    from qaic_sched.backends.base import Executable
     from qaic_sched.shell import Shell
 
 __all__ = ["Layout", "LiveChange"]
@@ -78,19 +79,27 @@ class LiveChange:
         """Make room for a larger `set_size`: where that is fixed, one activation after the other.
 
         One goes before its successor is loaded, for their cores may be the only ones there are;
-        unless it is the only one that the host has.
+        unless it is the only one that works.
         """
         if layout.set_size <= self._shell.core.ledger.set_size:
             return
         for device_id in layout.device_ids:
             while (index := await self._narrow(device_id, layout.set_size)) is not None:
-                is_only = sum(each.num_activations for each in self._pool.executables.values()) == 1
-                if is_only:
+                executable = self._pool.executables[device_id]
+                if executable.num_activations > 1:
+                    await self._unload(device_id, executable, (index,))
                     await self._load_one(device_id)
-                await self._unload(device_id, (index,))
-                if not is_only:
+                elif self._others_work(device_id):
+                    await self._remove(device_id)
+                    await self._bring(device_id, layout.num_activations)
+                else:
                     await self._load_one(device_id)
+                    await self._unload(device_id, executable, (index,))
         self._shell.post(SetSizeChanged(layout.set_size))
+
+    def _others_work(self, device_id: int) -> bool:
+        others = {*self._pool.executables} - {device_id}
+        return not all(map(self._shell.is_out, others))
 
     async def _narrow(self, device_id: int, set_size: int) -> int | None:
         """An activation that cannot hold so many."""
@@ -133,18 +142,25 @@ class LiveChange:
         async with self._pool.changing(device_id):
             if self._shell.is_out(device_id):
                 return
-            extra = sorted(self._pool.executables[device_id].room)[num_activations:]
+            executable = self._pool.executables[device_id]
+            extra = sorted(executable.room)[num_activations:]
         if extra:
-            await self._unload(device_id, tuple(extra))
+            await self._unload(device_id, executable, tuple(extra))
 
-    async def _unload(self, device_id: int, indexes: tuple[int, ...]) -> None:
-        executable = self._pool.executables[device_id]
+    async def _unload(
+        self, device_id: int, executable: Executable, indexes: tuple[int, ...]
+    ) -> None:
+        """Give activations back, unless a reload comes between: it leaves nothing of them."""
+        if self._shell.is_out(device_id) or not self._has(device_id, executable):
+            return
         if await self._shell.retire(device_id, indexes):
             async with self._pool.changing(device_id):
-                # A reload that came between has left nothing of it.
-                if self._pool.executables[device_id] is executable:
+                if self._has(device_id, executable):
                     await executable.unload(indexes)
                     self._count(device_id)
+
+    def _has(self, device_id: int, executable: Executable) -> bool:
+        return self._pool.executables[device_id] is executable
 
     async def _remove(self, device_id: int) -> None:
         await self._shell.retire_device(device_id)

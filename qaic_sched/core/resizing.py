@@ -79,10 +79,6 @@ class Resizing(Recovery):
         for activation in self.ledger:
             if activation.held:
                 self._look_after(activation)
-        # By its limits somebody may be stuck or late already.
-        self._look_after_devices()
-        if self.ledger.retiring:
-            self._retire()
 
     def _use(self, device_id: int) -> None:
         """Choose those activations of a device that its health allows."""

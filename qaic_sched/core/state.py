@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["SchedulerState"]
 
 _NEVER = float("inf")
-_FROM_DEVICES = frozenset({ActivationsAdded, Answered, DeviceOpened, ReloadFailed})
+_COMES_FIRST = frozenset({ActivationsAdded, Answered, DeviceOpened, PolicyChanged, ReloadFailed})
 _MEMORY = 0.1
 """Weight of the newest execute time in their running mean."""
 
@@ -84,15 +84,16 @@ class SchedulerState(Resizing):
             raise InternalError(f"time went back from {self.now} to {now}")
         self.now = now
         # What devices did comes first: who answered in time is not taken for stuck, and callers
-        # are let in by what is free now.
+        # are let in by what is free now. So does a policy: nobody is taken for stuck by its limits
+        # after being sent something in the same call.
         for event in events:
-            if type(event) in _FROM_DEVICES:
+            if type(event) in _COMES_FIRST:
                 self._handlers[type(event)](event)
         self._look_after_devices()
         if self.ledger.retiring and not self.is_closed:
             self._retire()
         for event in events:
-            if type(event) not in _FROM_DEVICES:
+            if type(event) not in _COMES_FIRST:
                 self._handlers[type(event)](event)
         self._expire()
         self._dispatch()

@@ -63,6 +63,7 @@ class CpuExecutable(Executable):
 
     async def load_more(self, count: int, set_size: int) -> Sequence[int]:
         """Open so many sessions more, each on a thread of its own; any `set_size` will do."""
+        self._require_open()
         num_threads = max(1, len(self._cores) // (self.num_activations + count))
         open_session = partial(self._open_session, num_threads)
         new = {
