@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from qaic_sched.errors import ConfigError, DeviceError, NoDeviceError, SchedulerClosedError
+from qaic_sched.core.events import DeviceRetired
+from qaic_sched.errors import (
+    ConfigError,
+    DeviceError,
+    InternalError,
+    NoDeviceError,
+    SchedulerClosedError,
+)
 from qaic_sched.replay import replay
 from qaic_sched.scheduler import Scheduler
 from qaic_sched.testing import run_virtual
@@ -293,3 +300,24 @@ def test_a_log_with_every_change_replays(tmp_path: Path) -> None:
     text = log.read_text()
     for kind in (*kinds, "set_size_changed", "unload", "close"):
         assert f'"event":"{kind}"' in text
+
+
+def test_a_change_does_not_outlive_a_scheduler_that_breaks(tmp_path: Path) -> None:
+    """Who waits for it is told that it was our fault, and so is who tries again."""
+    model = host(tmp_path, devices=2)
+
+    async def main() -> None:
+        async with Scheduler(model) as scheduler:
+            load = [scheduler.submit(rows(8)) for _ in range(4)]
+            await asyncio.sleep(0.005)
+            change = asyncio.ensure_future(scheduler.update_backend_options(devices=[0]))
+            await asyncio.sleep(0.001)
+            assert scheduler._shell is not None
+            scheduler._shell.post(DeviceRetired(7))
+            with pytest.raises(InternalError, match="broke one of its rules"):
+                await change
+            with pytest.raises(InternalError):
+                await scheduler.update_backend_options(devices=[0])
+            await asyncio.gather(*load, return_exceptions=True)
+
+    run_virtual(main)
