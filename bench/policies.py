@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from statistics import mean
@@ -28,6 +29,7 @@ from bench.simulated_host import (
     run_core,
 )
 from qaic_sched.core.model import Policy, Tenant
+from qaic_sched.errors import SchedulerError
 from qaic_sched.scheduler import Scheduler
 from qaic_sched.testing import run_virtual
 
@@ -159,24 +161,42 @@ faults:
 """
 
 
-async def _run_through_losses(model: str) -> tuple[list[tuple[float, float]], dict[str, Any]]:
-    """(submitted at, latency) of each request, at half of what the host can do; the metrics."""
+async def _offer(
+    scheduler: Scheduler, rate: float, until_s: float, timeout_s: float | None = None
+) -> list[tuple[float, float]]:
+    """(submitted at, latency) of each request that was done, offered at a rate per second."""
     random = Random(SEEDS[0])
     row = {"data": np.ones((1, 4), np.float32)}
     clock = asyncio.get_running_loop().time
     done: list[tuple[float, float]] = []
-    async with Scheduler(model, num_activations=2) as scheduler:
 
-        async def one() -> None:
-            at = clock()
-            await scheduler.run(row)
+    async def one() -> None:
+        at = clock()
+        with suppress(SchedulerError):
+            await scheduler.run(row, timeout_s=timeout_s)
             done.append((at, clock() - at))
 
-        tasks = []
-        while clock() < 8.0:
-            tasks.append(asyncio.ensure_future(one()))
-            await asyncio.sleep(random.expovariate(1600.0))
-        await asyncio.gather(*tasks)
+    tasks = []
+    while clock() < until_s:
+        tasks.append(asyncio.ensure_future(one()))
+        await asyncio.sleep(random.expovariate(rate))
+    await asyncio.gather(*tasks)
+    return done
+
+
+def _print_run(done: Sequence[tuple[float, float]], metrics: dict[str, Any], until_s: int) -> None:
+    ends = ("done", "failed", "expired")
+    print(", ".join(f"{each} {metrics['requests'][each]}" for each in ends))
+    for second in range(until_s):
+        latencies = [latency for at, latency in done if second <= at < second + 1]
+        if latencies:
+            print(f"second {second}: p99 {percentile_ms(latencies, 99):6.2f} ms")
+
+
+async def _run_through_losses(model: str) -> tuple[list[tuple[float, float]], dict[str, Any]]:
+    """What was done at half of what the host can do, and the metrics."""
+    async with Scheduler(model, num_activations=2) as scheduler:
+        done = await _offer(scheduler, 1600.0, 8.0)
         return done, scheduler.get_metrics()
 
 
@@ -186,10 +206,41 @@ def losses() -> None:
         model = Path(folder, "losses.sim.yaml")
         model.write_text(LOSSES)
         done, metrics = run_virtual(_run_through_losses, str(model))
-    print(f"done {metrics['requests']['done']}, failed {metrics['requests']['failed']}")
-    for second in range(8):
-        latencies = [latency for at, latency in done if second <= at < second + 1]
-        print(f"second {second}: p99 {percentile_ms(latencies, 99):6.2f} ms")
+    _print_run(done, metrics, 8)
+
+
+SCALING = """
+inputs:  {data: {shape: [1, 4], dtype: float32}}
+outputs: {mean: {shape: [1, 2], dtype: float32}}
+service_time_s: 0.005
+service_time_cv: 0.05
+host_turnaround_s: 0.0003
+devices: 8
+load_time_s: 0.5
+"""
+
+
+async def run_scaling(
+    model: str, *, until_s: float = 9.0, service_s: float = 0.005
+) -> tuple[list[tuple[float, float]], dict[str, Any]]:
+    """What was done of the scenario, with 0.1 s for each request, and the metrics."""
+    rate = 0.8 * 8 * 2 / service_s
+    async with Scheduler(model, num_activations=2) as scheduler:
+        offered = asyncio.ensure_future(_offer(scheduler, rate, until_s, 0.1))
+        await asyncio.sleep(0.1 * until_s)
+        await scheduler.update_backend_options(num_activations=8)
+        await asyncio.sleep(0.1 * until_s)
+        await scheduler.update_backend_options(num_activations=2)
+        return await offered, scheduler.get_metrics()
+
+
+def scaling() -> None:
+    """2 to 8 to 2 activations on each of 8 devices, 0.5 s to load each, at 0.8 of the smaller."""
+    with TemporaryDirectory() as folder:
+        model = Path(folder, "scaling.sim.yaml")
+        model.write_text(SCALING)
+        done, metrics = run_virtual(run_scaling, str(model))
+    _print_run(done, metrics, 9)
 
 
 SCENARIOS: dict[str, Callable[[], None]] = {
@@ -198,6 +249,7 @@ SCENARIOS: dict[str, Callable[[], None]] = {
     "goodput": goodput,
     "tenants": tenants,
     "losses": losses,
+    "scaling": scaling,
 }
 
 

@@ -116,6 +116,10 @@ class BlockingScheduler:
         """What waits, is queued and is in flight at this moment, as `Scheduler.statistics`."""
         return self._require_open().call(partial(self._scheduler.statistics, model=model))
 
+    def update_backend_options(self, **options: Any) -> None:
+        """Change options while requests go on, as `Scheduler.update_backend_options`."""
+        self._require_open().call(partial(self._scheduler.update_backend_options, **options))
+
     def drain(self) -> None:
         """Refuse new requests and wait until every accepted one is resolved."""
         self._require_open().call(self._scheduler.drain)

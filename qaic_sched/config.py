@@ -30,8 +30,11 @@ from qaic_sched.vendor_options import COMPILER_KEYS
 from qaic_sched.yaml_file import read_yaml
 
 __all__ = [
+    "LIVE_KEYS",
+    "changed_config",
     "layer_beside",
     "layer_of",
+    "live_options",
     "load_config",
     "make_config",
     "merged_config",
@@ -41,6 +44,11 @@ __all__ = [
 
 logger = logging.getLogger("qaic_sched")
 
+LIVE_KEYS = (
+    *("num_activations", "set_size", "devices"),
+    *("queue", "batching", "retry", "hedging", "health"),
+)
+"""What may change while a scheduler runs."""
 _MODEL_KEYS = {name for name in ModelOptions.__struct_fields__ if name != "compiler"}
 _TOP_KEYS = (
     set(Config.__struct_fields__) - {"options", "tenants", *SECTIONS} | _MODEL_KEYS | {"dev_id"}
@@ -71,6 +79,30 @@ def load_config(path: str | Path, **overrides: object) -> Config:
     return _build(layers)
 
 
+def changed_config(config: Config, options: Mapping[str, object]) -> Config:
+    """The configuration of a running scheduler with some options changed, key by key in sections.
+
+    `ConfigError` names a key that is wrong, or that cannot change while it runs.
+    """
+    for key in _spelled(options, "options"):
+        if key not in (*LIVE_KEYS, "dev_id"):
+            hint = _hint(key, LIVE_KEYS, 0.6)
+            may = ", ".join(LIVE_KEYS)
+            raise ConfigError(f"{key}: cannot be changed while it runs{hint}; what can: {may}")
+    layer = layer_of(options, "options")
+    given = {key: layer[key] for key in LIVE_KEYS if key in layer}
+    for key in given.keys() & SECTIONS.keys():
+        given[key] = {**msgspec.structs.asdict(getattr(config, key)), **given[key]}
+    new = msgspec.convert({"model": config.model, **given}, Config)
+    _check_devices(new)
+    return msgspec.structs.replace(config, **{key: getattr(new, key) for key in given})
+
+
+def live_options(config: Config) -> dict[str, Any]:
+    """All that a configuration says of what may change while a scheduler runs."""
+    return {key: getattr(config, key) for key in LIVE_KEYS}
+
+
 _MEANINGS = {
     **meanings_of(Config),
     **meanings_of(ModelOptions),
@@ -97,8 +129,7 @@ def merged_config(layers: Iterable[dict[str, Any]]) -> Config:
     config = msgspec.convert(merged, Config)
     if config.enable_metrics and config.enable_profiling:
         raise ConfigError("enable_metrics and enable_profiling exclude each other: set one of them")
-    if isinstance(config.devices, list) and len(set(config.devices)) < len(config.devices):
-        raise ConfigError(f"devices: a device id comes twice in {config.devices}")
+    _check_devices(config)
     shares = sum(tenant.share for tenant in config.tenants.values())
     if shares > 1:
         raise ConfigError(f"tenants: the shares add up to {shares:g}: 1 is all there is to give")
@@ -112,6 +143,11 @@ def warn_of_unknown(configs: Iterable[Config]) -> None:
     if unknown:
         named = ", ".join(key + _hint(key, _TOP_KEYS, 0.8) for key in unknown)
         logger.warning("options not known here, passed to the compiler as they are: %s", named)
+
+
+def _check_devices(config: Config) -> None:
+    if isinstance(config.devices, list) and len(set(config.devices)) < len(config.devices):
+        raise ConfigError(f"devices: a device id comes twice in {config.devices}")
 
 
 def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

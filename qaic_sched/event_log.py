@@ -33,16 +33,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Call",
+    "Close",
     "Decision",
     "Dispatch",
     "EventLog",
     "EventLogReader",
     "Reload",
     "Resolve",
+    "Unload",
     "decisions_of",
 ]
 
-VERSION = 2
+VERSION = 3
 
 _WAKEUP = "wakeup"
 _KINDS: dict[str, type[Event]] = {
@@ -78,6 +80,19 @@ class Reload(_Decision):
     device_id: int
 
 
+class Unload(_Decision):
+    """Activations of a device are to be given back."""
+
+    device_id: int
+    indexes: tuple[int, ...]
+
+
+class Close(_Decision):
+    """A device is to be closed for good."""
+
+    device_id: int
+
+
 class Resolve(_Decision):
     """A request is over."""
 
@@ -85,10 +100,10 @@ class Resolve(_Decision):
     state: RequestState
 
 
-Decision: TypeAlias = Dispatch | Reload | Resolve
+Decision: TypeAlias = Dispatch | Reload | Unload | Close | Resolve
 """One line of a log."""
 
-_DECISIONS = ("dispatch", "reload", "resolve")
+_DECISIONS = ("dispatch", "reload", "unload", "close", "resolve")
 
 
 def decisions_of(call: int, at: float, commands: Commands) -> Iterator[Decision]:
@@ -100,6 +115,10 @@ def decisions_of(call: int, at: float, commands: Commands) -> Iterator[Decision]
         yield Dispatch(call, at, batch.id, *where, batch.size, batch.is_hedge, parts)
     for device_id in commands.reload:
         yield Reload(call, at, device_id)
+    for device_id, indexes in commands.unload:
+        yield Unload(call, at, device_id, indexes)
+    for device_id in commands.close:
+        yield Close(call, at, device_id)
     for request in commands.resolve:
         yield Resolve(call, at, request.id, request.state)
 
@@ -155,6 +174,8 @@ def _values(source: object, names: Iterable[str]) -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, float) and isinf(value):
             values[name] = str(value)
+        elif isinstance(value, Policy):
+            values[name] = _values(value, value.__slots__)
     return values
 
 

@@ -18,13 +18,13 @@ __all__ = ["map_requests"]
 async def map_requests(
     submit: Callable[[Any], ScheduledRequest],
     stream: Iterable[Any] | AsyncIterable[Any],
-    max_samples: int,
+    max_samples: Callable[[], int],
     *,
     ordered: bool,
 ) -> AsyncIterator[Tensors]:
     """Submit every element of the stream and yield its outputs.
 
-    The stream is read while fewer than `max_samples` samples are submitted and not yet yielded,
+    The stream is read while fewer than `max_samples()` samples are submitted and not yet yielded,
     also while the consumer waits. The first error ends it; what is outstanding is cancelled.
     """
     feed = _Feed(submit, max_samples, ordered=ordered)
@@ -50,7 +50,7 @@ class _Feed:
     def __init__(
         self,
         submit: Callable[[Any], ScheduledRequest],
-        max_samples: int,
+        max_samples: Callable[[], int],
         *,
         ordered: bool,
     ) -> None:
@@ -91,7 +91,7 @@ class _Feed:
         self._changed.set()
 
     async def _put(self, inputs: Any) -> None:
-        while self._samples >= self._max_samples:
+        while self._samples >= self._max_samples():
             await self._change()
         request = self._submit(inputs)
         self.outstanding.add(request)

@@ -180,7 +180,7 @@ class SchedulerMetrics:
     def snapshot(self, now: float, states: Mapping[int, str]) -> dict[str, Any]:
         """What `get_metrics()` gives: the whole, `requests`, and `devices` by id.
 
-        `states` are the devices' states now; a device that is not in it is "closed".
+        `states` are the devices' states now; a device that is not in it was removed.
         """
         whole = Histogram()
         for record in self._devices.values():
@@ -193,7 +193,7 @@ class SchedulerMetrics:
                 "total": latency_metrics(self._total),
             },
             "devices": {
-                device_id: record.snapshot(now, states.get(device_id, "closed"))
+                device_id: record.snapshot(now, states.get(device_id, "removed"))
                 for device_id, record in sorted(self._devices.items())
             },
         }

@@ -7,9 +7,9 @@ is woken once for as many as are there by then.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
@@ -17,7 +17,7 @@ from qaic_sched.errors import DeviceError
 from qaic_sched.tensors import BatchBuffers, gather
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from qaic_sched.backends.base import Backend, Executable
     from qaic_sched.core.model import Batch
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from qaic_sched.tensors import BatchBuffer
 
 __all__ = ["Flight", "Pool"]
+
+T = TypeVar("T")
 
 LOAD_LIMIT_S = 600.0
 """A load that takes longer has hung."""
@@ -64,10 +66,24 @@ class Pool:
         self._is_woken = False
         self._is_closed = False
         self._num_activations = self._set_size = 0
+        self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def plan(self, num_activations: int, set_size: int) -> None:
+        """Load so many activations per device, of this `set_size`, from now on."""
+        self._num_activations, self._set_size = num_activations, set_size
+
+    @property
+    def planned(self) -> tuple[int, int]:
+        """The activations per device and the `set_size` that `plan` said last."""
+        return self._num_activations, self._set_size
+
+    def changing(self, device_id: int) -> asyncio.Lock:
+        """What is held while a device is loaded, resized or closed: one of them at a time."""
+        return self._locks[device_id]
 
     async def open(self, device_ids: Sequence[int], num_activations: int, set_size: int) -> None:
         """Load the program on all devices at once; on failure close those that succeeded."""
-        self._num_activations, self._set_size = num_activations, set_size
+        self.plan(num_activations, set_size)
         loads = [self._load(each) for each in device_ids]
         try:
             failures = await asyncio.gather(*loads, return_exceptions=True)
@@ -83,6 +99,21 @@ class Pool:
         await self.executables[device_id].aclose()
         await self._load(device_id)
         return self.executables[device_id]
+
+    async def load(self, device_id: int) -> Executable:
+        """Load the program on one more device."""
+        await self._load(device_id)
+        return self.executables[device_id]
+
+    async def load_more(self, device_id: int, count: int) -> Sequence[int]:
+        """Load so many activations more on a device; their indexes."""
+        load = self.executables[device_id].load_more(count, self._set_size)
+        return await _bounded(load, device_id)
+
+    async def close(self, device_id: int) -> None:
+        """Close one device for good."""
+        await self.executables[device_id].aclose()
+        del self.executables[device_id]
 
     async def aclose(self) -> None:
         """Close all devices, also while being cancelled; each bounds its own time. Idempotent."""
@@ -117,14 +148,8 @@ class Pool:
             self._loop.call_soon_threadsafe(self._deliver)
 
     async def _load(self, device_id: int) -> None:
-        try:
-            with anyio.fail_after(LOAD_LIMIT_S):
-                self.executables[device_id] = await self._backend.load(
-                    device_id, self._num_activations, self._set_size
-                )
-        except TimeoutError as error:
-            message = f"device {device_id}: the program was not loaded within {LOAD_LIMIT_S:g} s"
-            raise DeviceError(message, device_id) from error
+        load = self._backend.load(device_id, self._num_activations, self._set_size)
+        self.executables[device_id] = await _bounded(load, device_id)
 
     def _gather(self, batch: Batch, sources: Sequence[Tensors]) -> BatchBuffer:
         buffer = self._buffers.take(batch.size)
@@ -144,3 +169,12 @@ class Pool:
             if flight.buffer is not None:
                 self._buffers.give_back(flight.batch.size, flight.buffer)
         self.on_landed(flights)
+
+
+async def _bounded(load: Awaitable[T], device_id: int) -> T:
+    try:
+        with anyio.fail_after(LOAD_LIMIT_S):
+            return await load
+    except TimeoutError as error:
+        message = f"device {device_id}: the program was not loaded within {LOAD_LIMIT_S:g} s"
+        raise DeviceError(message, device_id) from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from qaic_sched.core.model import Request
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.errors import InternalError
-from qaic_sched.event_log import Dispatch, EventLogReader, Reload, decisions_of
+from qaic_sched.event_log import Dispatch, EventLogReader, Reload, Resolve, decisions_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,7 +64,7 @@ class Tally:
                 self.hedges += decision.is_hedge
             elif isinstance(decision, Reload):
                 self.reloads += 1
-            else:
+            elif isinstance(decision, Resolve):
                 outcome = decision.state.value
                 setattr(self, outcome, getattr(self, outcome) + 1)
 

@@ -8,16 +8,16 @@ from math import inf, isnan
 from operator import index
 from typing import TYPE_CHECKING, Any
 
-from qaic_sched.clock import clock_of
+from qaic_sched.config import changed_config
 from qaic_sched.config_models import UNNAMED, load_configs, make_configs
-from qaic_sched.core.events import DeviceOpened, DrainStarted
-from qaic_sched.core.model import Policy, Request, Statistics, Tenant
-from qaic_sched.core.state import SchedulerState
-from qaic_sched.errors import InputError, SchedulerClosedError
-from qaic_sched.event_log import EventLog
+from qaic_sched.core.events import DrainStarted, PolicyChanged
+from qaic_sched.core.model import Request, Statistics
+from qaic_sched.errors import ConfigError, InputError, SchedulerClosedError
+from qaic_sched.live_change import Layout, LiveChange
 from qaic_sched.mapping import map_requests
-from qaic_sched.metrics import SchedulerMetrics, format_device_table
+from qaic_sched.metrics import format_device_table
 from qaic_sched.models import (
+    announce,
     backends_for,
     close_all,
     merged_metrics,
@@ -25,8 +25,9 @@ from qaic_sched.models import (
     metrics_of,
     name_of,
     share_devices,
+    want_of,
 )
-from qaic_sched.pool import Pool
+from qaic_sched.opening import open_shell, policy_of, samples_to_keep_busy
 from qaic_sched.request import ScheduledRequest
 from qaic_sched.shell import Shell
 from qaic_sched.tensors import validate
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from qaic_sched.backends.base import Backend
     from qaic_sched.config_keys import Config
     from qaic_sched.program import Program, Tensors
 
@@ -93,6 +93,7 @@ class Scheduler:
         """That of the only model, once open: the one that `run` means without a name."""
         self._num_requests = 0
         self._closing = asyncio.Lock()
+        self._changing = asyncio.Lock()
 
     # Opening and closing
 
@@ -117,7 +118,7 @@ class Scheduler:
         shells: dict[str, Shell] = {}
         try:
             for name, config in self.configs.items():
-                shells[name] = await _open_shell(
+                shells[name] = await open_shell(
                     config, self._backends[name], programs[name], device_ids
                 )
         except BaseException:
@@ -157,6 +158,52 @@ class Scheduler:
             was, self._phase = self._phase, _Phase.CLOSED
             if was is not _Phase.CLOSED:
                 await close_all(self._shells.values())
+
+    async def update_backend_options(self, *, model: str | None = None, **options: Any) -> None:
+        """Change options while requests go on; returns when the change is in effect.
+
+        `num_activations`, `set_size`, `devices` and the sections `queue`, `batching`, `retry`,
+        `hedging` and `health` may change, key by key; of one model where there are several, and
+        then not `devices`. No request fails for it: what is added takes work as soon as it is
+        loaded, what is given back finishes what it holds. Raises `ConfigError`, `DeviceError` or
+        `NoDeviceError`, and then all is as it was.
+        """
+        shell = self.shell_of(model)
+        if self._phase is _Phase.CLOSED:
+            raise SchedulerClosedError(f"the scheduler is {self._phase.value}")
+        # A task of its own: a caller who no longer waits leaves no change half done.
+        change = shell.start(self._change(name_of(self._shells, model), shell, options))
+        try:
+            await asyncio.shield(change)
+        except asyncio.CancelledError:
+            if not change.cancelled():
+                raise
+            raise SchedulerClosedError("the scheduler was closed during the change") from None
+
+    async def _change(self, name: str, shell: Shell, options: dict[str, Any]) -> None:
+        async with self._changing:
+            was, backend = self.configs[name], self._backends[name]
+            config = changed_config(was, options)
+            policy = policy_of(config, shell.program)
+            if config.devices != was.devices and len(self.configs) > 1:
+                raise ConfigError("devices: several models run on the same devices, which stay")
+            if "devices" in options or "dev_id" in options:
+                device_ids = await backend.select(config.devices)
+            else:
+                device_ids = list(shell.pool.executables)
+            wanted = Layout(device_ids, config.num_activations, config.set_size)
+            announce(self._backends, name, want_of(config))
+            try:
+                await LiveChange(shell, wanted).apply()
+            except BaseException:
+                announce(self._backends, name, want_of(was))
+                if config.devices != was.devices:
+                    await backend.select(was.devices)
+                raise
+            if policy != shell.core.policy:
+                shell.post(PolicyChanged(policy))
+            self.configs = {**self.configs, name: config}
+            shell.samples_to_keep_busy = samples_to_keep_busy(shell, config)
 
     # Requests
 
@@ -238,8 +285,8 @@ class Scheduler:
                 inputs, priority=priority, timeout_s=timeout_s, tenant=tenant, model=model
             )
 
-        bound = self.samples_to_keep_busy_of(model)
-        return map_requests(submit, stream, bound, ordered=ordered)
+        shell = self.shell_of(model)
+        return map_requests(submit, stream, lambda: shell.samples_to_keep_busy, ordered=ordered)
 
     # Telling
 
@@ -287,10 +334,7 @@ class Scheduler:
 
     def samples_to_keep_busy_of(self, model: str | None) -> int:
         """The same for one of several models."""
-        shell = self.shell_of(model)
-        slots = sum(each.num_activations for each in shell.pool.executables.values())
-        set_size = self.configs[name_of(self.configs, model)].set_size
-        return 2 * slots * set_size * shell.program.max_batch_size
+        return self.shell_of(model).samples_to_keep_busy
 
     def shell_of(self, model: str | None) -> Shell:
         """What runs a model; None is the only one. `InputError` where there is none, or several."""
@@ -305,45 +349,6 @@ class Scheduler:
         if not self._shells:
             raise SchedulerClosedError(f"the scheduler is {self._phase.value}")
         return self._shells
-
-
-async def _open_shell(
-    config: Config, backend: Backend, program: Program, device_ids: Sequence[int]
-) -> Shell:
-    """Load one model on the devices, and have its core told of them."""
-    clock = clock_of(asyncio.get_running_loop())
-    core = SchedulerState(_policy_of(config, program))
-    log = None if config.event_log is None else EventLog(config.event_log)
-    pool = Pool(backend, program)
-    try:
-        await pool.open(device_ids, config.num_activations, config.set_size)
-    except BaseException:
-        if log is not None:
-            log.close()
-        raise
-    if log is not None:
-        log.start(config.model, core.policy)
-    shell = Shell(core, program, pool, SchedulerMetrics(clock()), clock, log)
-    for device_id, executable in pool.executables.items():
-        shell.metrics.add_device(device_id, executable.num_activations)
-        shell.post(DeviceOpened(device_id, executable.num_activations, config.set_size))
-    return shell
-
-
-def _policy_of(config: Config, program: Program) -> Policy:
-    timeout_s = config.health.dispatch_timeout_s
-    return Policy(
-        batch_sizes=program.batch_sizes or (1,),
-        max_samples=config.queue.max_samples,
-        max_bytes=config.queue.max_bytes,
-        waits_when_full=config.queue.when_full == "wait",
-        max_queue_delay_s=config.batching.max_queue_delay_s,
-        max_attempts=config.retry.max_attempts,
-        hedge_after=config.hedging.after if config.hedging.enabled else None,
-        hedge_max_extra=config.hedging.max_extra,
-        dispatch_timeout_s=None if timeout_s == "auto" else timeout_s,
-        tenants={name: Tenant(its.weight, its.share) for name, its in config.tenants.items()},
-    )
 
 
 def _seconds(timeout_s: float) -> float:

@@ -13,7 +13,15 @@ from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from qaic_sched.core.events import Answered, Cancelled, Closed, DeviceOpened, ReloadFailed
+from qaic_sched.core.events import (
+    ActivationsRetired,
+    Answered,
+    Cancelled,
+    Closed,
+    DeviceOpened,
+    DeviceRetired,
+    ReloadFailed,
+)
 from qaic_sched.core.model import Fault, RequestState
 from qaic_sched.errors import (
     DeadlineExceededError,
@@ -59,6 +67,8 @@ class Shell:
         self.core = core
         self.idle = asyncio.Event()
         """Set when the core drains and every request is resolved."""
+        self.samples_to_keep_busy = 0
+        """Samples in flight that fill every slot twice; kept by who changes what is loaded."""
         self.error: InternalError | None = None
         """What broke the shell; from then on it does nothing."""
         self.program = program
@@ -75,6 +85,8 @@ class Shell:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unloading: dict[int, asyncio.Future[bool]] = {}
+        self._closing: dict[int, asyncio.Future[bool]] = {}
         pool.on_landed = self._landed
 
     def submit(self, request: ScheduledRequest) -> None:
@@ -104,10 +116,40 @@ class Shell:
         except Exception as error:
             self._break(error)
 
+    def opened(self, device_id: int, num_activations: int) -> None:
+        """Tell that a device has the program loaded, for the first time or anew."""
+        self.metrics.add_device(device_id, num_activations, self.clock())
+        self.post(DeviceOpened(device_id, num_activations, self.core.ledger.set_size))
+
     def statistics(self) -> Statistics:
         """The core's gauges, after everything posted so far."""
         self.flush()
         return self.core.statistics()
+
+    def is_out(self, device_id: int) -> bool:
+        """Whether a device is in quarantine, after everything posted so far."""
+        self.flush()
+        if self.error is not None:
+            raise self.error
+        return self.core.health.is_out(device_id)
+
+    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Do something beside the requests; it is cancelled when the shell closes."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def retire(self, device_id: int, indexes: tuple[int, ...]) -> bool:
+        """Have the core let go of activations; True once they hold nothing.
+
+        False if their device is reloaded instead, with what is wanted by then.
+        """
+        return await self._ask(ActivationsRetired(device_id, indexes), self._unloading)
+
+    async def retire_device(self, device_id: int) -> None:
+        """Have the core let go of a device, and wait until it may be closed."""
+        await self._ask(DeviceRetired(device_id), self._closing)
 
     async def aclose(self) -> None:
         """Resolve what is not yet, give the devices back, let go of timer and log."""
@@ -145,7 +187,13 @@ class Shell:
         for core in commands.resolve:
             self._resolve(core, now, errors)
         for device_id in commands.reload:
-            self._start(self._reload(device_id))
+            self.start(self._reload(device_id))
+            _settle(self._unloading, device_id, is_unloaded=False)
+        if commands.unload or commands.close:
+            for device_id, _ in commands.unload:
+                _settle(self._unloading, device_id)
+            for device_id in commands.close:
+                _settle(self._closing, device_id)
         self._set_timer()
         if self.core.is_draining and not requests:
             self.idle.set()
@@ -212,20 +260,28 @@ class Shell:
         # A request that somebody keeps knows its batches: they must not keep all others in turn.
         batch.parts = []
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _ask(
+        self,
+        event: ActivationsRetired | DeviceRetired,
+        waiting: dict[int, asyncio.Future[bool]],
+    ) -> bool:
+        if self.error is not None:
+            raise self.error
+        future = waiting[event.device_id] = self._loop.create_future()
+        self.post(event)
+        is_unloaded: bool = await future
+        return is_unloaded
 
     async def _reload(self, device_id: int) -> None:
-        try:
-            executable = await self.pool.reload(device_id)
-        except SchedulerError as error:
-            logger.warning("device %d could not be reloaded: %s", device_id, error)
-            self.post(ReloadFailed(device_id))
-            return
-        logger.warning("device %d was reloaded", device_id)
-        self.post(DeviceOpened(device_id, executable.num_activations, self.core.ledger.set_size))
+        async with self.pool.changing(device_id):
+            try:
+                executable = await self.pool.reload(device_id)
+            except SchedulerError as error:
+                logger.warning("device %d could not be reloaded: %s", device_id, error)
+                self.post(ReloadFailed(device_id))
+                return
+            logger.warning("device %d was reloaded", device_id)
+            self.opened(device_id, executable.num_activations)
 
     def _set_timer(self) -> None:
         at = self.core.next_wakeup()
@@ -264,6 +320,9 @@ class Shell:
         for request in requests.values():
             request.core.state = RequestState.FAILED
             request.settle(self.error, now)
+        for future in (*self._unloading.values(), *self._closing.values()):
+            if not future.done():
+                future.set_exception(self.error)
         self.idle.set()
 
 
@@ -272,3 +331,11 @@ def _refusal(core: Request) -> str:
         return f"the queue has no room for {core.samples} more samples"
     stay_s = core.deadline - core.accepted_at
     return f"it would be done in {core.wait_s:.3g} s, not within timeout_s = {stay_s:.3g} s"
+
+
+def _settle(
+    waiting: dict[int, asyncio.Future[bool]], device_id: int, *, is_unloaded: bool = True
+) -> None:
+    future = waiting.pop(device_id, None)
+    if future is not None and not future.done():
+        future.set_result(is_unloaded)

@@ -114,3 +114,10 @@ def test_leaves_no_thread_behind(tmp_path: Path) -> None:
         with blocking(Scheduler(host(tmp_path))) as scheduler:
             scheduler.run(rows(1))
     assert threading.active_count() == before
+
+
+def test_live_changes_block_until_they_are_in_effect(tmp_path: Path) -> None:
+    """Options change from synchronous code, too."""
+    with blocking(Scheduler(host(tmp_path, cores=4, load_time_s=0.001))) as scheduler:
+        scheduler.update_backend_options(num_activations=3)
+        assert scheduler.get_metrics()["devices"][0]["activations"] == 3

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from qaic_sched.config import load_config, make_config
+from qaic_sched.config import changed_config, live_options, load_config, make_config
 from qaic_sched.config_keys import Config, ModelOptions, QueueConfig
 from qaic_sched.errors import ConfigError
 
@@ -269,3 +270,32 @@ def test_tenants_have_a_weight_and_a_share_and_files_and_keywords_are_laid_over_
         "ads": (1.0, 0.2),
         "rest": (1.0, 0.0),
     }
+
+
+def test_live_options_are_changed_key_by_key() -> None:
+    """A section keeps the keys that are not given, and all other options stay."""
+    config = make_config("m.onnx", set_size=3, queue={"max_samples": 5, "when_full": "reject"})
+    new = changed_config(config, {"num-activations": 4, "dev_id": 2, "queue": {"max_samples": 9}})
+
+    assert (new.num_activations, new.set_size, new.devices, new.model) == (4, 3, [2], "m.onnx")
+    assert (new.queue.max_samples, new.queue.when_full) == (9, "reject")
+    assert changed_config(config, live_options(new)) == new
+    assert changed_config(config, {}) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mos": 2}, r"mos: cannot be changed while it runs; what can: num_activations, "),
+        ({"event_log": "x"}, r"event_log: cannot be changed"),
+        ({"set_siz": 2}, r"set_siz: cannot be changed while it runs \(did you mean set_size"),
+        ({"set_size": "2"}, r"options: set_size: expected `int`"),
+        ({"dev_id": 1, "devices": 2}, r"dev_id and devices are both given"),
+        ({"devices": [1, 1]}, r"devices: a device id comes twice"),
+        ({"hedging": {"aftr": 2}}, r"hedging.aftr: unknown key \(did you mean after"),
+    ],
+)
+def test_a_live_change_that_is_wrong_names_its_key(options: dict[str, Any], message: str) -> None:
+    """The same checks as at the beginning, and what cannot change at all."""
+    with pytest.raises(ConfigError, match=message):
+        changed_config(make_config("m.onnx"), options)

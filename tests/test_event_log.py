@@ -14,17 +14,22 @@ import pytest
 
 from qaic_sched.core.commands import Commands
 from qaic_sched.core.events import (
+    ActivationsAdded,
+    ActivationsRetired,
     Answered,
     Cancelled,
     Closed,
     DeviceOpened,
+    DeviceRetired,
     DrainStarted,
     Event,
+    PolicyChanged,
     ReloadFailed,
+    SetSizeChanged,
 )
 from qaic_sched.core.model import Fault, Policy, Request, RequestState
 from qaic_sched.errors import ConfigError, DeadlineExceededError
-from qaic_sched.event_log import EventLog, EventLogReader, Reload, Resolve
+from qaic_sched.event_log import Close, EventLog, EventLogReader, Reload, Resolve, Unload
 from qaic_sched.scheduler import Scheduler
 from qaic_sched.testing import run_virtual
 from tests.hosts import host, rows
@@ -133,6 +138,11 @@ def every_event() -> list[Event]:
         DeviceOpened(3, 2, 4),
         Answered(1, 0.1 + 0.2, Fault.STUCK),
         ReloadFailed(3),
+        ActivationsAdded(3, (2, 4)),
+        ActivationsRetired(3, (0,)),
+        DeviceRetired(3),
+        SetSizeChanged(5),
+        PolicyChanged(Policy((1, 4), hedge_after=float("inf"))),
         Cancelled(7),
         DrainStarted(),
         Closed(),
@@ -149,17 +159,19 @@ def test_every_kind_of_event_is_read_as_it_was_written(tmp_path: Path) -> None:
     log = EventLog(path)
     log.start("model.onnx", policy)
     log.record_events(0.1 + 0.2, every_event())
-    log.record_decisions(Commands(resolve=[request], reload=[3]))
+    log.record_decisions(Commands([], [request], [3], ((1, (0, 2)),), (4,)))
     log.record_events(0.5, [])
     log.close()
 
     with EventLogReader(path) as reader:
         first, second = reader
     assert (reader.model, reader.policy, reader.is_cut_off) == ("model.onnx", policy, False)
-    assert (first.number, first.at, first.first_line, first.last_line) == (1, 0.1 + 0.2, 2, 12)
+    assert (first.number, first.at, first.first_line, first.last_line) == (1, 0.1 + 0.2, 2, 19)
     assert list(map(astuple, first.events)) == list(map(astuple, every_event()))
     assert first.decisions == [
         Reload(1, 0.1 + 0.2, 3),
+        Unload(1, 0.1 + 0.2, 1, (0, 2)),
+        Close(1, 0.1 + 0.2, 4),
         Resolve(1, 0.1 + 0.2, 7, RequestState.EXPIRED),
     ]
     assert (second.number, second.events, second.decisions) == (2, [], [])
@@ -170,7 +182,7 @@ def test_all_kinds_of_events_are_tested_here() -> None:
     assert {type(event) for event in every_event()} == set(get_args(Event))
 
 
-HEADER = '{"event":"log","version":2,"model":"m","policy":{}}'
+HEADER = '{"event":"log","version":3,"model":"m","policy":{}}'
 
 
 @pytest.mark.parametrize(
@@ -180,7 +192,7 @@ HEADER = '{"event":"log","version":2,"model":"m","policy":{}}'
         (["{}"], "log:1: not the first line"),
         (["7"], "log:1: not the first line"),
         (["\xff"], "log:1: not the first line"),
-        (['{"event":"log","version":1}'], "log:1: a log of version 1; this qaic-sched reads 2"),
+        (['{"event":"log","version":1}'], "log:1: a log of version 1; this qaic-sched reads 3"),
         ([HEADER.replace("{}", '{"max_samples":"x"}')], "log:1: .*max_samples"),
         ([HEADER, "{"], "log:2: not a line"),
         ([HEADER, '{"call":1,"at":0}'], "log:2: .*`event`"),

@@ -37,7 +37,7 @@ FLOORS = {
             ["backends"],
             ["session"],
             ["pool", "event_log", "replay", "explain", "request", "mapping"],
-            ["shell", "models", "scheduler", "blocking"],
+            ["shell", "models", "live_change", "opening", "scheduler", "blocking"],
             ["loadgen", "service"],
             ["cli", "compat"],
         ]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from qaic_sched import pool as pool_module
-from qaic_sched.backends.base import Backend, DeviceInfo, Done, Executable
+from qaic_sched.backends.base import Backend, DeviceInfo, Done, Executable, unused_indexes
 from qaic_sched.config_keys import ModelOptions
 from qaic_sched.core.model import Activation, Batch, Part, Request
 from qaic_sched.errors import DeviceError
@@ -30,12 +31,21 @@ class Echo(Executable):
     def __init__(self, device_id: int, num_activations: int) -> None:
         self.device_id = device_id
         self.program = PROGRAM
-        self.num_activations = num_activations
+        self.room = dict.fromkeys(range(num_activations), math.inf)
         self.submitted: list[tuple[int, dict[str, np.ndarray], Done]] = []
         self.is_closed = False
 
     def submit(self, activation: int, inputs: Mapping[str, Any], done: Done) -> None:
         self.submitted.append((activation, dict(inputs), done))
+
+    async def load_more(self, count: int, set_size: int) -> Sequence[int]:
+        new = unused_indexes(self.room, count)
+        self.room.update(dict.fromkeys(new, math.inf))
+        return new
+
+    async def unload(self, activations: Sequence[int]) -> None:
+        for index in activations:
+            del self.room[index]
 
     async def aclose(self) -> None:
         self.is_closed = True

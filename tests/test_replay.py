@@ -219,5 +219,5 @@ def test_another_policy_of_the_core_makes_a_difference(
 def test_a_log_of_another_version_is_refused(log: Path) -> None:
     """It names both versions."""
     change(log, 1, version=1)
-    with pytest.raises(ConfigError, match="version 1; this qaic-sched reads 2"):
+    with pytest.raises(ConfigError, match="version 1; this qaic-sched reads 3"):
         replay(log)

@@ -13,13 +13,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from qaic_sched.errors import ConfigError, DeviceError, NoDeviceError
 from qaic_sched.program import Program, Tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from qaic_sched.config_keys import ModelOptions
 
@@ -33,6 +34,7 @@ __all__ = [
     "check_fit_together",
     "choose_devices",
     "closed_in_flight",
+    "unused_indexes",
 ]
 
 Done: TypeAlias = Callable[["Tensors | DeviceError", float], None]
@@ -79,15 +81,22 @@ class Want:
 
 
 class Executable(ABC):
-    """A program loaded on one device, `num_activations` times."""
+    """A program loaded on one device, once per activation."""
 
     device_id: int
     program: Program
-    num_activations: int
+    room: dict[int, float]
+    """Its activations, by the index that `submit` takes: how many inferences each may hold,
+    infinite where any `set_size` will do. They are 0, 1, … when it was just loaded."""
 
     selects_activation: bool = True
     """False where the device spreads inferences over its activations by itself: then
     `num_activations` is 1 here and the device is one pooled server."""
+
+    @property
+    def num_activations(self) -> int:
+        """How many activations there are now."""
+        return len(self.room)
 
     @abstractmethod
     def submit(self, activation: int, inputs: Mapping[str, object], done: Done) -> None:
@@ -97,6 +106,17 @@ class Executable(ABC):
         of rows; they must not change until `done` was called. The caller keeps at most `set_size`
         inferences on an activation.
         """
+
+    @abstractmethod
+    async def load_more(self, count: int, set_size: int) -> Sequence[int]:
+        """Load so many activations more, beside those that go on working; their indexes.
+
+        `ConfigError` if they cannot fit, `DeviceError` if the device fails: nothing has changed.
+        """
+
+    @abstractmethod
+    async def unload(self, activations: Sequence[int]) -> None:
+        """Give activations back that hold nothing, and get nothing any more."""
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -214,6 +234,11 @@ def check_fit_together(
         f"device {device.device_id} has {device.cores_free} of {device.cores} cores free{limit}; "
         f"{advice}"
     )
+
+
+def unused_indexes(used: Container[int], wanted: int) -> list[int]:
+    """The lowest indexes that are not used yet, so many."""
+    return list(islice((index for index in count() if index not in used), wanted))
 
 
 def closed_in_flight(kind: str, device_id: int) -> DeviceError:

@@ -11,6 +11,7 @@ import typer
 
 from qaic_sched.cli.arrays import check_output_path, read_arrays, write_arrays
 from qaic_sched.cli.ctrl_c import INTERRUPTED, CtrlC, run_async
+from qaic_sched.cli.hangup import Hangup
 from qaic_sched.cli.output import print_json
 from qaic_sched.cli.progress import progress_bar, stderr_console
 from qaic_sched.errors import InputError, SchedulerError
@@ -46,17 +47,20 @@ def run(
     Progress is shown on a terminal, and at the end what each device has done.
 
     Ctrl-C finishes what is in flight, writes the rows that are done and ends with status 130; a
-    second Ctrl-C stops at once and writes nothing.
+    second Ctrl-C stops at once and writes nothing. SIGHUP reads the configuration again and
+    applies what may change while it runs.
     """
     inputs = read_arrays(input_path)
     if output_path is not None:
         check_output_path(output_path)
     # No caller is there who could come back later: rows wait for room, whatever the file says.
-    scheduler = Scheduler.from_config(config, queue={"when_full": "wait"})
+    overrides = {"queue": {"when_full": "wait"}}
+    scheduler = Scheduler.from_config(config, **overrides)
     name_of(scheduler.configs, model)
+    hangup = Hangup(scheduler, config, **overrides)
     try:
         keeps_outputs = output_path is not None
-        job, metrics = run_async(_run(scheduler, model, input_path, inputs, keeps_outputs))
+        job, metrics = run_async(_run(scheduler, hangup, model, input_path, inputs, keeps_outputs))
     except CancelledError:
         raise typer.Exit(INTERRUPTED) from None
     _print_report(job, metrics, as_json)
@@ -125,6 +129,7 @@ class Job:
 
 async def _run(
     scheduler: Scheduler,
+    hangup: Hangup,
     model: str | None,
     input_path: Path,
     inputs: Tensors,
@@ -137,8 +142,9 @@ async def _run(
                 job = Job(program, inputs, keeps_outputs=keeps_outputs, model=model)
             except InputError as error:
                 raise InputError(f"{input_path}: {error}") from error
-            async with progress_bar(stderr_console(), job.rows, lambda: job.rows_done):
-                await job.run(scheduler, ctrl_c)
+            with hangup:
+                async with progress_bar(stderr_console(), job.rows, lambda: job.rows_done):
+                    await job.run(scheduler, ctrl_c)
             return job, scheduler.get_metrics()
 
 

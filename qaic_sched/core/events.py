@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from qaic_sched.core.model import Fault, Request
+from qaic_sched.core.model import Fault, Policy, Request
 
 __all__ = [
+    "ActivationsAdded",
+    "ActivationsRetired",
     "Answered",
     "Cancelled",
     "Closed",
     "DeviceOpened",
+    "DeviceRetired",
     "DrainStarted",
     "Event",
+    "PolicyChanged",
     "ReloadFailed",
+    "SetSizeChanged",
 ]
 
 
@@ -47,6 +52,43 @@ class ReloadFailed:
 
 
 @dataclass(slots=True)
+class ActivationsAdded:
+    """An open device has loaded more activations, which have these indexes."""
+
+    device_id: int
+    indexes: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class ActivationsRetired:
+    """Some of a device's activations are wanted no more, once they have done what they hold."""
+
+    device_id: int
+    indexes: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class DeviceRetired:
+    """A device is wanted no more, once it has done what it holds."""
+
+    device_id: int
+
+
+@dataclass(slots=True)
+class SetSizeChanged:
+    """Every activation takes up to so many batches from now on."""
+
+    set_size: int
+
+
+@dataclass(slots=True)
+class PolicyChanged:
+    """Decisions follow other parameters from now on; the compiled sizes are the same."""
+
+    policy: Policy
+
+
+@dataclass(slots=True)
 class Cancelled:
     """The caller no longer wants the request. No effect on one that is resolved already."""
 
@@ -64,5 +106,16 @@ class Closed:
 
 
 Event: TypeAlias = (
-    Request | DeviceOpened | Answered | ReloadFailed | Cancelled | DrainStarted | Closed
+    Request
+    | DeviceOpened
+    | Answered
+    | ReloadFailed
+    | ActivationsAdded
+    | ActivationsRetired
+    | DeviceRetired
+    | SetSizeChanged
+    | PolicyChanged
+    | Cancelled
+    | DrainStarted
+    | Closed
 )

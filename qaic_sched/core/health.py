@@ -114,6 +114,20 @@ class Health:
             self._probe(self._records[device_id], _NEVER)
         return due
 
+    def is_reloading(self, device_id: int) -> bool:
+        """Whether the device was named by `due_probes`, and how that ended is not known."""
+        record = self._records[device_id]
+        return self.is_out(device_id) and record.probe_at == _NEVER
+
+    def is_out(self, device_id: int) -> bool:
+        """Whether the device is to be given nothing."""
+        return self._records[device_id].state is DeviceState.QUARANTINED
+
+    def forget(self, device_id: int) -> None:
+        """A device is gone for good: should it come back, it is new."""
+        self._probe(self._records[device_id], _NEVER)
+        del self._records[device_id]
+
     def next_probe_at(self) -> float:
         """When `due_probes` will name a device."""
         return self._next_probe_at

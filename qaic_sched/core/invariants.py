@@ -70,13 +70,17 @@ def _check_queues(state: SchedulerState) -> None:
     policy, queued, waiting = state.policy, state.admission.queued, state.admission.waiting
     _check_queue(state, queued)
     _check_queue(state, waiting)
-    alone = queued.num_requests == 1
-    assert alone or queued.samples <= policy.max_samples, "more queued than the bound"
+    # What came under another policy stays; while it is more than the bound nobody joins it.
+    is_old = all(each.id <= state.last_of_old_policy for each in queued)
+    may_exceed = is_old or queued.num_requests == 1
+    assert may_exceed or queued.samples <= policy.max_samples, "more queued than the bound"
     if policy.max_bytes is not None:
-        assert alone or queued.num_bytes <= policy.max_bytes, "more bytes queued than the bound"
+        is_within = queued.num_bytes <= policy.max_bytes
+        assert may_exceed or is_within, "more bytes queued than the bound"
     head = waiting.head()
     assert head is None or not state.admission.has_room(head), "waits although there is room"
-    assert policy.waits_when_full or head is None
+    is_old = all(each.id <= state.last_of_old_policy for each in waiting)
+    assert policy.waits_when_full or is_old, "waits where nobody may"
 
 
 def _check_queue(state: SchedulerState, queue: RequestQueue) -> None:
@@ -113,14 +117,29 @@ def _check_slots(state: SchedulerState) -> None:
 def _check_health(state: SchedulerState) -> None:
     state.health.check()
     for device_id, activations in state.ledger.devices.items():
-        parked = [each.is_parked for each in activations]
+        parked = [each.is_parked for each in activations if not each.is_retiring]
         match state.health.state_of(device_id):
             case DeviceState.READY:
                 assert not any(parked), f"device {device_id} is ready and not used"
             case DeviceState.PROBATION:
-                assert parked == [False] + [True] * (len(parked) - 1)
+                assert parked == [index > 0 for index in range(len(parked))]
             case _:
                 assert all(parked), f"device {device_id} is used in quarantine"
+    _check_retiring(state)
+
+
+def _check_retiring(state: SchedulerState) -> None:
+    ledger = state.ledger
+    assert ledger.leaving.keys() <= ledger.retiring.keys(), "a device that will never be closed"
+    for device_id, activations in ledger.devices.items():
+        leave = ledger.retiring.get(device_id, [])
+        assert all(each in activations for each in leave), "gone, and to be given back"
+        for each in activations:
+            assert each in leave or not each.is_retiring, f"{each} retires for ever"
+            assert each.is_parked or not each.is_retiring, f"{each} retires and is chosen"
+    if ledger.retiring and not ledger.has_live():
+        useful = (each for each in ledger.leaving if not state.health.is_out(each))
+        assert not any(useful), "nobody works although somebody could"
 
 
 def _check_watch(state: SchedulerState) -> None:

@@ -157,7 +157,10 @@ class Activation:
     busy_since: float = float("-inf")
     """When it began what it is at: its oldest batch was submitted, or the one before answered."""
     is_parked: bool = False
-    """Whether it is to be given nothing: its device is in quarantine, or on probation."""
+    """Whether it is to be given nothing: its device is in quarantine or on probation, or it is
+    retiring."""
+    is_retiring: bool = False
+    """Whether it is to be given back once it holds nothing."""
     backlog_s: float = 0.0
     """Seconds expected for all that it holds."""
     free_at: float = float("-inf")

@@ -23,7 +23,7 @@ from qaic_sched.core.model import Activation
 from qaic_sched.core.service_times import DeviceSpeed, ServiceTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from qaic_sched.core.model import Batch
 
@@ -79,8 +79,9 @@ class SpeedGroup:
         while busy:
             free_at, _, activation = busy[0]
             has_room = 0 < activation.in_flight < set_size and not activation.is_parked
-            holds = activation.free_at == free_at and groups[activation.device_id] is self
-            if has_room and holds and free_at >= overdue_at:
+            # One without room may be of a device that is gone.
+            holds = has_room and groups[activation.device_id] is self
+            if holds and activation.free_at == free_at >= overdue_at:
                 return activation
             heappop(busy)
         return None
@@ -104,11 +105,27 @@ def _lead_s(mean_s: float) -> float:
 class SlotLedger:
     """Who holds how much. Each activation has `set_size` slots, the same number on every device."""
 
-    __slots__ = ("_groups", "_order", "_speeds", "commit_at", "devices", "set_size")
+    __slots__ = (
+        "_groups",
+        "_order",
+        "_speeds",
+        "commit_at",
+        "devices",
+        "leaving",
+        "narrowed_at",
+        "retiring",
+        "set_size",
+    )
 
     def __init__(self) -> None:
         self.set_size = 0
         self.devices: dict[int, list[Activation]] = {}
+        self.retiring: dict[int, list[Activation]] = {}
+        """By device, the activations that are to be given back."""
+        self.leaving: dict[int, bool] = {}
+        """Devices to be given back with all their activations; whether they are being closed."""
+        self.narrowed_at = -_NEVER
+        """When `set_size` became less: who held more may do so until it has answered."""
         self.commit_at = _NEVER
         """When `choose` may find an activation, where it found none, even if nothing happens."""
         self._speeds: dict[int, DeviceSpeed] = {}
@@ -152,11 +169,55 @@ class SlotLedger:
             activation.is_parked = True
         self.devices[device_id] = [first, *others]
         self._speeds[device_id] = DeviceSpeed()
+        self.retiring.pop(device_id, None)
+        if device_id in self.leaving:
+            self.retiring[device_id] = self.devices[device_id]
         self._admit([first])
 
-    def admit(self, device_id: int) -> None:
-        """Choose all activations of a device again."""
-        self._admit([each for each in self.devices[device_id] if each.is_parked])
+    def admit(self, device_id: int, most: int | None = None) -> None:
+        """Choose all activations of a device again, or the first so many; not retiring ones."""
+        able = [each for each in self.devices[device_id] if not each.is_retiring]
+        self._admit([each for each in able[:most] if each.is_parked])
+
+    def add_activations(self, device_id: int, indexes: Iterable[int]) -> None:
+        """Bring in more activations of a device; they are parked until `admit`."""
+        activations = self.devices[device_id]
+        activations += [Activation(device_id, index, is_parked=True) for index in indexes]
+
+    def may_retire(self) -> bool:
+        """Whether an activation may be chosen that is not to be given back."""
+        leave = [each for activations in self.retiring.values() for each in activations]
+        return self.num_live > sum(not each.is_parked for each in leave)
+
+    def retire(self) -> None:
+        """Choose nothing any more of what is to be given back."""
+        for device_id, activations in self.retiring.items():
+            group = self._groups[device_id]
+            for activation in activations:
+                group.idle.pop(activation, None)
+                group.num_activations -= not activation.is_parked
+                activation.is_parked = activation.is_retiring = True
+        self._drop_empty_groups()
+
+    def forget_retired(self, device_id: int) -> tuple[int, ...]:
+        """Take out what a device was to give back, and holds nothing; the indexes."""
+        gone = self.retiring.pop(device_id)
+        self.devices[device_id] = [each for each in self.devices[device_id] if each not in gone]
+        return tuple(each.index for each in gone)
+
+    def forget_device(self, device_id: int) -> None:
+        """Take out a device that holds nothing."""
+        del self.devices[device_id], self.retiring[device_id], self.leaving[device_id]
+        del self._speeds[device_id], self._groups[device_id]
+
+    def change_set_size(self, set_size: int, now: float) -> None:
+        """Let every activation hold so many; what it holds beyond that drains away."""
+        if set_size < self.set_size:
+            self.narrowed_at = now
+        self.set_size = set_size
+        for activation in self:
+            if 0 < activation.in_flight < set_size and not activation.is_parked:
+                self._groups[activation.device_id].add_busy(activation)
 
     def is_last_live(self, device_id: int) -> bool:
         """Whether all activations that may be chosen are on this device."""
@@ -180,7 +241,10 @@ class SlotLedger:
                 self._order.sort(key=lambda each: each.times.mean_s(1) or 0.0)
             activation.is_parked = False
             group.num_activations += 1
-            group.idle[activation] = None
+            if not activation.held:
+                group.idle[activation] = None
+            elif activation.in_flight < self.set_size:
+                group.add_busy(activation)
 
     def _drop_empty_groups(self) -> None:
         self._order = [each for each in self._order if each.num_activations]
@@ -326,7 +390,7 @@ class SlotLedger:
         self._order.sort(key=lambda each: each.times.mean_s(size) or 0.0)
 
     def __iter__(self) -> Iterator[Activation]:
-        """All activations, by device in the order they came, then by index."""
+        """All activations, by device, in the order they came."""
         for activations in self.devices.values():
             yield from activations
 
@@ -336,7 +400,9 @@ class SlotLedger:
             group = self._groups[device_id]
             for each in activations:
                 assert each.is_parked or group in self._order, "a device of no group"
-                assert len(each.held) <= self.set_size, "a slot taken twice"
+                fits = len(each.held) <= self.set_size
+                fits = fits or each.held[-1].submitted_at <= self.narrowed_at
+                assert fits, "a slot taken twice"
                 is_idle = not (each.held or each.is_parked)
                 assert (each in group.idle) == is_idle, f"{each} is lost"
         live = [each for each in self if not each.is_parked]

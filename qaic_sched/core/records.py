@@ -10,7 +10,7 @@ from __future__ import annotations
 from qaic_sched.core.admission import Admission
 from qaic_sched.core.commands import Commands
 from qaic_sched.core.deadlines import Deadlines
-from qaic_sched.core.health import Health
+from qaic_sched.core.health import DeviceState, Health
 from qaic_sched.core.model import (
     Activation,
     Batch,
@@ -75,6 +75,8 @@ class Records:
         self.is_closed = False
         #: The time of the last call of `handle`.
         self.now = -_NEVER
+        #: The last request that came under another policy, whose bounds it obeyed.
+        self.last_of_old_policy = -1
         #: When the partial batch that now waits for company goes without.
         self.batch_closes_at = _NEVER
 
@@ -96,13 +98,18 @@ class Records:
             queued_bytes=self.admission.queued.num_bytes,
             devices={
                 device_id: DeviceStatistics(
-                    self.health.state_of(device_id).value,
+                    self._state_of(device_id),
                     len(activations),
                     sum(each.in_flight for each in activations),
                 )
                 for device_id, activations in self.ledger.devices.items()
             },
         )
+
+    def _state_of(self, device_id: int) -> str:
+        state = self.health.state_of(device_id)
+        is_leaving = device_id in self.ledger.leaving and state is not DeviceState.QUARANTINED
+        return "retiring" if is_leaving else state.value
 
     def _resolve(self, request: Request, state: RequestState) -> None:
         if request.cursor < request.samples:

@@ -80,7 +80,15 @@ class Recovery(Dispatching):
         if self.unhedged:
             self.unhedged = [each for each in self.unhedged if not self._hedge(each)]
         if self.health.next_probe_at() <= self.now:
-            self._commands.reload += self.health.due_probes(self.now)
+            for device_id in self.health.due_probes(self.now):
+                if device_id in self.ledger.leaving:
+                    self._close_device(device_id)
+                else:
+                    self._commands.reload.append(device_id)
+
+    def _close_device(self, device_id: int) -> None:
+        self.ledger.leaving[device_id] = True
+        self._commands.close += (device_id,)
 
     def _give_up_on(self, activation: Activation) -> None:
         batch = next((each for each in activation.held if not each.is_abandoned), None)

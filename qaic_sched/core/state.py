@@ -24,17 +24,22 @@ from typing import TYPE_CHECKING
 from qaic_sched.core.batching import compiled_size
 from qaic_sched.core.commands import Commands
 from qaic_sched.core.events import (
+    ActivationsAdded,
+    ActivationsRetired,
     Answered,
     Cancelled,
     Closed,
     DeviceOpened,
+    DeviceRetired,
     DrainStarted,
+    PolicyChanged,
     ReloadFailed,
+    SetSizeChanged,
 )
 from qaic_sched.core.health import DeviceState
 from qaic_sched.core.invariants import check_invariants
 from qaic_sched.core.model import Request, RequestState
-from qaic_sched.core.recovery import Recovery
+from qaic_sched.core.resizing import Resizing
 from qaic_sched.errors import InternalError
 
 if TYPE_CHECKING:
@@ -47,12 +52,12 @@ if TYPE_CHECKING:
 __all__ = ["SchedulerState"]
 
 _NEVER = float("inf")
-_FROM_DEVICES = frozenset({Answered, DeviceOpened, ReloadFailed})
+_COMES_FIRST = frozenset({ActivationsAdded, Answered, DeviceOpened, PolicyChanged, ReloadFailed})
 _MEMORY = 0.1
 """Weight of the newest execute time in their running mean."""
 
 
-class SchedulerState(Recovery):
+class SchedulerState(Resizing):
     """All that the scheduler knows, and all that it decides."""
 
     def __init__(self, policy: Policy) -> None:
@@ -63,6 +68,11 @@ class SchedulerState(Recovery):
             Cancelled: self._cancelled,
             DeviceOpened: self._device_opened,
             ReloadFailed: self._reload_failed,
+            ActivationsAdded: self._activations_added,
+            ActivationsRetired: self._activations_retired,
+            DeviceRetired: self._device_retired,
+            SetSizeChanged: self._set_size_changed,
+            PolicyChanged: self._policy_changed,
             DrainStarted: self._drain_started,
             Closed: self._closed,
         }
@@ -75,13 +85,16 @@ class SchedulerState(Recovery):
             raise InternalError(f"time went back from {self.now} to {now}")
         self.now = now
         # What devices did comes first: who answered in time is not taken for stuck, and callers
-        # are let in by what is free now.
+        # are let in by what is free now. So does a policy: nobody is taken for stuck by its limits
+        # after being sent something in the same call.
         for event in events:
-            if type(event) in _FROM_DEVICES:
+            if type(event) in _COMES_FIRST:
                 self._handlers[type(event)](event)
         self._look_after_devices()
+        if self.ledger.retiring and not self.is_closed:
+            self._retire()
         for event in events:
-            if type(event) not in _FROM_DEVICES:
+            if type(event) not in _COMES_FIRST:
                 self._handlers[type(event)](event)
         self._expire()
         self._dispatch()
@@ -126,7 +139,7 @@ class SchedulerState(Recovery):
         batch.started_at = min(start, event.answered_at)
         batch.answered_at = activation.answered_at = event.answered_at
         self.ledger.release(batch, event.answered_at)
-        if activation.held and not activation.is_parked:
+        if activation.held and (not activation.is_parked or activation.is_retiring):
             self._look_after(activation)
         if batch.is_abandoned:
             return
@@ -229,4 +242,4 @@ class SchedulerState(Recovery):
         if self._mean_execute_s is None:
             return None
         batches = -(-self.admission.samples_over(request) // self.policy.max_batch_size)
-        return batches * self._mean_execute_s / self.ledger.num_activations
+        return batches * self._mean_execute_s / max(1, self.ledger.num_activations)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import threading
 import time
 from contextlib import contextmanager
 from functools import partial
 from queue import Queue
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ class ScriptedExecutable(Executable):
     def __init__(self, backend: ScriptedBackend, device_id: int, num_activations: int) -> None:
         self.backend = backend
         self.device_id = device_id
-        self.num_activations = num_activations
+        self.room = dict.fromkeys(range(num_activations), math.inf)
         self.selects_activation = backend.selects_activation
         self.loop = asyncio.get_running_loop()
         self.thread = threading.current_thread()
@@ -128,6 +129,12 @@ class ScriptedExecutable(Executable):
     def next(self) -> Submitted:
         """The next inference that was submitted."""
         return self.submitted.get(timeout=PATIENCE_S)
+
+    async def load_more(self, count: int, set_size: int) -> NoReturn:
+        raise NotImplementedError("a Session loads anew")
+
+    async def unload(self, activations: object) -> NoReturn:
+        raise NotImplementedError("a Session loads anew")
 
     async def aclose(self) -> None:
         self.is_closed = True

@@ -9,7 +9,8 @@ from heapq import heappop, heappush
 from random import Random
 from typing import TypeAlias
 
-from qaic_sched.core.events import Answered, DeviceOpened, ReloadFailed
+from qaic_sched.backends.base import unused_indexes
+from qaic_sched.core.events import ActivationsAdded, Answered, DeviceOpened, ReloadFailed
 from qaic_sched.core.model import Batch, Fault
 from tests.simulation.scenario import DeviceFate, Outage, Scenario
 
@@ -18,7 +19,9 @@ __all__ = ["PlayedDevice", "Report", "Timeline"]
 _FAILS_AFTER_S = 0.0001
 """How soon a device that is gone answers what it is given."""
 
-Report: TypeAlias = Callable[[int, int, "Answered | DeviceOpened | ReloadFailed"], None]
+Report: TypeAlias = Callable[
+    [int, int, "ActivationsAdded | Answered | DeviceOpened | ReloadFailed"], None
+]
 """Takes the device, the activation (-1 for the device itself) and what it has to say."""
 
 
@@ -56,6 +59,7 @@ class PlayedDevice:
         scenario: Scenario,
         timeline: Timeline,
         report: Report,
+        set_size: Callable[[], int],
     ) -> None:
         self.id = device_id
         self.fate = fate
@@ -63,7 +67,14 @@ class PlayedDevice:
         self._random = Random(f"{scenario.seed} device {device_id}")
         self._timeline = timeline
         self._report = report
-        self._lanes: list[list[Batch]] = [[] for _ in range(fate.num_activations)]
+        self._set_size = set_size
+        self.num_activations = fate.num_activations
+        """How many the next load is to make."""
+        self.is_growing = False
+        self.is_gone = False
+        """Whether it was closed for good."""
+        self._loads = 0
+        self._lanes: dict[int, list[Batch]] = {index: [] for index in range(fate.num_activations)}
         self._broken: Fault | None = None
         self._is_cold = True
         self._epoch = 0
@@ -72,7 +83,23 @@ class PlayedDevice:
     @property
     def holds_any(self) -> bool:
         """Whether a batch was not answered yet."""
-        return any(self._lanes)
+        return any(self._lanes.values())
+
+    def open(self, at: float) -> None:
+        """Tell that the program is loaded."""
+        self._report(self.id, -1, DeviceOpened(self.id, len(self._lanes), self._set_size()))
+
+    def grow(self, count: int, at: float) -> None:
+        """Load more activations beside those that are there."""
+        self.num_activations += count
+        self.is_growing = True
+        grown = partial(self._grown, count, self._loads)
+        self._timeline.call_at(at + self._scenario.load_s, grown)
+
+    def unload(self, indexes: tuple[int, ...]) -> None:
+        """Give activations back, which hold nothing."""
+        for index in indexes:
+            assert not self._lanes.pop(index), "unloaded at work"
 
     def submit(self, batch: Batch, now: float) -> None:
         """Take a batch in."""
@@ -99,7 +126,23 @@ class PlayedDevice:
         self._broken = self._broken or Fault.LOST
         self._fail_all(Fault.LOST, at)
 
+    def leave(self, now: float) -> None:
+        """Close for good."""
+        self._timeline.call_at(now + self._scenario.close_s, self._left)
+
+    def _left(self, at: float) -> None:
+        self.close(at)
+        self.is_gone = True
+
+    def _grown(self, count: int, loads: int, _at: float) -> None:
+        self.is_growing = False
+        if loads == self._loads:  # else a reload has made as many as are wanted
+            new = unused_indexes(self._lanes, count)
+            self._lanes.update((index, []) for index in new)
+            self._report(self.id, -1, ActivationsAdded(self.id, tuple(new)))
+
     def _close(self, at: float) -> None:
+        self._loads += 1
         self.close(at)
         self._timeline.call_at(at + self._scenario.load_s, self._loaded)
 
@@ -110,8 +153,8 @@ class PlayedDevice:
             return
         self._broken = None
         self._is_cold = True
-        num_activations, set_size = self.fate.num_activations, self._scenario.set_size
-        self._report(self.id, -1, DeviceOpened(self.id, num_activations, set_size))
+        self._lanes = {index: [] for index in range(self.num_activations)}
+        self.open(at)
 
     def _start(self, index: int, at: float) -> None:
         end = self._scenario.snap(at + self._service_s(self._lanes[index][0]))
@@ -149,7 +192,7 @@ class PlayedDevice:
 
     def _fail_all(self, fault: Fault, at: float) -> None:
         self._epoch += 1
-        for index, lane in enumerate(self._lanes):
+        for index, lane in self._lanes.items():
             for batch in lane:
                 self._report(self.id, index, Answered(batch.id, at, fault))
             lane.clear()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -16,19 +17,24 @@ from traceback import extract_tb
 
 from qaic_sched.core.commands import Commands
 from qaic_sched.core.events import (
+    ActivationsAdded,
+    ActivationsRetired,
     Answered,
     Cancelled,
     Closed,
     DeviceOpened,
+    DeviceRetired,
     DrainStarted,
     Event,
+    PolicyChanged,
     ReloadFailed,
+    SetSizeChanged,
 )
 from qaic_sched.core.model import Request
 from qaic_sched.core.state import SchedulerState
 from tests.simulation.devices import PlayedDevice, Timeline
 from tests.simulation.oracle import Oracle, Violation
-from tests.simulation.scenario import Arrival, Scenario, make_scenario
+from tests.simulation.scenario import Arrival, Change, DeviceFate, Scenario, make_scenario
 
 __all__ = ["Simulation", "describe", "find_violation", "trace"]
 
@@ -60,12 +66,25 @@ class Simulation:
         self._inbox: dict[tuple[int, int], deque[Event]] = {}
         """What happened and was not handled, in lines that must stay in order."""
         self._is_draining = self._is_closed = False
+        self._leaving: set[int] = set()
+        self._asked: set[int] = set()
+        """Devices that are to lose activations in the next step."""
         self._now = 0.0
-        self._idle_steps = 0
-        self._devices = [
-            PlayedDevice(index, fate, scenario, self._timeline, self._report)
-            for index, fate in enumerate(scenario.devices)
-        ]
+        self._idle_steps = self._most = 0
+        self._devices = {
+            index: self._device(index, fate) for index, fate in enumerate(scenario.devices)
+        }
+
+    def _device(self, device_id: int, fate: DeviceFate) -> PlayedDevice:
+        scenario, ledger = self.scenario, self.core.ledger
+        return PlayedDevice(
+            device_id,
+            fate,
+            scenario,
+            self._timeline,
+            self._report,
+            lambda: ledger.set_size or scenario.set_size,
+        )
 
     def run(self) -> None:
         """Take every step until nothing is left to happen; `Violation` where a promise breaks."""
@@ -79,14 +98,14 @@ class Simulation:
 
     def _plan(self) -> None:
         scenario, timeline = self.scenario, self._timeline
-        for device in self._devices:
-            opened = DeviceOpened(device.id, device.fate.num_activations, scenario.set_size)
-            report = partial(self._report_at, device.id, opened)
-            timeline.call_at(device.fate.opens_at, report)
+        for device in self._devices.values():
+            timeline.call_at(device.fate.opens_at, device.open)
             for outage in device.fate.outages:
                 self._strikes.call_at(outage.at, partial(device.strike, outage))
         for request_id, arrival in enumerate(scenario.arrivals):
             timeline.call_at(arrival.at, partial(self._arrive, request_id, arrival))
+        for change in scenario.changes:
+            self._strikes.call_at(change.at, partial(self._change, change))
         timeline.call_at(scenario.drain_at, self._drain)
         timeline.call_at(scenario.close_at, self._close)
 
@@ -137,12 +156,16 @@ class Simulation:
         self.reloads += len(commands.reload)
         for device_id in commands.reload:
             self._devices[device_id].reload(now)
+        for device_id, indexes in commands.unload:
+            self._devices[device_id].unload(indexes)
+        for device_id in commands.close:
+            self._devices[device_id].leave(now)
         self._check_progress(bool(events or commands.dispatch or commands.resolve))
 
     def _check_progress(self, is_progress: bool) -> None:
         self._idle_steps = 0 if is_progress else self._idle_steps + 1
-        activations = sum(each.num_activations for each in self.scenario.devices)
-        if self._idle_steps > 50 + 4 * activations:
+        self._most = max(self._most, self.core.ledger.num_activations)
+        if self._idle_steps > 50 + 4 * self._most:
             raise Violation(f"woken {self._idle_steps} times for nothing")
 
     # What happens
@@ -183,14 +206,58 @@ class Simulation:
         self._is_draining = self._is_closed = True
         self._arrivals_left = 0
         self._post((-1, -1), Closed())
-        for device in self._devices:
+        for device in self._devices.values():
             self._timeline.call_at(at + self.scenario.close_s, device.close)
 
-    def _report_at(self, device_id: int, event: DeviceOpened, _at: float) -> None:
-        self._report(device_id, -1, event)
+    def _change(self, change: Change, at: float) -> None:
+        """Do as the shell does: what is loaded is told of later, what is to go is asked for."""
+        if self._is_closed:
+            return
+        if change.kind == "policy":
+            self._post((-3, -1), PolicyChanged(change.policy))
+        elif change.kind == "set_size":
+            self._post((-3, -1), SetSizeChanged(change.count))
+        elif change.kind == "add":
+            self._add_device(change, at)
+        elif known := [each for each in self.core.ledger.devices if self._may_change(each)]:
+            self._resize(change, known[change.choice % len(known)], len(known), at)
+
+    def _may_change(self, device_id: int) -> bool:
+        return not (self._devices[device_id].is_growing or device_id in self._leaving)
+
+    def _resize(self, change: Change, device_id: int, num_known: int, at: float) -> None:
+        device, ledger = self._devices[device_id], self.core.ledger
+        is_out = self.core.health.is_out(device_id)
+        is_asked = device_id in ledger.retiring or device_id in self._asked
+        if change.kind == "remove":
+            if num_known > 1:
+                self._leaving.add(device_id)
+                self._post((-3, -1), DeviceRetired(device_id))
+        elif change.kind == "grow" and not is_out:
+            device.grow(change.count, at)
+        elif change.kind == "shrink" and not (is_out or is_asked):
+            stay = [each.index for each in ledger.devices[device_id]]
+            Random(change.choice).shuffle(stay)
+            if indexes := tuple(stay[1:][: change.count]):
+                self._asked.add(device_id)
+                device.num_activations -= len(indexes)
+                self._post((-3, -1), ActivationsRetired(device_id, indexes))
+
+    def _add_device(self, change: Change, at: float) -> None:
+        """One more device, or one again that was removed."""
+        gone = [each for each in self._leaving if self._devices[each].is_gone]
+        device_id = gone[0] if gone and change.choice % 2 else len(self._devices)
+        self._leaving.discard(device_id)
+        fate = self.scenario.devices[change.choice % len(self.scenario.devices)]
+        fate = replace(fate, num_activations=change.count, outages=())
+        self._devices[device_id] = device = self._device(device_id, fate)
+        self._timeline.call_at(at + self.scenario.load_s, device.open)
 
     def _report(
-        self, device_id: int, activation: int, event: Answered | DeviceOpened | ReloadFailed
+        self,
+        device_id: int,
+        activation: int,
+        event: ActivationsAdded | Answered | DeviceOpened | ReloadFailed,
     ) -> None:
         if isinstance(event, Answered):
             self._post((device_id, activation), event)
@@ -211,13 +278,14 @@ class Simulation:
         """All that happened, the lines interleaved at random; a close lets no device open."""
         lines = list(self._inbox.values())
         self._inbox.clear()
+        self._asked.clear()
         events: list[Event] = []
         while lines:
             line = self._random.choice(lines)
             events.append(line.popleft())
             if not line:
                 lines.remove(line)
-        if any(isinstance(each, DeviceOpened | ReloadFailed) for each in events):
+        if any(not isinstance(each, Request | Answered | Cancelled) for each in events):
             events.sort(key=lambda each: isinstance(each, Closed))
         return events
 
@@ -261,4 +329,6 @@ def _lines(commands: Commands) -> list[str]:
     for request in commands.resolve:
         ended.setdefault(request.state.value, []).append(str(request.id))
     lines += [f"{state}: {' '.join(ids)}" for state, ids in ended.items()]
+    lines += [f"unload {device_id}/{indexes}" for device_id, indexes in commands.unload]
+    lines += [f"close device {each}" for each in commands.close]
     return lines + [f"reload device {each}" for each in commands.reload]

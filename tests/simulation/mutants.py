@@ -139,6 +139,13 @@ def _counts_a_hedge_twice(answered: Original) -> Original:
     return mutant
 
 
+def _uses_what_is_to_go(_retire: Original) -> Original:
+    def mutant(_self: SlotLedger) -> None:
+        pass
+
+    return mutant
+
+
 MUTANTS: dict[str, Mutant] = {
     "drop one completion": (SchedulerState, "_part_done", _drops_a_completion),
     "free a timed-out slot": (SchedulerState, "_give_up_on", _frees_a_slot_at_the_timeout),
@@ -152,6 +159,7 @@ MUTANTS: dict[str, Mutant] = {
     "forget a partial batch": (SchedulerState, "next_wakeup", _forgets_a_partial_batch),
     "never probe a device": (Health, "next_probe_at", _never_probes),
     "never look for stuck ones": (Watch, "add", _never_looks_for_stuck_ones),
+    "use what is to be given back": (SlotLedger, "retire", _uses_what_is_to_go),
     "forget who waits for room": (Admission, "admit_waiting", _forgets_who_waits),
 }
 """Name of the bug -> the method that has it, and what makes it so."""

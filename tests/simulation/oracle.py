@@ -12,13 +12,18 @@ from dataclasses import dataclass, field
 
 from qaic_sched.core.commands import Commands
 from qaic_sched.core.events import (
+    ActivationsAdded,
+    ActivationsRetired,
     Answered,
     Cancelled,
     Closed,
     DeviceOpened,
+    DeviceRetired,
     DrainStarted,
     Event,
+    PolicyChanged,
     ReloadFailed,
+    SetSizeChanged,
 )
 from qaic_sched.core.model import Batch, Fault, Policy, Request, RequestState, Statistics
 
@@ -73,14 +78,23 @@ class _Held:
 class _Device:
     """What is known of a device."""
 
-    num_activations: int
-    last_answers: list[float]
+    last_answers: dict[int, float]
+    """When each of its activations answered last."""
+    retiring: set[int] = field(default_factory=set)
+    """Those that are wanted no more."""
+    is_leaving: bool = False
+    """Whether the whole device is wanted no more."""
+    is_closing: bool = False
     has_failed: bool = False
     """Whether it gave any reason to be reloaded since it was opened."""
     is_out: bool = False
     """Whether it was lost or stuck since it was opened, or is in quarantine as the core says."""
     is_reloading: bool = False
     held: dict[int, _Held] = field(default_factory=dict)
+
+    def wants(self, index: int) -> bool:
+        """Whether one of its activations is not to be given back."""
+        return not (self.is_leaving or index in self.retiring)
 
 
 class Oracle:
@@ -89,7 +103,11 @@ class Oracle:
     def __init__(self, policy: Policy, set_size: int, ample_s: float) -> None:
         self.unresolved: dict[int, _Account] = {}
         self._policy = policy
+        self._policies = [policy]
+        """That of now, and those of before that this step may have followed still."""
+        self._most_attempts = policy.max_attempts
         self._set_size = set_size
+        self._set_sizes = [set_size]
         self._ample_s = ample_s
         self._given_up = 0
         self._num_arrived = 0
@@ -103,6 +121,10 @@ class Oracle:
         self._now = 0.0
         self._arrived_now: set[int] = set()
         self._opened_now: set[int] = set()
+        self._retired_now: set[int] = set()
+        self._has_failed_now = False
+        self._ready_before: set[int] = set()
+        """Devices that were ready before this step with something that is not to be given back."""
         self._out_before: set[int] = set()
         """Devices that were out of service before this step, and were not opened in it."""
 
@@ -115,7 +137,10 @@ class Oracle:
         """Take in what happened."""
         self._now = now
         self._was_closed = self._is_closed
-        self._arrived_now, self._opened_now = set(), set()
+        self._arrived_now, self._opened_now, self._retired_now = set(), set(), set()
+        self._policies = [self._policy]
+        self._set_sizes = [self._set_size]
+        self._has_failed_now = any(isinstance(each, Answered) and each.fault for each in events)
         self._out_before = {each for each, device in self._devices.items() if device.is_out}
         for event in events:
             match event:
@@ -127,6 +152,20 @@ class Oracle:
                     self._open(event)
                 case ReloadFailed():
                     self._devices[event.device_id].is_reloading = False
+                case ActivationsAdded():
+                    new = dict.fromkeys(event.indexes, -1.0)
+                    self._devices[event.device_id].last_answers.update(new)
+                case ActivationsRetired():
+                    self._devices[event.device_id].retiring.update(event.indexes)
+                    self._retired_now.add(event.device_id)
+                case DeviceRetired():
+                    self._devices[event.device_id].is_leaving = True
+                    self._retired_now.add(event.device_id)
+                case SetSizeChanged():
+                    self._set_size = event.set_size
+                    self._set_sizes.append(event.set_size)
+                case PolicyChanged():
+                    self._change_policy(event.policy)
                 case Cancelled():
                     if event.request_id in self.unresolved:
                         self.unresolved[event.request_id].is_cancelled = True
@@ -138,6 +177,11 @@ class Oracle:
     def after(self, commands: Commands, statistics: Statistics, wakeup: float | None) -> None:
         """Hold what the core decided against its promises."""
         self._find_given_up()
+        for device_id, indexes in commands.unload:
+            self._check_unload(device_id, indexes)
+        for device_id in commands.close:
+            self._check_close(device_id)
+        self._forget_closed()
         for batch in commands.dispatch:
             self._check_dispatch(batch)
         self._note_quarantines(statistics)
@@ -147,10 +191,11 @@ class Oracle:
             self._check_reload(device_id)
         self._check_deadlines()
         self._check_statistics(statistics)
+        self._check_retirement(statistics)
         _require(wakeup is None or wakeup > self._now, f"to be woken at {wakeup}, which is past")
         if not self._is_closed and wakeup is None:
             for device_id, device in self._devices.items():
-                forgotten = device.is_out and not device.is_reloading
+                forgotten = device.is_out and not (device.is_reloading or device.is_closing)
                 _require(not forgotten, f"device {device_id} is out and never to be probed")
 
     # What happened
@@ -161,10 +206,19 @@ class Oracle:
         self._num_arrived += 1
 
     def _open(self, event: DeviceOpened) -> None:
-        count = event.num_activations
-        self._devices[event.device_id] = _Device(count, [-1.0] * count)
+        old = self._devices.get(event.device_id)
+        self._devices[event.device_id] = _Device(
+            dict.fromkeys(range(event.num_activations), -1.0),
+            is_leaving=old is not None and old.is_leaving,
+        )
         self._out_before.discard(event.device_id)
         self._opened_now.add(event.device_id)
+
+    def _change_policy(self, policy: Policy) -> None:
+        self._policy = policy
+        self._policies.append(policy)
+        self._most_attempts = max(self._most_attempts, policy.max_attempts)
+        self._num_hedges = 0
 
     def _answer(self, event: Answered) -> None:
         held = self._held.pop(event.batch_id)
@@ -208,7 +262,8 @@ class Oracle:
             self._land(held, is_good=False, is_error=False)
 
     def _is_stuck(self, device: _Device) -> bool:
-        timeout_s = self._policy.dispatch_timeout_s or _LEAST_TIMEOUT_S
+        limits = [each.dispatch_timeout_s or _LEAST_TIMEOUT_S for each in self._policies]
+        timeout_s = min(limits)
         since: dict[int, float] = {}
         for held in device.held.values():
             index = held.batch.activation.index
@@ -219,8 +274,9 @@ class Oracle:
         name, activation = _name(batch), batch.activation
         parts = _cargo(batch)
         device = self._devices.get(activation.device_id)
-        if device is None or activation.index >= device.num_activations:
+        if device is None or activation.index not in device.last_answers:
             raise Violation(f"{name}: there is no such activation")
+        self._check_wanted(name, activation.device_id, activation.index)
         _require(batch.id not in self._held, f"{name}: sent twice")
         _require(activation.device_id not in self._out_before, f"{name}: the device is out")
         # What arrives may be sent at once, before events behind it in the same step.
@@ -228,14 +284,15 @@ class Oracle:
             _require(not self._was_closed, f"{name}: sent after the close")
             _require(not device.is_out, f"{name}: the device went out in this step")
         load = sum(each.batch.activation is activation for each in device.held.values())
-        _require(load < self._set_size, f"{name}: beyond set_size")
+        _require(load < max(self._set_sizes), f"{name}: beyond set_size")
         _require(batch.size in self._policy.batch_sizes, f"{name}: size {batch.size} not compiled")
         samples = sum(samples for _, _, samples in parts)
         _require(0 < samples == batch.samples <= batch.size, f"{name}: {samples} samples in it")
         self._given_up = 0
         self._num_batches += 1
         self._num_hedges += batch.is_hedge
-        most = 1 + self._policy.hedge_max_extra * self._num_batches
+        extra = max(each.hedge_max_extra for each in self._policies)
+        most = 1 + extra * self._num_batches
         _require(self._num_hedges <= most, f"{name}: a hedge beyond the budget")
         for part in parts:
             self._send(name, part, batch.is_hedge)
@@ -258,7 +315,7 @@ class Oracle:
             _require(not any(before), f"{text} is in flight already")
             account.unsent -= samples
         tried = max(account.errors[rows])
-        _require(tried < self._policy.max_attempts, f"{text} was tried {tried} times")
+        _require(tried < self._most_attempts, f"{text} was tried {tried} times")
         for row in range(offset, offset + samples):
             account.copies[row] += 1
 
@@ -273,7 +330,8 @@ class Oracle:
                 _require(all(account.done), f"{name}: not all of it was answered")
                 _require(request.last_batch is not None, f"{name}: and nobody knows where")
             case RequestState.FAILED:
-                is_tried = max(account.failures) >= self._policy.max_attempts
+                least = min(each.max_attempts for each in self._policies)
+                is_tried = max(account.failures) >= least
                 _require(is_tried or self._all_out(), f"{name}: with attempts left")
             case RequestState.CANCELLED:
                 _require(account.is_cancelled or self._is_closed, f"{name}: nobody wanted that")
@@ -287,7 +345,8 @@ class Oracle:
 
     def _check_refusal(self, name: str, request: Request) -> None:
         if request.wait_s is None:
-            _require(not self._policy.waits_when_full, f"{name}: it could have waited")
+            waits = all(each.waits_when_full for each in self._policies)
+            _require(not waits, f"{name}: it could have waited")
             return
         _require(request.deadline is not None, f"{name}: it had no deadline")
         _require(self._is_measured, f"{name}: for its deadline, and nothing was measured")
@@ -315,9 +374,67 @@ class Oracle:
         _require(not self._is_closed, f"device {device_id}: a reload after the close")
         _require(device.has_failed, f"device {device_id}: a reload though it never failed")
         _require(not device.is_reloading, f"device {device_id}: a reload during another")
+        is_unwanted = device.is_leaving and device_id not in self._retired_now
+        _require(not is_unwanted, f"device {device_id}: a reload, and nobody wants it")
         device.is_out = device.is_reloading = True
 
+    def _check_wanted(self, name: str, device_id: int, index: int) -> None:
+        """Nothing goes to what is to be given back, while something else is there to work."""
+        if self._devices[device_id].wants(index) or device_id in self._retired_now:
+            return
+        ready = {each for each in self._ready_before if each in self._devices}
+        ready = {each for each in ready if not self._devices[each].is_out} - self._retired_now
+        # Whoever failed in this step may be out by now.
+        _require(not ready or self._has_failed_now, f"{name}: it was to be given back")
+
+    def _check_unload(self, device_id: int, indexes: tuple[int, ...]) -> None:
+        device, name = self._devices[device_id], f"unloading {device_id}/{indexes}"
+        _require(not self._was_closed, f"{name}: after the close")
+        # The device itself may have been asked for later in this step.
+        is_whole = device.is_leaving and device_id not in self._retired_now
+        _require(device.retiring == {*indexes} and not is_whole, f"{name}: unasked")
+        held = {each.batch.activation.index for each in device.held.values()}
+        _require(held.isdisjoint(indexes), f"{name}: at work")
+        device.retiring.clear()
+        for index in indexes:
+            del device.last_answers[index]
+
+    def _check_close(self, device_id: int) -> None:
+        device, name = self._devices[device_id], f"closing device {device_id}"
+        _require(not self._was_closed, f"{name}: after the close")
+        _require(device.is_leaving and not device.is_closing, f"{name}: unasked")
+        _require(not device.is_reloading, f"{name}: while it is being reloaded")
+        _require(not device.held or device.is_out, f"{name}: at work")
+        device.is_closing = True
+
+    def _forget_closed(self) -> None:
+        if self._was_closed:
+            return
+        closed = [each for each, its in self._devices.items() if its.is_closing and not its.held]
+        for device_id in closed:
+            del self._devices[device_id]
+
+    def _check_retirement(self, told: Statistics) -> None:
+        """What holds nothing is given back at once, while something else is there to work."""
+        ready = {
+            each
+            for each, its in self._devices.items()
+            if told.devices[each].state == "ready" and any(map(its.wants, its.last_answers))
+        }
+        self._ready_before = ready
+        if not ready or self._is_closed:
+            return
+        for device_id, device in self._devices.items():
+            busy = {each.batch.activation.index for each in device.held.values()}
+            may_go = not (device.is_reloading or device.is_out)
+            if device.is_leaving:
+                is_kept = may_go and not busy
+            else:
+                is_kept = may_go and bool(device.retiring) and busy.isdisjoint(device.retiring)
+            _require(not is_kept, f"device {device_id} holds what nobody wants: {device.retiring}")
+
     def _note_quarantines(self, statistics: Statistics) -> None:
+        _require(statistics.devices.keys() == self._devices.keys(), "which devices there are")
         for device_id, told in statistics.devices.items():
             is_out = told.state == "quarantined"
             device = self._devices[device_id]

@@ -9,7 +9,7 @@ from random import Random
 
 from qaic_sched.core.model import Fault, Policy, Tenant
 
-__all__ = ["Arrival", "DeviceFate", "Outage", "Scenario", "make_scenario"]
+__all__ = ["Arrival", "Change", "DeviceFate", "Outage", "Scenario", "make_scenario"]
 
 _NEVER = math.inf
 _TENANTS: tuple[dict[str, Tenant], ...] = (
@@ -67,6 +67,20 @@ class Arrival:
 
 
 @dataclass(frozen=True)
+class Change:
+    """A live change: more or fewer activations, a device more or less, `set_size`, the policy.
+
+    `choice` says which device or activations, of those that are there by then.
+    """
+
+    at: float
+    kind: str
+    choice: int
+    count: int
+    policy: Policy
+
+
+@dataclass(frozen=True)
 class Scenario:
     """A host and its fate; times in seconds."""
 
@@ -89,6 +103,7 @@ class Scenario:
     reload_failure_probability: float
     drain_at: float
     close_at: float
+    changes: tuple[Change, ...]
 
     def snap(self, seconds: float) -> float:
         """The time, or the next one on the grid."""
@@ -107,6 +122,7 @@ class Scenario:
             f"lag {self.lag_s:g} s, drain at {self.drain_at:g}, close at {self.close_at:g}",
             f"{self.policy}",
         ]
+        lines += [f"{each}" for each in self.changes]
         lines += [f"device {index}: {fate}" for index, fate in enumerate(self.devices)]
         return "\n".join(lines)
 
@@ -154,10 +170,27 @@ class _Maker:
             reload_failure_probability=random.choice((0.0, 0.0, 0.3, 0.7)),
             drain_at=self._sometimes(0.2, span_s),
             close_at=self._sometimes(0.15, span_s),
+            changes=tuple(self._changes(span_s)),
         )
 
-    def _policy(self) -> Policy:
-        random, largest = self.random, self.sizes[-1]
+    def _changes(self, span_s: float) -> Iterator[Change]:
+        # A stream of its own: a seed's host is the same with and without its changes.
+        random = Random(f"{self.seed} changes")
+        if random.random() < 0.5:
+            return
+        kinds = ("grow", "shrink", "add", "remove", "set_size", "policy")
+        liked = random.choices(kinds, k=random.randint(1, 6))
+        for _ in range(random.choice((1, 3, 8, 30))):
+            yield Change(
+                at=self._snap(random.uniform(0.0, 1.2 * span_s)),
+                kind=random.choice(liked),
+                choice=random.randrange(1000),
+                count=random.randint(1, 4),
+                policy=self._policy(random),
+            )
+
+    def _policy(self, random: Random | None = None) -> Policy:
+        random, largest = random or self.random, self.sizes[-1]
         return Policy(
             batch_sizes=self.sizes,
             max_samples=random.choice((1, largest, 3 * largest, 64, 1000, 65536)),

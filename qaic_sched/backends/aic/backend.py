@@ -86,9 +86,12 @@ class AicBackend(Backend):
         `ConfigError` where they do not fit on the cores that are free now.
         """
         sdk, file = await self._binding(), await self._read()
-        self._check(await query_card(sdk, device_id), num_activations)
+        check_room = partial(self._check_room, sdk, device_id)
+        await check_room(num_activations, 0)
         loop = asyncio.get_running_loop()
-        executable = AicExecutable(sdk, file, device_id, num_activations, set_size, loop)
+        executable = AicExecutable(
+            sdk, file, device_id, num_activations, set_size, loop, check_room
+        )
         try:
             with anyio.fail_after(LOAD_LIMIT_S):
                 await asyncio.wrap_future(executable.loaded)
@@ -100,9 +103,9 @@ class AicBackend(Backend):
             raise
         return executable
 
-    def _check(self, device: DeviceInfo, num_activations: int) -> None:
-        """Raise unless the device is ready and has room."""
-        device_id = device.device_id
+    async def _check_room(self, sdk: Sdk, device_id: int, count: int, loaded: int) -> None:
+        """Raise unless the device is ready and has room for more beside what we have loaded."""
+        device = await query_card(sdk, device_id)
         if device.state != "ready":
             raise DeviceError(
                 f"aic device {device_id} is not ready but {device.state}: see `qaic-util -q`",
@@ -112,8 +115,9 @@ class AicBackend(Backend):
         # Assumption (not verified on hardware): nothing that is public tells for how many cores a
         # QPC was compiled, so without the option each activation is taken to need one.
         # Cores that other models have taken are not free any more; their channels nobody counts.
-        most = MAX_ACTIVATIONS - sum(other.num_activations for other in self.others.values())
-        check_fit(device, num_activations, self.options.aic_num_cores, most)
+        others = sum(other.num_activations for other in self.others.values())
+        most = MAX_ACTIVATIONS - loaded - others
+        check_fit(device, count, self.options.aic_num_cores, most)
 
     async def _binding(self) -> Sdk:
         if self._sdk is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qaic_sched.backends.base import Backend, DeviceInfo, Want
 from qaic_sched.backends.compiling.compile import compile_model
@@ -114,16 +114,14 @@ class CpuBackend(Backend):
             raise ConfigError(f"devices: cpu device {device_id} was not selected")
         if not self.others:  # else `check_room` has told
             _warn_if_crowded(device_id, num_activations, cores)
-        activations = num_activations + sum(each.num_activations for each in self.others.values())
-        num_threads = max(1, len(cores) // activations)
-        open_session = partial(open_model, self._file, num_threads, self._sizes)
-        executable = CpuExecutable(device_id, program, num_activations, cores, open_session)
-        try:
-            await in_thread(executable.wait_loaded)
-        except BaseException:
-            executable.stop()
-            raise
+        executable = CpuExecutable(device_id, program, cores, self._open_session)
+        await executable.load_more(num_activations, set_size)
         return executable
+
+    def _open_session(self, num_cores: int, own_activations: int) -> Any:
+        others = sum(each.num_activations for each in self.others.values())
+        num_threads = max(1, num_cores // (own_activations + others))
+        return open_model(self._file, num_threads, self._sizes)
 
 
 def _warn_if_crowded(device_id: int, num_activations: int, cores: Sequence[int]) -> None:

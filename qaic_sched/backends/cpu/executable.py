@@ -14,17 +14,18 @@ import threading
 import time
 from concurrent.futures import Future, as_completed
 from functools import partial
+from math import inf
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from qaic_sched.backends.base import Executable, closed_in_flight
+from qaic_sched.backends.base import Executable, closed_in_flight, unused_indexes
 from qaic_sched.backends.cpu.cores import pin_to
 from qaic_sched.backends.cpu.onnx_model import first_line
 from qaic_sched.backends.threads import in_thread, join_all
 from qaic_sched.errors import DeviceError, SchedulerClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from qaic_sched.backends.base import Done
     from qaic_sched.program import Program, Tensors
@@ -38,54 +39,95 @@ CLOSE_LIMIT_S = 5.0
 
 
 class CpuExecutable(Executable):
-    """A model's activations on one device: `open_session` is called on each activation's thread."""
+    """A model's activations on one device, none at first.
+
+    `open_session(cores of the device, activations then)` is called on each activation's own thread.
+    Those that are loaded together divide the cores with those that are there; they keep what they
+    have.
+    """
 
     def __init__(
         self,
         device_id: int,
         program: Program,
-        num_activations: int,
         cores: Sequence[int],
-        open_session: Callable[[], Any],
+        open_session: Callable[[int, int], Any],
     ) -> None:
         self.device_id = device_id
         self.program = program
-        self.num_activations = num_activations
+        self.room = {}
+        self._cores = cores
+        self._open_session = open_session
         self._lock = threading.Lock()
         self._is_closed = False
-        self._activations = [
-            Activation(device_id, index, cores, open_session) for index in range(num_activations)
-        ]
+        self._activations: dict[int, Activation] = {}
 
-    def wait_loaded(self) -> None:
-        """Block until every activation is ready; raise as soon as one failed."""
-        for loaded in as_completed([activation.loaded for activation in self._activations]):
-            loaded.result()
+    async def load_more(self, count: int, set_size: int) -> Sequence[int]:
+        """Open so many sessions more, each on a thread of its own; any `set_size` will do."""
+        self._require_open()
+        activations = self.num_activations + count
+        open_session = partial(self._open_session, len(self._cores), activations)
+        new = {
+            index: Activation(self.device_id, index, self._cores, open_session)
+            for index in unused_indexes(self.room, count)
+        }
+        try:
+            await in_thread(partial(_wait_loaded, new.values()))
+            with self._lock:
+                self._require_open()
+                self._activations.update(new)
+        except BaseException:
+            _stop(new.values())
+            raise
+        self.room.update(dict.fromkeys(new, inf))
+        return list(new)
+
+    async def unload(self, activations: Sequence[int]) -> None:
+        """End their threads, and with them their sessions."""
+        gone = [self._activations.pop(index) for index in activations]
+        for index in activations:
+            del self.room[index]
+        _stop(gone)
+        join = partial(join_all, gone, CLOSE_LIMIT_S)
+        await in_thread(join, f"qaic-cpu-{self.device_id}-unload")
 
     def submit(self, activation: int, inputs: Mapping[str, object], done: Done) -> None:
         """Queue one inference; `SchedulerClosedError` once the executable was closed."""
         # The lock keeps an inference from slipping in behind the end of the queue, unanswered.
         with self._lock:
-            if self._is_closed:
-                raise SchedulerClosedError(f"cpu device {self.device_id} was closed")
+            self._require_open()
             self._activations[activation].take(Flight(inputs, done))
 
     def stop(self) -> None:
         """Let every activation end once it has done what it holds; waits for nothing."""
         with self._lock:
             self._is_closed = True
-            for activation in self._activations:
-                activation.queue.put(None)
+            _stop(self._activations.values())
 
     async def aclose(self) -> None:
         """Stop, and wait a bounded time; what hangs is answered with an error and left behind."""
         self.stop()
-        join = partial(join_all, self._activations, CLOSE_LIMIT_S)
+        join = partial(join_all, self._activations.values(), CLOSE_LIMIT_S)
         if await in_thread(join, f"qaic-cpu-{self.device_id}-close"):
             return
         logger.warning("cpu device %d was still busy when it was closed", self.device_id)
-        for activation in self._activations:
+        for activation in self._activations.values():
             activation.answer_all(closed_in_flight("cpu", self.device_id))
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise SchedulerClosedError(f"cpu device {self.device_id} was closed")
+
+
+def _wait_loaded(activations: Iterable[Activation]) -> None:
+    """Block until every activation is ready; raise as soon as one failed."""
+    for loaded in as_completed([activation.loaded for activation in activations]):
+        loaded.result()
+
+
+def _stop(activations: Iterable[Activation]) -> None:
+    for activation in activations:
+        activation.queue.put(None)
 
 
 class Flight:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from functools import cached_property
+from functools import cached_property, partial
 from heapq import heapify, heappop, heappush
 from pathlib import Path
 from random import Random
@@ -20,14 +20,21 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
-from qaic_sched.backends.base import Backend, DeviceInfo, Executable, check_fit, closed_in_flight
+from qaic_sched.backends.base import (
+    Backend,
+    DeviceInfo,
+    Executable,
+    check_fit,
+    closed_in_flight,
+    unused_indexes,
+)
 from qaic_sched.backends.sim.outages import Outages
 from qaic_sched.backends.sim.spec import ErrorFault, StallFault, read_spec
 from qaic_sched.clock import clock_of
 from qaic_sched.errors import ConfigError, DeviceError, SchedulerClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,19 +77,28 @@ class SimBackend(Backend):
         """Load the program, which takes `load_time_s` per activation; any `set_size` will do.
 
         `ConfigError` if the device does not exist or has too few cores beside what other models
-        want. What of this model is loaded already is not counted: a live change loads the new
-        activations before it closes the old.
+        want.
         """
         spec = self.spec
         if device_id not in range(spec.devices):
             raise ConfigError(f"no sim device {device_id}: {self.model_path} makes {spec.devices}")
-        device = self._device(device_id, sum(other.cores for other in self.others.values()))
-        check_fit(device, num_activations, self.options.aic_num_cores)
+        self._check_fit(device_id, num_activations)
         await asyncio.sleep(spec.load_time_s * num_activations)
         answers = self._answers_on_this_loop()
         outages = self._outages_of(device_id, answers.clock())
-        streams = [self._stream(device_id, activation) for activation in range(num_activations)]
-        return SimExecutable(device_id, spec, streams, answers, outages)
+        return SimExecutable(
+            device_id,
+            spec,
+            answers,
+            outages,
+            num_activations,
+            partial(self._check_fit, device_id),
+            partial(self._stream, device_id),
+        )
+
+    def _check_fit(self, device_id: int, num_activations: int) -> None:
+        device = self._device(device_id, sum(other.cores for other in self.others.values()))
+        check_fit(device, num_activations, self.options.aic_num_cores)
 
     def _outages_of(self, device_id: int, now: float) -> Outages:
         """The device's outages, counted from the first load; `DeviceError` if it is lost now."""
@@ -117,13 +133,18 @@ class SimExecutable(Executable):
         self,
         device_id: int,
         spec: SimSpec,
-        streams: Sequence[Random],
         answers: _Answers,
         outages: Outages,
+        num_activations: int,
+        check_fit: Callable[[int], None],
+        stream_of: Callable[[int], Random],
     ) -> None:
         self.device_id = device_id
         self.program = spec.program()
-        self.num_activations = len(streams)
+        self.room = {}
+        self._check_fit = check_fit
+        self._stream_of = stream_of
+        self._load_time_s = spec.load_time_s
         self._answers = answers
         self._thread_id = threading.get_ident()
         self._lock = threading.Lock()
@@ -131,8 +152,9 @@ class SimExecutable(Executable):
         self._first_input = self.program.inputs[0].name
         self._service_times_s = spec.service_times_s(device_id)
         self._turnaround_s = spec.host_turnaround_s
-        self._ends = [-math.inf] * self.num_activations
-        self._streams = streams
+        self._ends: dict[int, float] = {}
+        self._streams: dict[int, Random] = {}
+        self._add(range(num_activations))
         # Mean 1 and this coefficient of variation.
         self._sigma = math.sqrt(math.log1p(spec.service_time_cv**2))
         self._faults = [
@@ -159,6 +181,27 @@ class SimExecutable(Executable):
     def _check_open(self) -> None:
         if self._is_closed:
             raise SchedulerClosedError(f"sim device {self.device_id} was closed")
+
+    async def load_more(self, count: int, set_size: int) -> Sequence[int]:
+        """Load more, which takes `load_time_s` for each; `DeviceError` if the device is lost."""
+        self._check_fit(self.num_activations + count)
+        await asyncio.sleep(self._load_time_s * count)
+        self._check_open()
+        if self._answers.clock() >= self._lost_at:
+            raise self._error("was lost, as its faults say", "lost")
+        return self._add(unused_indexes(self.room, count))
+
+    async def unload(self, activations: Sequence[int]) -> None:
+        """Forget them, which takes no time."""
+        for index in activations:
+            del self.room[index], self._ends[index], self._streams[index]
+
+    def _add(self, indexes: Sequence[int]) -> Sequence[int]:
+        for index in indexes:
+            self.room[index] = math.inf
+            self._ends[index] = -math.inf
+            self._streams[index] = self._stream_of(index)
+        return indexes
 
     async def aclose(self) -> None:
         """Answer what is in flight with `DeviceError`, now."""

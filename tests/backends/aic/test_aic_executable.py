@@ -80,6 +80,56 @@ def test_each_activation_is_a_program_of_its_own(qpc: str, cards: Any) -> None:
     assert cards[0].cores_free == 16
 
 
+def test_activations_come_and_go_beside_those_that_work(qpc: str, cards: Any) -> None:
+    """More are loaded while others run; what is given back frees its cores and its thread."""
+
+    async def run(executable: AicExecutable) -> None:
+        cards[0].hang(for_s=0.1)
+        running = start(executable, rows(seed=1))
+        assert await executable.load_more(2, 3) == [1, 2]
+        assert not running.done()
+        assert executable.room == {0: 2, 1: 3, 2: 3}
+        assert cards[0].cores_free == 16 - 3
+        outputs = await asyncio.gather(*(start(executable, rows(seed=2), 2) for _ in range(3)))
+        for each in outputs:
+            np.testing.assert_array_equal(each["mean"], expected(rows(seed=2)))
+        await running
+        del outputs
+        await executable.unload([0, 2])
+        gc.collect()
+        assert executable.room == {1: 3}
+        assert cards[0].cores_free == 16 - 1
+        np.testing.assert_array_equal(
+            (await start(executable, rows(seed=3), 1))["mean"], expected(rows(seed=3))
+        )
+        assert await executable.load_more(1, 2) == [0]
+
+    on_card(qpc, run)
+    gc.collect()
+    assert cards[0].cores_free == 16
+
+
+def test_more_than_fit_beside_the_others_are_refused(qpc: str, cards: Any) -> None:
+    """Cores and channels that are in use count; what the device refuses leaves the rest alone."""
+
+    async def run(executable: AicExecutable) -> None:
+        with pytest.raises(ConfigError, match=r"13 of 1 cores .* do not fit .*12 would fit"):
+            await executable.load_more(13, 2)
+        cards[0].answer_next("InferenceSet", "QS_NOMEM")
+        with pytest.raises(ConfigError, match="memory ran out"):
+            await executable.load_more(1, 2)
+        assert executable.num_activations == 4
+        np.testing.assert_array_equal((await start(executable, rows()))["mean"], expected(rows()))
+        cards[0].lose()
+        assert (await start(executable, rows())).kind == "lost"
+        with pytest.raises(DeviceError) as lost:
+            await executable.load_more(1, 2)
+        assert lost.value.kind == "lost"
+        await executable.aclose()
+
+    on_card(qpc, run, num_activations=4)
+
+
 def test_threads_are_one_per_activation_and_one_more(qpc: str) -> None:
     """Threads are bounded, named and daemons."""
 
@@ -247,7 +297,7 @@ def test_all_that_a_broken_device_holds_is_answered(
     async def run(executable: AicExecutable) -> None:
         cards[0].hang()
         flights = [start(executable, rows(), index % 2) for index in range(4)]
-        until(lambda: not any(each._free for each in executable._activations))
+        until(lambda: not any(each._free for each in executable._activations.values()))
         getattr(cards[0], fault)()
         errors = await asyncio.gather(*flights)
         assert {(error.kind, error.device_id) for error in errors} == {(kind, 0)}
@@ -388,7 +438,7 @@ def test_closing_a_device_that_hangs(
         assert error.kind == "stuck"
         assert "was closed with this inference in flight" in str(error)
         cards[0].hang(for_s=0)
-        until(lambda: not any(each.is_alive() for each in executable._activations))
+        until(lambda: not any(each.is_alive() for each in executable._activations.values()))
 
     on_card(qpc, run)
     assert "still busy when it was closed" in caplog.text

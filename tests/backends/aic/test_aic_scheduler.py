@@ -131,3 +131,41 @@ def test_every_request_ends_once_and_healthy_devices_stay_busy(tmp_path: Path, c
         return idle_share(cards, backlog, HEALTHY)
 
     check_idle_share(one_run)
+
+
+@pytest.mark.parametrize(("devices", "num_activations"), [([0, 1], 2), ([0, 1], 1), ([0], 1)])
+@pytest.mark.usefixtures("cards")
+def test_a_larger_set_size_replaces_what_has_no_room_for_it(
+    tmp_path: Path, devices: list[int], num_activations: int
+) -> None:
+    """One activation after the other, while requests go on; a smaller one changes nothing."""
+    path = write_qpc(tmp_path / "qpc")
+
+    async def main() -> None:
+        options: dict[str, Any] = {
+            "num_activations": num_activations,
+            "set_size": 1,
+            "backend": "aic",
+        }
+        async with Scheduler(path, devices=devices, **options) as scheduler:
+
+            async def work() -> None:
+                while scheduler.config.set_size < 3:
+                    inputs = rows()
+                    outputs = await scheduler.run(inputs, timeout_s=10)
+                    np.testing.assert_array_equal(outputs["mean"], expected(inputs))
+
+            load = [asyncio.ensure_future(work()) for _ in range(8)]
+            await scheduler.update_backend_options(set_size=3)
+            await asyncio.gather(*load)
+            assert scheduler._shell is not None
+            executables = scheduler._shell.pool.executables
+            for _ in range(2):
+                rooms = [sorted(each.room.values()) for each in executables.values()]
+                assert rooms == [[3] * num_activations] * len(devices)
+                await scheduler.update_backend_options(set_size=1)
+            requests = scheduler.get_metrics()["requests"]
+            assert requests["failed"] == requests["expired"] == 0
+            assert requests["done"] > 0
+
+    asyncio.run(main())

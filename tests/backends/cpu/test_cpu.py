@@ -385,3 +385,46 @@ def test_close_answers_what_hangs(
     [activation] = cpu_threads()
     activation.join(10)
     assert (len(answers), session.num_run) == (2, 1)
+
+
+@pytest.mark.usefixtures("seven_cores")
+def test_activations_come_and_go(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New sessions have their part of the cores; those that are given back end their threads."""
+    asked: SimpleQueue[int] = SimpleQueue()
+
+    def count_threads(path: str, num_threads: int, sizes: Any) -> Any:
+        asked.put(num_threads)
+        return open_model(path, num_threads, sizes)
+
+    monkeypatch.setattr("qaic_sched.backends.cpu.backend.open_model", count_threads)
+    executable = load(backend(linear_model(model_file, batch=2)))
+    assert asyncio.run(executable.load_more(2, 2)) == [1, 2]
+    assert [asked.get() for _ in range(3)] == [7, 2, 2]
+    first, second = (infer(executable, linear_inputs(2), index) for index in (0, 2))
+    assert all((first[name] == second[name]).all() for name in first)
+
+    asyncio.run(executable.unload([0, 1]))
+    assert (executable.num_activations, len(cpu_threads())) == (1, 1)
+    assert not isinstance(infer(executable, linear_inputs(2), 2), DeviceError)
+    close(executable)
+    with pytest.raises(SchedulerClosedError):
+        asyncio.run(executable.load_more(1, 2))
+    assert cpu_threads() == []
+
+
+def test_sessions_that_cannot_be_opened_leave_the_others(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says why, and nothing has changed."""
+    executable = load(backend(linear_model(model_file, batch=2)))
+
+    def fail(*_: object) -> None:
+        raise MemoryError("none left")
+
+    monkeypatch.setattr("qaic_sched.backends.cpu.backend.open_model", fail)
+    with pytest.raises(DeviceError, match="loading failed: none left"):
+        asyncio.run(executable.load_more(1, 2))
+
+    assert (executable.num_activations, len(cpu_threads())) == (1, 1)
+    assert not isinstance(infer(executable, linear_inputs(2)), DeviceError)
+    close(executable)

@@ -324,3 +324,40 @@ def test_uvloop_s_coarse_timers_do_not_make_it_slow(make: Make) -> None:
         assert previous + 0.001 <= end <= max(previous, came) + 0.001
     assert 0.199 <= ends[-1] - submitted[0] < 1.0
     assert 0 <= lag < 0.5
+
+
+def test_activations_come_and_go(make: Make) -> None:
+    """More take their load time each; the lowest unused indexes are theirs."""
+
+    async def main() -> tuple[list[int], list[int], float, list[float]]:
+        executable = await make(load_time_s=0.5, cores=4).load(0, 2, 2)
+        first = [*await executable.load_more(2, 2)]
+        now = asyncio.get_running_loop().time()
+        await executable.unload([0, 2])
+        second = [*await executable.load_more(1, 2)]
+        answers = Recorder()
+        for activation in executable.room:
+            executable.submit(activation, rows(1), answers)
+        await answers.wait(3)
+        with pytest.raises(ConfigError, match=r"5 of 1 cores .* do not fit"):
+            await executable.load_more(2, 2)
+        return first, second, now, answers.ends
+
+    assert run_virtual(main) == ([2, 3], [0], 2.0, [2.504] * 3)
+
+
+def test_a_lost_device_loads_no_more(make: Make) -> None:
+    """It is known when the load would end, whether or not anything ran."""
+    faults = [{"kind": "lost", "device": 0, "at_s": 0.2, "for_s": 0.1}]
+    backend = make(load_time_s=0.5, cores=4, faults=faults)
+
+    async def grow(executable: Executable) -> None:
+        with pytest.raises(DeviceError, match="was lost") as lost:
+            await executable.load_more(1, 2)
+        assert lost.value.kind == "lost"
+        assert executable.num_activations == 1
+        await executable.aclose()
+        with pytest.raises(SchedulerClosedError):
+            await executable.load_more(1, 2)
+
+    virtually(backend, grow)

@@ -1,0 +1,23 @@
+"""The benchmark's scaling scenario, shortened: a live change under load costs nobody anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.policies import SCALING, run_scaling
+from qaic_sched.testing import run_virtual
+
+
+def test_scaling_up_and_down_under_load_fails_and_expires_nothing(tmp_path: Path) -> None:
+    """2 to 8 to 2 activations at 0.8 of the smaller size, 0.5 s to load each, 0.1 s deadlines."""
+    model = tmp_path / "host.sim.yaml"
+    model.write_text(SCALING.replace("service_time_s: 0.005", "service_time_s: 0.020"))
+
+    async def main() -> dict[str, int]:
+        done, metrics = await run_scaling(str(model), until_s=6.0, service_s=0.020)
+        assert len(done) == metrics["requests"]["done"] > 2_500
+        assert {each["activations"] for each in metrics["devices"].values()} == {2}
+        outcomes: dict[str, int] = metrics["requests"]
+        return {each: outcomes[each] for each in ("failed", "expired", "rejected", "cancelled")}
+
+    assert run_virtual(main) == dict.fromkeys(("failed", "expired", "rejected", "cancelled"), 0)
