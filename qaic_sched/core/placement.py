@@ -219,6 +219,14 @@ class SlotLedger:
         times = self._groups[device_id].times
         return (times.mean_s(size) or 0.0) * (1 + _MARGIN * sqrt(times.cv2))
 
+    def measured_s(self, device_id: int, size: int) -> float | None:
+        """Mean seconds of an inference of this size; None while it is hardly known."""
+        return self._groups[device_id].times.measured_s(size)
+
+    def is_idle_beside(self, activation: Activation) -> bool:
+        """Whether another activation of like speed than this idle one is idle, too."""
+        return len(self._groups[activation.device_id].idle) > 1
+
     def is_slow(self, activation: Activation) -> bool:
         """Whether there are faster devices than the activation's."""
         return self._groups[activation.device_id] is not self._order[0]
