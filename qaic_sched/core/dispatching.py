@@ -104,6 +104,7 @@ class Dispatching(Records):
                 return
             self.retries.remove(part)
             part.request.in_flight += part.samples
+            self.num_retries += 1
             self._send([part], activation)
 
     def _send(self, parts: list[Part], activation: Activation) -> Batch:

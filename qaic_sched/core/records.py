@@ -21,7 +21,7 @@ from qaic_sched.core.model import (
     Statistics,
 )
 from qaic_sched.core.placement import SlotLedger
-from qaic_sched.core.retries import Retries
+from qaic_sched.core.retries import Retries, RetryBudget
 from qaic_sched.core.watch import Watch
 
 __all__ = ["Records"]
@@ -56,6 +56,7 @@ class Records:
         self.admission = Admission(policy)
         #: Parts of unresolved requests to be tried again.
         self.retries = Retries()
+        self.retry_budget = RetryBudget(policy)
         self.ledger = SlotLedger()
         self.deadlines = Deadlines()
         self.health = Health()
@@ -63,6 +64,7 @@ class Records:
         self.stuck = Watch(self._timeout_s)
         self.late = Watch(self._late_s)
         self.num_hedges = 0
+        self.num_retries = 0
         #: Requests dropped before their deadline since the last answer.
         self.num_given_up = 0
         #: Requests ever accepted, now in flight, and ended in each final state.
@@ -101,6 +103,11 @@ class Records:
                 for device_id, activations in self.ledger.devices.items()
             },
         )
+
+    @property
+    def num_first_inferences(self) -> int:
+        """Inferences that repeated nothing."""
+        return self.num_batches - self.num_retries - self.num_hedges
 
     def _resolve(self, request: Request, state: RequestState) -> None:
         if request.cursor < request.samples:

@@ -3,6 +3,8 @@
 Rules of this file:
 - Each part that a device failed is tried again, elsewhere if it can be, until it has used up its
   attempts; then its request fails. That a device went away is not held against the part.
+- Inferences that failed are tried again within a budget for the whole host; beyond it a request
+  fails with its first failure. What a device took away with it is tried again at any rate.
 - What a stuck device holds is tried elsewhere at once, yet keeps its slots until it answers.
 - A part that is late is sent a second time; the first answer settles it, the other reaches nobody.
 """
@@ -59,7 +61,8 @@ class Recovery(Dispatching):
         part.losses += went_away
         if not went_away or part.losses > _MAX_LOSSES or self.policy.max_attempts == 1:
             part.attempts += 1
-        if part.attempts >= self.policy.max_attempts:
+        is_over = part.attempts >= self.policy.max_attempts
+        if is_over or (fault is Fault.INFERENCE and not self._may_retry()):
             request.last_batch = batch
             self._resolve(request, RequestState.FAILED)
             return
@@ -68,6 +71,9 @@ class Recovery(Dispatching):
         if request.state is RequestState.IN_FLIGHT:
             request.state = RequestState.QUEUED
             self.num_in_flight -= 1
+
+    def _may_retry(self) -> bool:
+        return self.retry_budget.spend(self.num_first_inferences)
 
     def _look_after_devices(self) -> None:
         if self.is_closed:

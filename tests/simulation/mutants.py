@@ -13,7 +13,7 @@ from qaic_sched.core.events import Answered, Cancelled
 from qaic_sched.core.health import Health
 from qaic_sched.core.model import Activation, Batch, Part, Request, RequestState
 from qaic_sched.core.placement import SlotLedger
-from qaic_sched.core.retries import Retries
+from qaic_sched.core.retries import Retries, RetryBudget
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.core.watch import Watch
 from tests.simulation.driver import find_violation
@@ -139,6 +139,13 @@ def _counts_a_hedge_twice(answered: Original) -> Original:
     return mutant
 
 
+def _forgets_the_retry_budget(_spend: Original) -> Original:
+    def mutant(_self: RetryBudget, _inferences: int) -> bool:
+        return True
+
+    return mutant
+
+
 MUTANTS: dict[str, Mutant] = {
     "drop one completion": (SchedulerState, "_part_done", _drops_a_completion),
     "free a timed-out slot": (SchedulerState, "_give_up_on", _frees_a_slot_at_the_timeout),
@@ -152,6 +159,7 @@ MUTANTS: dict[str, Mutant] = {
     "forget a partial batch": (SchedulerState, "next_wakeup", _forgets_a_partial_batch),
     "never probe a device": (Health, "next_probe_at", _never_probes),
     "never look for stuck ones": (Watch, "add", _never_looks_for_stuck_ones),
+    "retry without end": (RetryBudget, "spend", _forgets_the_retry_budget),
     "forget who waits for room": (Admission, "admit_waiting", _forgets_who_waits),
 }
 """Name of the bug -> the method that has it, and what makes it so."""

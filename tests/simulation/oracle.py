@@ -31,6 +31,10 @@ _MOST_GIVEN_UP = 10
 expected may be wrong, and shows only where something is tried now and then."""
 
 
+_RETRY_RESERVE = 16
+"""Full batches of samples that may be tried again before the budget for retries counts."""
+
+
 class Violation(AssertionError):
     """The core broke a promise."""
 
@@ -95,6 +99,9 @@ class Oracle:
         self._num_arrived = 0
         self._num_batches = 0
         self._num_hedges = 0
+        self._num_retries = 0
+        """Parts whose inference failed and that were not given up."""
+        self._failed_now: list[int] = []
         self._devices: dict[int, _Device] = {}
         self._held: dict[int, _Held] = {}
         self._resolved: Counter[RequestState] = Counter()
@@ -116,6 +123,7 @@ class Oracle:
         self._now = now
         self._was_closed = self._is_closed
         self._arrived_now, self._opened_now = set(), set()
+        self._failed_now = []
         self._out_before = {each for each, device in self._devices.items() if device.is_out}
         for event in events:
             match event:
@@ -143,6 +151,7 @@ class Oracle:
         self._note_quarantines(statistics)
         for request in commands.resolve:
             self._check_resolve(request)
+        self._check_retries()
         for device_id in commands.reload:
             self._check_reload(device_id)
         self._check_deadlines()
@@ -187,6 +196,8 @@ class Oracle:
             account = self.unresolved.get(request_id)
             if account is None:
                 continue
+            if is_error and not any(account.done[offset : offset + samples]):
+                self._failed_now += [request_id] * (account.copies[offset] == 1)
             for row in range(offset, offset + samples):
                 account.copies[row] -= 1
                 if is_good:
@@ -274,7 +285,11 @@ class Oracle:
                 _require(request.last_batch is not None, f"{name}: and nobody knows where")
             case RequestState.FAILED:
                 is_tried = max(account.failures) >= self._policy.max_attempts
-                _require(is_tried or self._all_out(), f"{name}: with attempts left")
+                # The budget may be used up by what failed in this very step.
+                spent = self._num_retries + len(self._failed_now)
+                is_beyond = any(account.errors) and spent >= self._retry_reserve
+                may = is_tried or is_beyond or self._all_out()
+                _require(may, f"{name}: with attempts left")
             case RequestState.CANCELLED:
                 _require(account.is_cancelled or self._is_closed, f"{name}: nobody wanted that")
             case RequestState.EXPIRED:
@@ -284,6 +299,16 @@ class Oracle:
                 _require(may and request.id in self._arrived_now, f"{name}: it was accepted")
             case _:
                 raise Violation(f"{name}: that is no end")
+
+    @property
+    def _retry_reserve(self) -> int:
+        return _RETRY_RESERVE * self._policy.max_batch_size
+
+    def _check_retries(self) -> None:
+        """Count what was given another try; a lost device's share is on no budget."""
+        self._num_retries += sum(each in self.unresolved for each in self._failed_now)
+        most = self._retry_reserve + self._policy.retry_max_extra * self._num_batches
+        _require(self._num_retries <= most, f"{self._num_retries} retries, beyond the budget")
 
     def _check_expiry(self, name: str, request: Request) -> None:
         if request.deadline is None:

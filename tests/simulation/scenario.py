@@ -160,6 +160,7 @@ class _Maker:
             waits_when_full=random.random() < 0.5,
             max_queue_delay_s=random.choice((0.0, 0.0, 0.002, 0.02)),
             max_attempts=random.choice((1, 2, 2, 2, 3, 4)),
+            retry_max_extra=random.choice((0.2, 0.2, 0.0, 1.0)),
             hedge_after=random.choice((None, 3.0, 3.0, 1.5)),
             hedge_max_extra=random.choice((0.01, 0.01, 0.1, 0.5)),
             dispatch_timeout_s=random.choice((None, None, 0.02, 0.1, 1.0)),
