@@ -217,6 +217,8 @@ class Shell:
         task.add_done_callback(self._tasks.discard)
 
     async def _reload(self, device_id: int) -> None:
+        if self.core.health.is_slow(device_id):
+            logger.warning("device %d is far slower than the others: reloading it", device_id)
         try:
             executable = await self.pool.reload(device_id)
         except SchedulerError as error:

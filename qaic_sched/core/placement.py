@@ -145,8 +145,13 @@ class SlotLedger:
             activation.is_parked = True
         self._drop_empty_groups()
 
-    def reopen(self, device_id: int, num_activations: int) -> None:
-        """Bring a parked device back, with new activations of which only the first is chosen."""
+    def reopen(self, device_id: int, num_activations: int, *, as_fast: bool = False) -> None:
+        """Bring a parked device back, with new activations of which only the first is chosen.
+
+        `as_fast` forgets what it took before: it is expected to be as fast as the fastest.
+        """
+        if as_fast and self._order:
+            self._groups[device_id] = self._order[0]
         first, *others = (Activation(device_id, index) for index in range(num_activations))
         for activation in others:
             activation.is_parked = True
@@ -274,11 +279,18 @@ class SlotLedger:
             activation.free_at = at
             group.idle[activation] = None
 
-    def learn(self, device_id: int, size: int, execute_s: float) -> None:
-        """Take in how long an inference took; devices change groups where it shows."""
+    def learn(self, device_id: int, size: int, execute_s: float) -> float:
+        """Take in how long an inference took; devices change groups where it shows.
+
+        Returns how many times as long that is as the fastest devices take, 1 if nobody knows.
+        """
         group = self._groups[device_id]
         speed = self._speeds[device_id]
-        speed.record(group.times.record(size, execute_s))
+        lag = ratio = group.times.record(size, execute_s)
+        if self._order and group is not self._order[0]:
+            fastest_s = self._order[0].times.measured_s(size)
+            lag = execute_s / fastest_s if fastest_s else 1.0
+        speed.record(ratio)
         if speed.is_apart(group.times.cv2):
             mean_s = speed.ratio * (group.times.mean_s(size) or 0.0)
             other = self._alike(group, size, mean_s) or SpeedGroup(group.times.scaled(speed.ratio))
@@ -288,6 +300,7 @@ class SlotLedger:
             if other_or_none is not None:
                 devices = [each for each, its in self._groups.items() if its is group]
                 self._move(devices, other_or_none, size)
+        return lag
 
     def _alike(self, group: SpeedGroup, size: int, mean_s: float) -> SpeedGroup | None:
         """Another group of devices that take about so long."""

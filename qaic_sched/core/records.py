@@ -11,6 +11,7 @@ from qaic_sched.core.admission import Admission
 from qaic_sched.core.commands import Commands
 from qaic_sched.core.deadlines import Deadlines
 from qaic_sched.core.health import Health
+from qaic_sched.core.laggards import Laggards
 from qaic_sched.core.model import (
     Activation,
     Batch,
@@ -60,6 +61,7 @@ class Records:
         self.ledger = SlotLedger()
         self.deadlines = Deadlines()
         self.health = Health()
+        self.laggards = Laggards()
         #: Activations at work: when what they are at has taken so long that it is stuck, or late.
         self.stuck = Watch(self._timeout_s)
         self.late = Watch(self._late_s)

@@ -6,6 +6,8 @@ Rules of this file:
 - Inferences that failed are tried again within a budget for the whole host; beyond it a request
   fails with its first failure. What a device took away with it is tried again at any rate.
 - What a stuck device holds is tried elsewhere at once, yet keeps its slots until it answers.
+- A device that lags far behind the others is shut, unless no other is left; what it holds it may
+  finish.
 - A part that is late is sent a second time; the first answer settles it, the other reaches nobody.
 """
 
@@ -85,7 +87,30 @@ class Recovery(Dispatching):
             for activation in self.late.late(self.now):
                 self._hedge(activation)
         if self.health.next_probe_at() <= self.now:
-            self._commands.reload += self.health.due_probes(self.now)
+            self._probe_devices()
+
+    def _probe_devices(self) -> None:
+        for device_id in self.health.due_probes(self.now):
+            held = (batch for each in self.ledger.devices[device_id] for batch in each.held)
+            if self.health.is_slow(device_id) and not all(each.is_abandoned for each in held):
+                self.health.postpone_probe(device_id, self.now)
+            else:
+                self._commands.reload.append(device_id)
+
+    def _note_speed(self, batch: Batch, lag: float) -> bool:
+        """Whether an answer was slow; its device is shut if that was one too many."""
+        device_id = batch.activation.device_id
+        if not self.laggards.note(device_id, lag, batch.execute_s):
+            return False
+        state = self.health.state_of(device_id)
+        if state is DeviceState.QUARANTINED or self.ledger.is_last_live(device_id):
+            self.laggards.forget(device_id)
+            return False
+        if self.laggards.lags(device_id, is_on_probation=state is DeviceState.PROBATION):
+            self.laggards.forget(device_id)
+            self.health.lagged(device_id, self.now)
+            self.ledger.park(device_id)
+        return True
 
     def _give_up_on(self, activation: Activation) -> None:
         batch = next((each for each in activation.held if not each.is_abandoned), None)

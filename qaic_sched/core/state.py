@@ -32,6 +32,7 @@ from qaic_sched.core.events import (
 )
 from qaic_sched.core.health import DeviceState
 from qaic_sched.core.invariants import check_invariants
+from qaic_sched.core.laggards import FAR
 from qaic_sched.core.model import Request, RequestState
 from qaic_sched.core.recovery import Recovery
 from qaic_sched.errors import InternalError
@@ -121,6 +122,7 @@ class SchedulerState(Recovery):
             raise InternalError(f"batch {event.batch_id} is not in flight")
         activation = batch.activation
         start = max(batch.submitted_at, activation.answered_at)
+        is_first = activation.answered_at == -_NEVER
         batch.started_at = min(start, event.answered_at)
         batch.answered_at = activation.answered_at = event.answered_at
         self.ledger.release(batch, event.answered_at)
@@ -135,10 +137,11 @@ class SchedulerState(Recovery):
         for part in batch.parts:
             part.copies -= 1
             self._part_done(part, batch)
-        if self.health.succeeded(device_id):
+        lag = self.ledger.learn(device_id, batch.size, batch.execute_s)
+        may_be_slow = (lag >= FAR or self.laggards.streaks) and not is_first
+        if not (may_be_slow and self._note_speed(batch, lag)) and self.health.succeeded(device_id):
             self.ledger.admit(device_id)
         self.num_given_up = 0
-        self.ledger.learn(device_id, batch.size, batch.execute_s)
         if self._mean_execute_s is None:
             self._mean_execute_s = batch.execute_s
             self.stuck.restart()
@@ -165,7 +168,9 @@ class SchedulerState(Recovery):
         if any(each.in_flight for each in ledger.devices[device_id]):
             raise InternalError(f"device {device_id} still holds a batch from before")
         self.health.opened(device_id)
-        ledger.reopen(device_id, event.num_activations)
+        self.laggards.forget(device_id)
+        was_slow = self.health.is_slow(device_id)
+        ledger.reopen(device_id, event.num_activations, as_fast=was_slow)
 
     def _reload_failed(self, event: ReloadFailed) -> None:
         self._require_quarantine(event.device_id)

@@ -35,6 +35,11 @@ _RETRY_RESERVE = 16
 """Full batches of samples that may be tried again before the budget for retries counts."""
 
 
+_LEAST_SLOW_S = 0.010
+_LEAST_SLOW = 3
+"""A device is too slow after so many answers in a row that took so long each, never sooner."""
+
+
 class Violation(AssertionError):
     """The core broke a promise."""
 
@@ -84,6 +89,12 @@ class _Device:
     is_out: bool = False
     """Whether it was lost or stuck since it was opened, or is in quarantine as the core says."""
     is_reloading: bool = False
+    failed_at: float = -1.0
+    """When it gave the last such reason."""
+    slow_in_a_row: int = 0
+    """Answers, but for an activation's first, that took long enough to be called slow."""
+    is_too_slow: bool = False
+    """Whether it is out for no other reason."""
     held: dict[int, _Held] = field(default_factory=dict)
 
 
@@ -99,6 +110,7 @@ class Oracle:
         self._num_arrived = 0
         self._num_batches = 0
         self._num_hedges = 0
+        self.num_too_slow = 0
         self._num_retries = 0
         """Parts whose inference failed and that were not given up."""
         self._failed_now: list[int] = []
@@ -179,9 +191,10 @@ class Oracle:
         held = self._held.pop(event.batch_id)
         device = self._device_of(held.batch)
         del device.held[event.batch_id]
-        device.last_answers[held.batch.activation.index] = event.answered_at
+        index = held.batch.activation.index
+        before, device.last_answers[index] = device.last_answers[index], event.answered_at
         if event.fault is not None:
-            device.has_failed = True
+            device.has_failed, device.failed_at = True, self._now
         if held.is_given_up:
             _require(not held.batch.parts, f"{_name(held.batch)} was given up and would be used")
             return
@@ -189,6 +202,9 @@ class Oracle:
             device.is_out = True
         _require(_cargo(held.batch) == held.parts, f"{_name(held.batch)} was changed in flight")
         self._is_measured |= event.fault is None
+        if event.fault is None and before >= 0:
+            is_slow = event.answered_at - max(before, held.sent_at) >= _LEAST_SLOW_S - 1e-9
+            device.slow_in_a_row = device.slow_in_a_row + 1 if is_slow else 0
         self._land(held, is_good=event.fault is None, is_error=event.fault is Fault.INFERENCE)
 
     def _land(self, held: _Held, *, is_good: bool, is_error: bool) -> None:
@@ -331,6 +347,8 @@ class Oracle:
         _require(not self._is_closed, f"device {device_id}: a reload after the close")
         _require(device.has_failed, f"device {device_id}: a reload though it never failed")
         _require(not device.is_reloading, f"device {device_id}: a reload during another")
+        busy = device.is_too_slow and not all(each.is_given_up for each in device.held.values())
+        _require(not busy, f"device {device_id}: slow, and not allowed to finish")
         device.is_out = device.is_reloading = True
 
     def _note_quarantines(self, statistics: Statistics) -> None:
@@ -338,7 +356,17 @@ class Oracle:
             is_out = told.state == "quarantined"
             device = self._devices[device_id]
             _require(is_out or not device.is_out, f"device {device_id} is out and {told.state}")
+            if is_out and not device.is_out and device.failed_at < self._now:
+                self._check_too_slow(device_id, device)
             device.is_out = is_out
+
+    def _check_too_slow(self, device_id: int, device: _Device) -> None:
+        many = device.slow_in_a_row >= _LEAST_SLOW
+        _require(many, f"device {device_id}: shut, and it neither failed nor was slow")
+        others = self._devices.keys() - self._out_before - {device_id}
+        _require(bool(others), f"device {device_id}: shut for being slow, and it was the last")
+        device.has_failed = device.is_too_slow = True
+        self.num_too_slow += 1
 
     def _check_deadlines(self) -> None:
         for account in self.unresolved.values():
