@@ -220,7 +220,7 @@ class Shell:
         if self.core.health.is_slow(device_id):
             logger.warning("device %d is far slower than the others: reloading it", device_id)
         try:
-            executable = await self.pool.reload(device_id)
+            executable = await self.pool.reload(device_id, self.core.policy.dispatch_timeout_s)
         except SchedulerError as error:
             logger.warning("device %d could not be reloaded: %s", device_id, error)
             self.post(ReloadFailed(device_id))

@@ -113,6 +113,7 @@ class Oracle:
         self.num_too_slow = 0
         self._num_retries = 0
         """Parts whose inference failed and that were not given up."""
+        self._num_failed = 0
         self._failed_now: list[int] = []
         self._devices: dict[int, _Device] = {}
         self._held: dict[int, _Held] = {}
@@ -213,7 +214,9 @@ class Oracle:
             if account is None:
                 continue
             if is_error and not any(account.done[offset : offset + samples]):
-                self._failed_now += [request_id] * (account.copies[offset] == 1)
+                is_last = account.copies[offset] == 1
+                self._failed_now += [request_id] * is_last
+                self._num_failed += is_last
             for row in range(offset, offset + samples):
                 account.copies[row] -= 1
                 if is_good:
@@ -301,9 +304,8 @@ class Oracle:
                 _require(request.last_batch is not None, f"{name}: and nobody knows where")
             case RequestState.FAILED:
                 is_tried = max(account.failures) >= self._policy.max_attempts
-                # The budget may be used up by what failed in this very step.
-                spent = self._num_retries + len(self._failed_now)
-                is_beyond = any(account.errors) and spent >= self._retry_reserve
+                # Whoever failed may have taken a retry, and been resolved in the same step.
+                is_beyond = any(account.errors) and self._num_failed > self._retry_reserve
                 may = is_tried or is_beyond or self._all_out()
                 _require(may, f"{name}: with attempts left")
             case RequestState.CANCELLED:
