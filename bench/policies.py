@@ -146,6 +146,25 @@ def _merged(rates: dict[str, tuple[float, int]]) -> tuple[list[float], list[str]
     return [at for at, _ in merged], [name for _, name in merged]
 
 
+def padding() -> None:
+    """Mean latency by load, where few batches are full: by cost, and always padded to 8."""
+    costs_ms = {"4/5/7/10": (4, 5, 7, 10), "1.2/2.3/4.3/8.3": (1.2, 2.3, 4.3, 8.3)}
+    print(f"{'mean, ms':16}{'load':>6}{'ours':>9}{'padded to 8':>13}{'p99':>8}{'padded to 8':>13}")
+    for name, costs in costs_ms.items():
+        service_s = {size: cost / 1e3 for size, cost in zip((1, 2, 4, 8), costs, strict=True)}
+        host = Host(devices=4, num_activations=1, service_s=service_s)
+        for load in (0.1, 0.3, 0.5, 0.7):
+            arrivals = poisson(host.capacity * load, COUNT, SEEDS[0])
+            latencies = [
+                run_core(host, arrivals, Policy(batch_sizes=sizes, max_samples=UNBOUNDED)).latencies
+                for sizes in ((1, 2, 4, 8), (8,))
+            ]
+            figures = [1e3 * mean(each) for each in latencies]
+            figures += [percentile_ms(each, 99) for each in latencies]
+            print(f"{name:16}{load:6}{figures[0]:9.2f}{figures[1]:13.2f}", end="")
+            print(f"{figures[2]:8.2f}{figures[3]:13.2f}")
+
+
 LOSSES = """
 inputs:  {data: {shape: [1, 4], dtype: float32}}
 outputs: {mean: {shape: [1, 2], dtype: float32}}
@@ -248,6 +267,7 @@ SCENARIOS: dict[str, Callable[[], None]] = {
     "stalls": stalls,
     "goodput": goodput,
     "tenants": tenants,
+    "padding": padding,
     "losses": losses,
     "scaling": scaling,
 }

@@ -61,6 +61,9 @@ class RetryConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """`retry`: how often work is tried that a device failed."""
 
     max_attempts: Annotated[Positive, _is("attempts in all, elsewhere where possible")] = 2
+    max_extra: Annotated[
+        Share, _is("most retries of failed inferences, as a share of all, beyond a first few")
+    ] = 0.2
 
 
 class HedgingConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -58,6 +58,7 @@ def policy_of(config: Config, program: Program) -> Policy:
         waits_when_full=config.queue.when_full == "wait",
         max_queue_delay_s=config.batching.max_queue_delay_s,
         max_attempts=config.retry.max_attempts,
+        retry_max_extra=config.retry.max_extra,
         hedge_after=config.hedging.after if config.hedging.enabled else None,
         hedge_max_extra=config.hedging.max_extra,
         dispatch_timeout_s=None if timeout_s == "auto" else timeout_s,

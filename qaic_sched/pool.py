@@ -1,17 +1,20 @@
 """Opens and closes the program on every device, submits batches, and brings answers to the loop.
 
 Answers come from device threads or from the loop itself; they go through one inbox, and the loop
-is woken once for as many as are there by then.
+is woken once for as many as are there by then. Only a probe's answer goes its own way: it is of no
+batch.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
+from contextlib import suppress
 from threading import get_ident
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import numpy as np
 
 from qaic_sched.errors import DeviceError
 from qaic_sched.tensors import BatchBuffers, gather
@@ -30,6 +33,8 @@ T = TypeVar("T")
 
 LOAD_LIMIT_S = 600.0
 """A load that takes longer has hung."""
+PROBE_LIMIT_S = 10.0
+"""So long a device that was reloaded has for its first inference, which may be a slow one."""
 
 
 class Flight:
@@ -49,6 +54,29 @@ class Flight:
         self.answer = answer
         self.answered_at = answered_at
         self._pool.landed(self)
+
+
+class _Probe:
+    """An inference of zeros that shows whether a device works; it keeps its inputs till then."""
+
+    def __init__(self, executable: Executable) -> None:
+        program = executable.program
+        first = slice(1 if program.is_batched else 0, None)
+        rows = program.batch_sizes[:1]
+        self.inputs: Tensors = {
+            each.name: np.zeros((*rows, *each.shape[first]), each.dtype) for each in program.inputs
+        }
+        self._loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Tensors | DeviceError] = self._loop.create_future()
+        executable.submit(0, self.inputs, self._done)
+
+    def _done(self, answer: Tensors | DeviceError, _answered_at: float) -> None:
+        with suppress(RuntimeError):  # the loop may be closed by the time that this is answered
+            self._loop.call_soon_threadsafe(self._settle, answer)
+
+    def _settle(self, answer: Tensors | DeviceError) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
 
 
 class Pool:
@@ -94,11 +122,23 @@ class Pool:
             raise
         self.executables = {each: self.executables[each] for each in device_ids}
 
-    async def reload(self, device_id: int) -> Executable:
-        """Close a device, which answers all that it holds, and load it anew."""
+    async def reload(self, device_id: int, limit_s: float | None = None) -> Executable:
+        """Close a device, which answers all that it holds, load it anew, and try it.
+
+        `DeviceError` unless it runs an inference of zeros within `limit_s`, 10 s at least.
+        """
         await self.executables[device_id].aclose()
         await self._load(device_id)
-        return self.executables[device_id]
+        executable = self.executables[device_id]
+        limit_s = max(limit_s or 0.0, PROBE_LIMIT_S)
+        with anyio.move_on_after(limit_s):
+            answer = await _Probe(executable).answer
+            if isinstance(answer, DeviceError):
+                message = f"device {device_id} was loaded and failed an inference: {answer}"
+                raise DeviceError(message, device_id, kind=answer.kind) from answer
+            return executable
+        message = f"device {device_id} was loaded and did not answer within {limit_s:g} s"
+        raise DeviceError(message, device_id, kind="stuck")
 
     async def load(self, device_id: int) -> Executable:
         """Load the program on one more device."""

@@ -273,9 +273,12 @@ class Shell:
         return is_unloaded
 
     async def _reload(self, device_id: int) -> None:
+        if self.core.health.is_slow(device_id):
+            logger.warning("device %d is far slower than the others: reloading it", device_id)
         async with self.pool.changing(device_id):
             try:
-                executable = await self.pool.reload(device_id)
+                limit_s = self.core.policy.dispatch_timeout_s
+                executable = await self.pool.reload(device_id, limit_s)
             except SchedulerError as error:
                 logger.warning("device %d could not be reloaded: %s", device_id, error)
                 self.post(ReloadFailed(device_id))

@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ import pytest
 
 from qaic_sched import pool as pool_module
 from qaic_sched.backends.base import Backend, DeviceInfo, Done, Executable, unused_indexes
+from qaic_sched.backends.cpu import CpuBackend
 from qaic_sched.config_keys import ModelOptions
 from qaic_sched.core.model import Activation, Batch, Part, Request
 from qaic_sched.errors import DeviceError
 from qaic_sched.pool import Flight, Pool
 from qaic_sched.program import Program, TensorSpec
 from qaic_sched.testing import run_virtual
+from tests.models import linear_model, unbatched_model
 
 PROGRAM = Program.of(
     [TensorSpec("x", (4, 2), np.dtype("float32"))], [TensorSpec("y", (4,), np.dtype("float32"))]
@@ -193,6 +196,87 @@ def test_buffers_are_used_again_only_after_the_answer() -> None:
         assert np.shares_memory(backend.loaded[0].submitted[2][1]["x"], first)
 
     run_virtual(main)
+
+
+# Reloading
+
+
+Answer = Callable[[Done], None]
+
+
+def reload(answer: Answer, limit_s: float | None = None) -> Echo:
+    """Reload device 0, which gives this answer to its first inference; the executable."""
+
+    async def main() -> Echo:
+        backend = EchoBackend()
+        pool = Pool(backend, PROGRAM)
+        pool.on_landed = lambda flights: pytest.fail("a probe is nobody's batch")
+        await pool.open([0], 1, 1)
+        reloading = asyncio.ensure_future(pool.reload(0, limit_s))
+        await asyncio.sleep(0.01)
+        before, again = backend.loaded
+        assert before.is_closed
+        answer(again.submitted[0][2])
+        try:
+            assert await reloading is again
+            assert pool.executables[0] is again
+        finally:
+            for _, _, done in again.submitted:
+                done({}, 0.0)  # a late answer, and one that comes twice, reach nobody
+            await asyncio.sleep(0.01)
+        return again
+
+    return run_virtual(main)
+
+
+def test_a_reloaded_device_runs_an_inference_of_zeros_first() -> None:
+    """Of the smallest compiled batch; callers' requests are never the probe."""
+    executable = reload(lambda done: done({}, 0.0))
+    ((activation, inputs, _),) = executable.submitted
+
+    assert activation == 0
+    assert inputs["x"].shape == (4, 2)
+    assert inputs["x"].dtype == np.float32
+    assert not inputs["x"].any()
+
+
+def test_a_device_that_fails_its_probe_was_not_reloaded() -> None:
+    """What it said stays the cause."""
+    error = DeviceError("it is lost again", 0, kind="lost")
+    with pytest.raises(DeviceError, match="loaded and failed an inference: it is lost") as caught:
+        reload(lambda done: done(error, 0.0))
+
+    assert (caught.value.kind, caught.value.__cause__) == ("lost", error)
+
+
+@pytest.mark.parametrize(("limit_s", "waited_s"), [(None, 10), (0.5, 10), (90.0, 90)])
+def test_a_device_that_does_not_answer_its_probe_was_not_reloaded(
+    limit_s: float | None, waited_s: float
+) -> None:
+    """It has 10 s, more where an inference may take longer; its late answer reaches nobody."""
+    with pytest.raises(DeviceError, match=f"did not answer within {waited_s:g} s") as caught:
+        reload(lambda done: None, limit_s=limit_s)
+
+    assert (caught.value.kind, caught.value.device_id) == ("stuck", 0)
+
+
+@pytest.mark.parametrize("is_batched", [True, False])
+def test_a_cpu_device_is_probed_like_any_other(tmp_path: Path, is_batched: bool) -> None:
+    """On threads of its own: a program with a batch axis, and one without."""
+    write, symbols = (linear_model, {"N": 4}) if is_batched else (unbatched_model, {})
+    path = write(tmp_path / "model.onnx")
+
+    async def main() -> None:
+        backend = CpuBackend(path, ModelOptions(onnx_define_symbol=symbols))
+        [device_id, *_] = await backend.select("all")
+        pool = Pool(backend, await backend.describe())
+        await pool.open([device_id], 1, 1)
+        try:
+            assert await pool.reload(device_id) is pool.executables[device_id]
+        finally:
+            await pool.aclose()
+
+    asyncio.run(main())
 
 
 @pytest.mark.slow

@@ -7,6 +7,12 @@ Rules of this file:
 - While an activation is idle, a partial batch waits for company at most `max_queue_delay_s`,
   counted from the arrival of its oldest request. It does not wait where nobody can join: during a
   drain, and while the queue is full.
+- A partial batch is of the compiled size that costs least per sample in it, as measured: the
+  smallest that holds all, padded, or a smaller one, filled, and the rest goes next. Ties, and
+  sizes that were hardly measured yet, are for the one that holds all.
+- With no other activation idle the rest waits, for new company: that pays where there will be some.
+  So there a request at the front is not cut in two to save padding, nor is anybody kept waiting
+  who has no time for both, or when nobody can join; unless both are done sooner than the one.
 - A request that its batch would be done too late for is dropped, if there is another to take its
   place: to save it with a smaller batch would cost those behind it more than it gains (the
   early-drop window). Where there is none, the batch is shrunk to save it, if a smaller one can.
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
     from qaic_sched.core.model import Activation, Policy
     from qaic_sched.core.request_queue import RequestQueue
 
-__all__ = ["closes_at", "compiled_size", "fitting_size"]
+__all__ = ["cheapest_size", "closes_at", "compiled_size", "fitting_size"]
 
 _NEVER = float("inf")
 _NOW = float("-inf")
@@ -52,6 +58,23 @@ def compiled_size(policy: Policy, samples: int) -> int:
     """The smallest compiled batch size that holds so many samples."""
     sizes = policy.batch_sizes
     return sizes[bisect_left(sizes, samples)]
+
+
+def cheapest_size(policy: Policy, samples: int, measured_s: Callable[[int], float | None]) -> int:
+    """The compiled size, at most the one that holds `samples`, with the least time per sample.
+
+    `measured_s(size)` is how long an inference of a size takes, None where that is not known.
+    """
+    cheapest = compiled_size(policy, samples)
+    least_s = measured_s(cheapest)
+    if least_s is None:
+        return cheapest
+    least_s /= samples
+    for size in reversed(policy.batch_sizes[: bisect_left(policy.batch_sizes, samples)]):
+        seconds = measured_s(size)
+        if seconds is not None and seconds / size < least_s:
+            cheapest, least_s = size, seconds / size
+    return cheapest
 
 
 def fitting_size(

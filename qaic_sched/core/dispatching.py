@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qaic_sched.core.batching import closes_at, compiled_size, fitting_size
+from qaic_sched.core.batching import cheapest_size, closes_at, compiled_size, fitting_size
 from qaic_sched.core.model import Activation, Batch, RequestState
 from qaic_sched.core.records import Records
 
@@ -46,6 +46,8 @@ class Dispatching(Records):
                 return
             room = self._drop_hopeless(activation)
             if room:
+                if queued.samples < size:
+                    room = self._worth_taking(room, activation)
                 take = queued.take_newest if ledger.is_slow(activation) else queued.take
                 self._send(take(room), activation)
             elif queued.samples:
@@ -77,6 +79,24 @@ class Dispatching(Records):
             self._resolve(head, RequestState.EXPIRED)
         return 0
 
+    def _worth_taking(self, room: int, activation: Activation) -> int:
+        """How many samples to take of a partial batch, of which so many may be taken."""
+        ledger, policy, queued = self.ledger, self.policy, self.admission.queued
+        device_id, samples = activation.device_id, min(room, queued.samples)
+        whole = compiled_size(policy, samples)
+        if whole == samples:
+            return room
+        size = cheapest_size(policy, samples, lambda each: ledger.measured_s(device_id, each))
+        if size == whole or ledger.is_idle_beside(activation):
+            return min(size, room)
+        head, rest = queued.head(), compiled_size(policy, samples - size)
+        both_s = ledger.likely_s(device_id, size) + ledger.likely_s(device_id, rest)
+        if head is None or both_s <= ledger.likely_s(device_id, whole):
+            return size
+        is_cut = head.samples - head.cursor > size
+        has_time = head.deadline is None or head.deadline >= self.now + both_s
+        return room if is_cut or not has_time or self.is_draining else size
+
     def _dispatch_retries(self, failed_on: int) -> None:
         while (part := self.retries.first(failed_on)) is not None:
             activation = self.ledger.choose_elsewhere(failed_on)
@@ -84,6 +104,7 @@ class Dispatching(Records):
                 return
             self.retries.remove(part)
             part.request.in_flight += part.samples
+            self.num_retries += 1
             self._send([part], activation)
 
     def _send(self, parts: list[Part], activation: Activation) -> Batch:

@@ -2,11 +2,13 @@
 
 Rules of this file:
 - A device that is lost, was restarted or is stuck goes into quarantine at once, one whose
-  inferences fail goes after a few failures in a row. It is given nothing there.
+  inferences fail goes after a few failures in a row, one that is far slower than the others after
+  more of such answers. It is given nothing there.
 - After a while it is probed: reloaded from scratch. While that fails, the next probe takes twice
   as long, up to a bound; nothing else brings a device back.
+- A device that is slow is reloaded only when it has answered what it holds: it would have.
 - A device that came back is on probation: it works with one activation until it has answered a
-  few batches, and fails back into quarantine with its first failure.
+  few batches in good time, and fails back into quarantine with its first failure.
 """
 
 from __future__ import annotations
@@ -38,10 +40,11 @@ class DeviceState(Enum):
 class _Record:
     """One device's health."""
 
-    __slots__ = ("backoff_s", "failures", "probe_at", "state", "successes")
+    __slots__ = ("backoff_s", "failures", "is_slow", "probe_at", "state", "successes")
 
     def __init__(self) -> None:
         self.state = DeviceState.READY
+        self.is_slow = False
         self.failures = 0
         self.successes = 0
         self.backoff_s = _FIRST_PROBE_S
@@ -60,6 +63,10 @@ class Health:
     def state_of(self, device_id: int) -> DeviceState:
         """What the device is good for."""
         return self._records[device_id].state
+
+    def is_slow(self, device_id: int) -> bool:
+        """Whether the device's last quarantine was because it was slow."""
+        return self._records[device_id].is_slow
 
     def opened(self, device_id: int) -> DeviceState:
         """A device was loaded: ready the first time, on probation after a quarantine."""
@@ -94,12 +101,16 @@ class Health:
         forgives = fault is Fault.INFERENCE and record.state is DeviceState.READY
         if forgives and record.failures < _MAX_FAILURES:
             return False
-        if record.state is DeviceState.PROBATION:
-            record.backoff_s = min(2 * record.backoff_s, _LAST_PROBE_S)
-        record.state = DeviceState.QUARANTINED
-        record.failures = 0
-        self._probe(record, now + record.backoff_s)
+        self._quarantine(record, now, is_slow=False)
         return True
+
+    def lagged(self, device_id: int, now: float) -> None:
+        """A device that is in use is far slower than the others: put it into quarantine."""
+        self._quarantine(self._records[device_id], now, is_slow=True)
+
+    def postpone_probe(self, device_id: int, now: float) -> None:
+        """The device may not be reloaded yet: name it again soon."""
+        self._probe(self._records[device_id], now + _FIRST_PROBE_S)
 
     def probe_failed(self, device_id: int, now: float) -> None:
         """The device could not be reloaded: try again, later each time."""
@@ -131,6 +142,14 @@ class Health:
     def next_probe_at(self) -> float:
         """When `due_probes` will name a device."""
         return self._next_probe_at
+
+    def _quarantine(self, record: _Record, now: float, *, is_slow: bool) -> None:
+        if record.state is DeviceState.PROBATION:
+            record.backoff_s = min(2 * record.backoff_s, _LAST_PROBE_S)
+        record.state = DeviceState.QUARANTINED
+        record.is_slow = is_slow
+        record.failures = 0
+        self._probe(record, now + record.backoff_s)
 
     def _probe(self, record: _Record, at: float) -> None:
         # Asked at every event, changed when a device fails: so the first of all is kept.

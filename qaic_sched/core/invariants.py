@@ -111,6 +111,7 @@ def _check_slots(state: SchedulerState) -> None:
         assert batch.size == compiled_size(state.policy, batch.samples)
     held = [batch for activation in state.ledger for batch in activation.held]
     assert len(held) == len(state.batches), "a slot that nobody frees"
+    state.retry_budget.check()
     assert state.num_hedges <= 1 + state.policy.hedge_max_extra * state.num_batches
 
 

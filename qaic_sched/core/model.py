@@ -67,6 +67,8 @@ class Policy:
     waits_when_full: bool = True
     max_queue_delay_s: float = 0.0
     max_attempts: int = 2
+    retry_max_extra: float = 0.2
+    """Most retries of failed inferences, as a share of all, beyond what is in reserve."""
     hedge_after: float | None = 3.0
     """An inference is late after so many mean service times, and hedged; None is never."""
     hedge_max_extra: float = 0.01

@@ -14,13 +14,12 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from heapq import heappop, heappush
 from math import sqrt
 from typing import TYPE_CHECKING
 
 from qaic_sched.core.model import Activation
 from qaic_sched.core.service_times import DeviceSpeed, ServiceTimes
+from qaic_sched.core.speed_group import SpeedGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,14 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["SlotLedger"]
 
 _NEVER = float("inf")
-_LEAD = 0.25
-"""How early the next batch is committed behind a running one, in mean service times ..."""
-_LEAD_S = 0.001
-"""... and at least so many seconds: the finest that an event loop's timer can be."""
 _JOINS = 1.15
 """A device joins a speed group whose times differ by no more than this factor from its own."""
-_SIGMAS = 3.0
-"""Standard deviations beyond the mean from which on an inference is overdue."""
 _MARGIN = 2.0
 """Standard deviations beyond the mean within which an inference is expected, against a deadline."""
 _RELIEF = 0.64
@@ -47,59 +40,6 @@ _PRESSED = 0.5
 """With so many full batches queued per activation, one is committed behind each at once."""
 _FORGOTTEN = 200.0
 """After so many of its mean service times without work, a slow group is tried again."""
-
-
-class SpeedGroup:
-    """Devices of like speed, and their activations with room: idle ones, and busy ones."""
-
-    __slots__ = ("_busy", "_sequence", "idle", "num_activations", "times", "used_at")
-
-    def __init__(self, times: ServiceTimes) -> None:
-        self.times = times
-        self.num_activations = 0
-        self.used_at = -_NEVER
-        """When a batch was last sent to one of them."""
-        self.idle: OrderedDict[Activation, None] = OrderedDict()
-        self._busy: list[tuple[float, int, Activation]] = []
-        self._sequence = 0
-
-    def add_busy(self, activation: Activation) -> None:
-        """Let `soonest` find a busy activation with room; again whenever `free_at` changes."""
-        self._sequence += 1
-        heappush(self._busy, (activation.free_at, self._sequence, activation))
-
-    def soonest(
-        self, groups: dict[int, SpeedGroup], set_size: int, overdue_at: float
-    ) -> Activation | None:
-        """The busy activation with room that is expected to be free first.
-
-        One that should have been free before `overdue_at` is none of them until it answers.
-        """
-        busy = self._busy
-        while busy:
-            free_at, _, activation = busy[0]
-            has_room = 0 < activation.in_flight < set_size and not activation.is_parked
-            # One without room may be of a device that is gone.
-            holds = has_room and groups[activation.device_id] is self
-            if holds and activation.free_at == free_at >= overdue_at:
-                return activation
-            heappop(busy)
-        return None
-
-    def ready_at(self, activation: Activation, mean_s: float) -> float:
-        """When a batch may be committed behind what the activation holds."""
-        lead = _lead_s(mean_s)
-        # An inference that is overdue looks as if it were about to end. How long it still takes
-        # follows from how much times vary: too long to commit anything behind it, perhaps.
-        return activation.free_at - lead if self.times.cv2 * mean_s <= lead else _NEVER
-
-    def grace_s(self, mean_s: float) -> float:
-        """How much longer than expected an inference may take without anything being wrong."""
-        return max(_lead_s(mean_s), _SIGMAS * sqrt(self.times.cv2) * mean_s)
-
-
-def _lead_s(mean_s: float) -> float:
-    return max(_LEAD * mean_s, _LEAD_S)
 
 
 class SlotLedger:
@@ -162,8 +102,13 @@ class SlotLedger:
             activation.is_parked = True
         self._drop_empty_groups()
 
-    def reopen(self, device_id: int, num_activations: int) -> None:
-        """Bring a parked device back, with new activations of which only the first is chosen."""
+    def reopen(self, device_id: int, num_activations: int, *, as_fast: bool = False) -> None:
+        """Bring a parked device back, with new activations of which only the first is chosen.
+
+        `as_fast` forgets what it took before: it is expected to be as fast as the fastest.
+        """
+        if as_fast and self._order:
+            self._groups[device_id] = self._order[0]
         first, *others = (Activation(device_id, index) for index in range(num_activations))
         for activation in others:
             activation.is_parked = True
@@ -301,6 +246,14 @@ class SlotLedger:
         times = ((each.num_activations, each.times.mean_s(size)) for each in self._order)
         return sum(count / mean_s for count, mean_s in times if mean_s)
 
+    def measured_s(self, device_id: int, size: int) -> float | None:
+        """Mean seconds of an inference of this size; None while it is hardly known."""
+        return self._groups[device_id].times.measured_s(size)
+
+    def is_idle_beside(self, activation: Activation) -> bool:
+        """Whether another activation of like speed than this idle one is idle, too."""
+        return len(self._groups[activation.device_id].idle) > 1
+
     def is_slow(self, activation: Activation) -> bool:
         """Whether there are faster devices than the activation's."""
         return self._groups[activation.device_id] is not self._order[0]
@@ -348,11 +301,18 @@ class SlotLedger:
             activation.free_at = at
             group.idle[activation] = None
 
-    def learn(self, device_id: int, size: int, execute_s: float) -> None:
-        """Take in how long an inference took; devices change groups where it shows."""
+    def learn(self, device_id: int, size: int, execute_s: float) -> float:
+        """Take in how long an inference took; devices change groups where it shows.
+
+        Returns how many times as long that is as the fastest devices take, 1 if nobody knows.
+        """
         group = self._groups[device_id]
         speed = self._speeds[device_id]
-        speed.record(group.times.record(size, execute_s))
+        lag = ratio = group.times.record(size, execute_s)
+        if self._order and group is not self._order[0]:
+            fastest_s = self._order[0].times.measured_s(size)
+            lag = execute_s / fastest_s if fastest_s else 1.0
+        speed.record(ratio)
         if speed.is_apart(group.times.cv2):
             mean_s = speed.ratio * (group.times.mean_s(size) or 0.0)
             other = self._alike(group, size, mean_s) or SpeedGroup(group.times.scaled(speed.ratio))
@@ -362,6 +322,7 @@ class SlotLedger:
             if other_or_none is not None:
                 devices = [each for each, its in self._groups.items() if its is group]
                 self._move(devices, other_or_none, size)
+        return lag
 
     def _alike(self, group: SpeedGroup, size: int, mean_s: float) -> SpeedGroup | None:
         """Another group of devices that take about so long."""

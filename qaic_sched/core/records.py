@@ -11,6 +11,7 @@ from qaic_sched.core.admission import Admission
 from qaic_sched.core.commands import Commands
 from qaic_sched.core.deadlines import Deadlines
 from qaic_sched.core.health import DeviceState, Health
+from qaic_sched.core.laggards import Laggards
 from qaic_sched.core.model import (
     Activation,
     Batch,
@@ -21,7 +22,7 @@ from qaic_sched.core.model import (
     Statistics,
 )
 from qaic_sched.core.placement import SlotLedger
-from qaic_sched.core.retries import Retries
+from qaic_sched.core.retries import Retries, RetryBudget
 from qaic_sched.core.watch import Watch
 
 __all__ = ["Records"]
@@ -56,15 +57,18 @@ class Records:
         self.admission = Admission(policy)
         #: Parts of unresolved requests to be tried again.
         self.retries = Retries()
+        self.retry_budget = RetryBudget(policy)
         self.ledger = SlotLedger()
         self.deadlines = Deadlines()
         self.health = Health()
+        self.laggards = Laggards()
         #: Activations at work: when what they are at has taken so long that it is stuck, or late.
         self.stuck = Watch(self._timeout_s)
         self.late = Watch(self._late_s)
         #: Those that are late, and hold what could not be sent elsewhere yet.
         self.unhedged: list[Activation] = []
         self.num_hedges = 0
+        self.num_retries = 0
         #: Requests dropped before their deadline since the last answer.
         self.num_given_up = 0
         #: Requests ever accepted, now in flight, and ended in each final state.
@@ -110,6 +114,11 @@ class Records:
         state = self.health.state_of(device_id)
         is_leaving = device_id in self.ledger.leaving and state is not DeviceState.QUARANTINED
         return "retiring" if is_leaving else state.value
+
+    @property
+    def num_first_inferences(self) -> int:
+        """Inferences that repeated nothing."""
+        return self.num_batches - self.num_retries - self.num_hedges
 
     def _resolve(self, request: Request, state: RequestState) -> None:
         if request.cursor < request.samples:

@@ -3,7 +3,11 @@
 Rules of this file:
 - Each part that a device failed is tried again, elsewhere if it can be, until it has used up its
   attempts; then its request fails. That a device went away is not held against the part.
+- Inferences that failed are tried again within a budget for the whole host; beyond it a request
+  fails with its first failure. What a device took away with it is tried again at any rate.
 - What a stuck device holds is tried elsewhere at once, yet keeps its slots until it answers.
+- A device that lags far behind the others is shut, unless no other is left; what it holds it may
+  finish.
 - A part that is late is sent a second time; the first answer settles it, the other reaches nobody.
 """
 
@@ -59,7 +63,8 @@ class Recovery(Dispatching):
         part.losses += went_away
         if not went_away or part.losses > _MAX_LOSSES or self.policy.max_attempts == 1:
             part.attempts += 1
-        if part.attempts >= self.policy.max_attempts:
+        is_over = part.attempts >= self.policy.max_attempts
+        if is_over or (fault is Fault.INFERENCE and not self._may_retry()):
             request.last_batch = batch
             self._resolve(request, RequestState.FAILED)
             return
@@ -69,6 +74,9 @@ class Recovery(Dispatching):
             request.state = RequestState.QUEUED
             self.num_in_flight -= 1
 
+    def _may_retry(self) -> bool:
+        return self.retry_budget.spend(self.num_first_inferences)
+
     def _look_after_devices(self) -> None:
         if self.is_closed:
             return
@@ -77,14 +85,34 @@ class Recovery(Dispatching):
                 self._give_up_on(activation)
         if self.late.next_at() <= self.now:
             self.unhedged += self.late.late(self.now)
-        if self.unhedged:
-            self.unhedged = [each for each in self.unhedged if not self._hedge(each)]
+        self._hedge_late()
         if self.health.next_probe_at() <= self.now:
-            for device_id in self.health.due_probes(self.now):
-                if device_id in self.ledger.leaving:
-                    self._close_device(device_id)
-                else:
-                    self._commands.reload.append(device_id)
+            self._probe_devices()
+
+    def _probe_devices(self) -> None:
+        for device_id in self.health.due_probes(self.now):
+            held = (batch for each in self.ledger.devices[device_id] for batch in each.held)
+            if self.health.is_slow(device_id) and not all(each.is_abandoned for each in held):
+                self.health.postpone_probe(device_id, self.now)
+            elif device_id in self.ledger.leaving:
+                self._close_device(device_id)
+            else:
+                self._commands.reload.append(device_id)
+
+    def _note_speed(self, batch: Batch, lag: float) -> bool:
+        """Whether an answer was slow; its device is shut if that was one too many."""
+        device_id = batch.activation.device_id
+        if not self.laggards.note(device_id, lag, batch.execute_s):
+            return False
+        state = self.health.state_of(device_id)
+        if state is DeviceState.QUARANTINED or self.ledger.is_last_live(device_id):
+            self.laggards.forget(device_id)
+            return False
+        if self.laggards.lags(device_id, is_on_probation=state is DeviceState.PROBATION):
+            self.laggards.forget(device_id)
+            self.health.lagged(device_id, self.now)
+            self.ledger.park(device_id)
+        return True
 
     def _close_device(self, device_id: int) -> None:
         self.ledger.leaving[device_id] = True
@@ -97,6 +125,10 @@ class Recovery(Dispatching):
             self._batch_failed(batch, Fault.STUCK)
             batch.parts = []
             self._abandon_others(activation.device_id)
+
+    def _hedge_late(self) -> None:
+        if self.unhedged:
+            self.unhedged = [each for each in self.unhedged if not self._hedge(each)]
 
     def _hedge(self, activation: Activation) -> bool:
         """Repeat elsewhere what a late activation holds; False if some of it has to wait for that.

@@ -17,7 +17,7 @@ _ALIKE = 1.35
 """Devices whose times differ by no more than this factor are of like speed."""
 _SIGMAS = 3.5
 _ENOUGH = 4
-"""Times of a device before its ratio counts."""
+"""Times of a device before its ratio counts, and of a size before its cost does."""
 
 
 class ServiceTimes:
@@ -48,6 +48,10 @@ class ServiceTimes:
         if mean is not None or not self._means:
             return mean
         return self._means[min(self._means, key=lambda known: (abs(known - size), known))]
+
+    def measured_s(self, size: int) -> float | None:
+        """Expected seconds of one inference of just this size; None before it ran a few times."""
+        return self._means[size] if self._counts.get(size, 0) >= _ENOUGH else None
 
     def scaled(self, ratio: float) -> ServiceTimes:
         """What to expect of devices that take `ratio` times as long."""

@@ -38,6 +38,7 @@ from qaic_sched.core.events import (
 )
 from qaic_sched.core.health import DeviceState
 from qaic_sched.core.invariants import check_invariants
+from qaic_sched.core.laggards import FAR
 from qaic_sched.core.model import Request, RequestState
 from qaic_sched.core.resizing import Resizing
 from qaic_sched.errors import InternalError
@@ -97,6 +98,7 @@ class SchedulerState(Resizing):
             if type(event) not in _COMES_FIRST:
                 self._handlers[type(event)](event)
         self._expire()
+        self._hedge_late()
         self._dispatch()
         commands = self._commands
         self._commands = Commands()
@@ -136,6 +138,7 @@ class SchedulerState(Resizing):
             raise InternalError(f"batch {event.batch_id} is not in flight")
         activation = batch.activation
         start = max(batch.submitted_at, activation.answered_at)
+        is_first = activation.answered_at == -_NEVER
         batch.started_at = min(start, event.answered_at)
         batch.answered_at = activation.answered_at = event.answered_at
         self.ledger.release(batch, event.answered_at)
@@ -150,10 +153,11 @@ class SchedulerState(Resizing):
         for part in batch.parts:
             part.copies -= 1
             self._part_done(part, batch)
-        if self.health.succeeded(device_id):
+        lag = self.ledger.learn(device_id, batch.size, batch.execute_s)
+        may_be_slow = (lag >= FAR or self.laggards.streaks) and not is_first
+        if not (may_be_slow and self._note_speed(batch, lag)) and self.health.succeeded(device_id):
             self.ledger.admit(device_id)
         self.num_given_up = 0
-        self.ledger.learn(device_id, batch.size, batch.execute_s)
         if self._mean_execute_s is None:
             self._mean_execute_s = batch.execute_s
             self.stuck.restart()
@@ -180,7 +184,9 @@ class SchedulerState(Resizing):
         if any(each.in_flight for each in ledger.devices[device_id]):
             raise InternalError(f"device {device_id} still holds a batch from before")
         self.health.opened(device_id)
-        ledger.reopen(device_id, event.num_activations)
+        self.laggards.forget(device_id)
+        was_slow = self.health.is_slow(device_id)
+        ledger.reopen(device_id, event.num_activations, as_fast=was_slow)
 
     def _reload_failed(self, event: ReloadFailed) -> None:
         self._require_quarantine(event.device_id)

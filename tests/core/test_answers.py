@@ -177,7 +177,7 @@ def test_a_part_of_a_resolved_request_is_skipped_behind_one_that_waits() -> None
 
 def test_parts_that_nobody_wants_any_more_take_no_memory() -> None:
     """One device hangs, the other fails every other batch: what expired meanwhile is forgotten."""
-    state = make_state(devices=2, dispatch_timeout_s=1e9)
+    state = make_state(devices=2, retry_max_extra=1.0, dispatch_timeout_s=1e9)
     first, _hung = drive(state, 0.0, *requests(2)).dispatch
     drive(state, 0.0, answer(first, 0.0, failed=True))
     for number in range(2, 400, 2):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
-from harness import answer, answer_all, cargo, drive, make_state, outcomes, places
+from harness import answer, answer_all, cargo, drive, make_state, outcomes, places, requests
 
-from qaic_sched.core.batching import closes_at, compiled_size
+from qaic_sched.core.batching import cheapest_size, closes_at, compiled_size
 from qaic_sched.core.events import Cancelled, DeviceOpened, DrainStarted
 from qaic_sched.core.model import Activation, Batch, Policy, Request, RequestState
 from qaic_sched.core.request_queue import RequestQueue
+from qaic_sched.core.state import SchedulerState
 
 
 @pytest.mark.parametrize(
@@ -208,3 +209,118 @@ def test_a_drain_ends_the_wait_for_company() -> None:
     assert [cargo(each) for each in commands.dispatch] == [[(0, 4, 1)]]
     assert outcomes(answer_all(state, 2.0).resolve) == [(0, "done")]
     assert drive(state, 3.0, DrainStarted()).resolve == []
+
+
+# Sizes by their cost
+
+CONVEX_MS = {1: 4.0, 2: 5.0, 4: 7.0, 8: 10.0}
+LINEAR_MS = {1: 1.2, 2: 2.3, 4: 4.3, 8: 8.3}
+
+
+def _measured(costs_ms: dict[int, float], times: int = 4, **host: int) -> SchedulerState:
+    """A host of activations that answered so many batches of each size, each in its time."""
+    state = make_state(batch_sizes=tuple(costs_ms), **host)
+    for size, cost_ms in costs_ms.items():
+        for _ in range(times):
+            state.ledger.learn(0, size, cost_ms / 1e3)
+    return state
+
+
+def _sizes(state: SchedulerState, *arriving: Request) -> list[tuple[int, int]]:
+    """(size, samples) of each batch that goes at once."""
+    dispatch = drive(state, 0.0, *arriving).dispatch
+    return [(batch.size, batch.samples) for batch in dispatch]
+
+
+@pytest.mark.parametrize(
+    ("samples", "costs_ms", "size"),
+    [
+        (18, {16: 10.0, 32: 18.0}, 16),  # 10/16 is less than 18/18
+        (31, {16: 10.0, 32: 18.0}, 32),  # 18/31 is less than 10/16
+        (5, CONVEX_MS, 4),
+        (7, CONVEX_MS, 8),
+        (3, CONVEX_MS, 4),
+        (3, {2: 2.0, 4: 3.0}, 4),  # a tie: one inference rather than two
+        (5, {4: 7.0}, 8),  # nobody knows what 8 costs
+        (5, {8: 10.0}, 8),  # nor whether 4 is any cheaper
+        (5, {2: 1.0, 8: 10.0}, 2),
+        (4, LINEAR_MS, 4),
+    ],
+)
+def test_the_compiled_size_that_costs_least_per_sample(
+    samples: int, costs_ms: dict[int, float], size: int
+) -> None:
+    """The one that holds all, padded, or a smaller one, filled; what is not known is not cheap."""
+    sizes = tuple(sorted({1, 2, 4, 8, *costs_ms}))
+
+    assert cheapest_size(Policy(batch_sizes=sizes), samples, costs_ms.get) == size
+
+
+def test_the_rest_of_a_batch_goes_to_another_idle_activation() -> None:
+    """Four in 7 ms and one in 4 ms beside them, rather than five in 10 ms."""
+    assert _sizes(_measured(CONVEX_MS, devices=2), Request(0, 5, 0.0)) == [(4, 4), (1, 1)]
+
+
+def test_the_rest_of_a_batch_waits_for_company_where_no_other_activation_is_idle() -> None:
+    """Five strangers: the last one goes with who comes meanwhile."""
+    state = _measured(CONVEX_MS)
+    (batch,) = drive(state, 0.0, *requests(5)).dispatch
+    assert (batch.size, cargo(batch)) == (4, [(index, 0, 1) for index in range(4)])
+
+    drive(state, 0.001, *requests(3, first_id=5))
+    (behind,) = drive(state, 0.007, answer(batch, 0.007)).dispatch
+    assert (behind.size, [each[0] for each in cargo(behind)]) == (4, [4, 5, 6, 7])
+
+
+@pytest.mark.parametrize(
+    ("arriving", "sizes"),
+    [
+        ([Request(0, 5, 0.0)], [(8, 5)]),
+        (requests(5, deadline=0.0105), [(8, 5)]),
+        (requests(5, deadline=0.0115), [(4, 4)]),
+        ([Request(0, 1, 0.0), Request(1, 4, 0.0)], [(4, 4)]),
+        ([*requests(5), DrainStarted()], [(8, 5)]),
+    ],
+    ids=["it would be cut", "no time", "time", "another would be cut", "nobody will come"],
+)
+def test_who_is_not_made_to_wait_for_company(
+    arriving: list[Request], sizes: list[tuple[int, int]]
+) -> None:
+    """On the only idle activation: a request at the front that would be cut, and who is in haste.
+
+    4 and 1 one after the other take 11 ms, all five at once 10.
+    """
+    assert _sizes(_measured(CONVEX_MS), *arriving) == sizes
+
+
+def test_two_inferences_that_are_quicker_than_one_are_better_in_any_case() -> None:
+    """Even for one request on one activation: 4.3 and 1.2 ms are less than 8.3."""
+    state = _measured(LINEAR_MS, set_size=2)
+
+    assert _sizes(state, Request(0, 5, 0.0, deadline=0.02)) == [(4, 4)]
+
+
+def test_a_size_that_was_hardly_measured_is_not_taken_for_cheap() -> None:
+    """Three answers may be chance: the batch stays whole."""
+    assert _sizes(_measured(CONVEX_MS, times=3, devices=2), Request(0, 5, 0.0)) == [(8, 5)]
+
+
+def test_a_full_compiled_size_is_never_cut() -> None:
+    """However cheap the smaller one seems: so that its time is measured again, should it be wrong.
+
+    Full batches of any size are what sizes are compiled for.
+    """
+    assert _sizes(_measured({1: 1.0, 4: 400.0}, devices=2), Request(0, 4, 0.0)) == [(4, 4)]
+
+
+def test_padding_is_filled_with_requests_of_lower_priority() -> None:
+    """The urgent ones first, then whoever is there, in one batch; who finds no room stays."""
+    state = make_state(batch_sizes=(4,))
+    urgent = requests(2, first_id=1, priority=1)
+    low = requests(3, first_id=3, priority=-1)
+    (first,) = drive(state, 0.0, Request(0, 4, 0.0)).dispatch
+    drive(state, 0.0, *urgent, *low)
+    (second,) = drive(state, 1.0, answer(first, 1.0)).dispatch
+
+    assert cargo(second) == [(1, 0, 1), (2, 0, 1), (3, 0, 1), (4, 0, 1)]
+    assert [request.id for request in state.admission.queued] == [5]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from harness import answer, answer_all, cargo, drive, make_state, outcomes, places, requests
 
-from qaic_sched.core.events import Answered, Cancelled
+from qaic_sched.core.events import Answered, Cancelled, SetSizeChanged
 from qaic_sched.core.model import Batch, Fault, Request
 from qaic_sched.core.state import SchedulerState
 
@@ -127,6 +127,20 @@ def test_who_is_late_on_a_full_host_gets_the_next_free_slot() -> None:
     (copy,) = drive(state, 1.32, answer(second, 1.32)).dispatch
     assert (cargo(copy), copy.is_hedge) == (cargo(first), True)
     assert outcomes(drive(state, 1.42, answer(copy, 1.42)).resolve) == [(9, "done")]
+
+
+def test_who_is_late_gets_a_slot_that_a_larger_set_size_makes() -> None:
+    """In the same step, before those who are queued."""
+    state = _measured()
+    drive(state, 1.0, *(Request(each, 1, 1.0) for each in range(9, 13)))
+    first, second = state.batches.values()
+    drive(state, 1.31)
+    copies = drive(state, 1.32, SetSizeChanged(2)).dispatch
+
+    assert [(cargo(each), each.is_hedge) for each in copies] == [
+        (cargo(first), True),
+        (cargo(second), True),
+    ]
 
 
 def test_who_is_late_no_longer_is_not_hedged() -> None:

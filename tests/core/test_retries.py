@@ -1,9 +1,13 @@
-"""Parts to be tried again, by the device to avoid."""
+"""Parts to be tried again, by the device to avoid, and the budget of the whole host for that."""
 
 from __future__ import annotations
 
-from qaic_sched.core.model import Part, Request
-from qaic_sched.core.retries import Retries
+import pytest
+from harness import answer, drive, lost, make_state, outcomes, requests
+
+from qaic_sched.core.events import PolicyChanged
+from qaic_sched.core.model import Part, Policy, Request
+from qaic_sched.core.retries import Retries, RetryBudget
 
 
 def _part(request: Request, failed_on: int) -> Part:
@@ -37,3 +41,104 @@ def test_what_is_removed_leaves_nothing_behind() -> None:
     assert (len(retries), retries.first(0), request.retrying) == (1, parts[2], (parts[2],))
     retries.remove(parts[2])
     assert (len(retries), retries.devices(), request.retrying) == (0, (), ())
+
+
+# The budget
+
+
+def _spend(budget: RetryBudget, inferences: int, most: int = 1000) -> int:
+    """Take retries until there are no more; how many there were."""
+    count = 0
+    while count < most and budget.spend(inferences):
+        count += 1
+        budget.check()
+    return count
+
+
+def test_the_reserve_is_sixteen_full_batches() -> None:
+    """A few failures are tried again however few inferences there were before."""
+    assert _spend(RetryBudget(Policy()), 0) == 16
+    assert _spend(RetryBudget(Policy(batch_sizes=(1, 8))), 0) == 128
+
+
+@pytest.mark.parametrize(("share", "retries"), [(0.0, 0), (0.2, 20), (1.0, 100)])
+def test_beyond_the_reserve_retries_are_a_share_of_the_inferences(
+    share: float, retries: int
+) -> None:
+    """Each inference earns its part of one."""
+    budget = RetryBudget(Policy(retry_max_extra=share, batch_sizes=(10,)))
+    _spend(budget, 0)
+
+    assert _spend(budget, 100) == retries
+    assert _spend(budget, 100) == 0
+
+
+def test_no_more_is_saved_up_than_the_reserve() -> None:
+    """A million inferences without a failure buy no flood of retries."""
+    budget = RetryBudget(Policy())
+    _spend(budget, 0)
+
+    assert _spend(budget, 1_000_000) == 16
+
+
+def test_beyond_the_budget_a_request_fails_with_its_first_failure() -> None:
+    """Its caller is told what the device said; those before it are tried again."""
+    state = make_state(devices=20)
+    commands = drive(state, 0.0, *requests(20))
+    failed = [answer(each, 1.0, failed=True) for each in commands.dispatch]
+
+    assert outcomes(drive(state, 1.0, *failed).resolve) == [
+        (number, "failed") for number in range(16, 20)
+    ]
+    assert sorted(part.request.id for each in state.batches.values() for part in each.parts) == [
+        *range(16)
+    ]
+    assert state.num_retries == 16
+
+
+def test_what_devices_take_away_with_them_costs_nothing_and_is_never_refused() -> None:
+    """Nineteen of twenty devices are lost: all they held is tried again, by the last one even."""
+    state = make_state(devices=20, set_size=2)
+    dispatch = drive(state, 0.0, *requests(40)).dispatch
+    gone = [lost(each, 1.0) for each in dispatch if each.activation.device_id]
+    assert (len(gone), drive(state, 1.0, *gone).resolve) == (38, [])
+
+    assert state.retry_budget.num_spent == 0
+    now = 1.0
+    while state.batches:
+        now += 1.0
+        drive(state, now, *(answer(each, now) for each in list(state.batches.values())))
+    assert state.statistics().done == 40
+
+
+def test_a_stuck_device_costs_no_budget() -> None:
+    """It is one device, and not its load, that is to blame."""
+    state = make_state(devices=20, set_size=2, dispatch_timeout_s=2.0)
+    drive(state, 0.0, *requests(40))
+    first = [each for each in state.batches.values() if not each.activation.device_id]
+    drive(state, 1.0, *(answer(each, 1.0) for each in first))
+    assert drive(state, 2.0).resolve == []
+
+    assert (state.retry_budget.num_spent, len(state.retries)) == (0, 36)
+
+
+def test_a_change_of_the_share_counts_from_then_on() -> None:
+    """What was earned before it is kept."""
+    state = make_state(retry_max_extra=1.0, batch_sizes=(10,))
+    budget = state.retry_budget
+    _spend(budget, 0)
+    state.num_batches = 30
+    drive(state, 0.0, PolicyChanged(Policy(retry_max_extra=0.1, batch_sizes=(10,))))
+
+    assert _spend(budget, 30) == 30
+    assert _spend(budget, 80) == 5
+
+
+def test_more_retries_than_the_budget_are_found() -> None:
+    """The checker can fail."""
+    budget = RetryBudget(Policy())
+    _spend(budget, 0)
+    budget.num_spent += 1
+
+    with pytest.raises(AssertionError, match="more retries than the budget"):
+        budget.check()

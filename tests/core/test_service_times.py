@@ -25,6 +25,17 @@ def test_the_mean_is_that_of_the_size() -> None:
     assert times.mean_s(5) == 10.0
 
 
+def test_what_a_size_costs_is_known_after_a_few_answers() -> None:
+    """Of just this size: what is expected of it from its neighbours does not count."""
+    times = ServiceTimes()
+    for _ in range(3):
+        times.record(4, 2.0)
+    assert (times.mean_s(4), times.measured_s(4)) == (2.0, None)
+    times.record(4, 2.0)
+
+    assert (times.measured_s(4), times.measured_s(8)) == (2.0, None)
+
+
 def test_old_times_are_forgotten() -> None:
     """A card that throttles is believed after some tens of inferences."""
     times = ServiceTimes()

@@ -77,6 +77,7 @@ class PlayedDevice:
         self._lanes: dict[int, list[Batch]] = {index: [] for index in range(fate.num_activations)}
         self._broken: Fault | None = None
         self._is_cold = True
+        self._is_mended = False
         self._epoch = 0
         """Counts how often the device gave up all it held: what was to end before does not."""
 
@@ -153,19 +154,22 @@ class PlayedDevice:
             return
         self._broken = None
         self._is_cold = True
+        self._is_mended = at >= self.fate.slows_at and self.fate.reload_mends
         self._lanes = {index: [] for index in range(self.num_activations)}
         self.open(at)
 
     def _start(self, index: int, at: float) -> None:
-        end = self._scenario.snap(at + self._service_s(self._lanes[index][0]))
+        end = self._scenario.snap(at + self._service_s(self._lanes[index][0], at))
         stuck = self.fate.outage_at(end)
         if stuck is not None and stuck.kind is Fault.STUCK:
             end = stuck.until
         self._timeline.call_at(end, partial(self._finish, index, self._epoch))
 
-    def _service_s(self, batch: Batch) -> float:
+    def _service_s(self, batch: Batch, at: float) -> float:
         scenario, random = self._scenario, self._random
         service_s = scenario.service_s[batch.size] * self.fate.slowdown
+        if at >= self.fate.slows_at and not self._is_mended:
+            service_s *= self.fate.slows_by
         if scenario.cv:
             sigma = math.sqrt(math.log1p(scenario.cv**2))
             service_s *= random.lognormvariate(-(sigma**2) / 2, sigma)

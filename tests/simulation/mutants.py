@@ -11,9 +11,10 @@ from qaic_sched.core.admission import Admission
 from qaic_sched.core.deadlines import Deadlines
 from qaic_sched.core.events import Answered, Cancelled
 from qaic_sched.core.health import Health
+from qaic_sched.core.laggards import Laggards
 from qaic_sched.core.model import Activation, Batch, Part, Request, RequestState
 from qaic_sched.core.placement import SlotLedger
-from qaic_sched.core.retries import Retries
+from qaic_sched.core.retries import Retries, RetryBudget
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.core.watch import Watch
 from tests.simulation.driver import find_violation
@@ -146,6 +147,27 @@ def _uses_what_is_to_go(_retire: Original) -> Original:
     return mutant
 
 
+def _forgets_the_retry_budget(_spend: Original) -> Original:
+    def mutant(_self: RetryBudget, _inferences: int) -> bool:
+        return True
+
+    return mutant
+
+
+def _reloads_a_slow_device_at_work(_probe_devices: Original) -> Original:
+    def mutant(self: SchedulerState) -> None:
+        self._commands.reload += self.health.due_probes(self.now)
+
+    return mutant
+
+
+def _takes_one_slow_answer_for_many(_lags: Original) -> Original:
+    def mutant(_self: Laggards, _device_id: int, **_: bool) -> bool:
+        return True
+
+    return mutant
+
+
 MUTANTS: dict[str, Mutant] = {
     "drop one completion": (SchedulerState, "_part_done", _drops_a_completion),
     "free a timed-out slot": (SchedulerState, "_give_up_on", _frees_a_slot_at_the_timeout),
@@ -160,6 +182,13 @@ MUTANTS: dict[str, Mutant] = {
     "never probe a device": (Health, "next_probe_at", _never_probes),
     "never look for stuck ones": (Watch, "add", _never_looks_for_stuck_ones),
     "use what is to be given back": (SlotLedger, "retire", _uses_what_is_to_go),
+    "reload a slow device at work": (
+        SchedulerState,
+        "_probe_devices",
+        _reloads_a_slow_device_at_work,
+    ),
+    "shut a device after one slow answer": (Laggards, "lags", _takes_one_slow_answer_for_many),
+    "retry without end": (RetryBudget, "spend", _forgets_the_retry_budget),
     "forget who waits for room": (Admission, "admit_waiting", _forgets_who_waits),
 }
 """Name of the bug -> the method that has it, and what makes it so."""

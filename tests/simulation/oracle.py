@@ -36,6 +36,15 @@ _MOST_GIVEN_UP = 10
 expected may be wrong, and shows only where something is tried now and then."""
 
 
+_RETRY_RESERVE = 16
+"""Full batches of samples that may be tried again before the budget for retries counts."""
+
+
+_LEAST_SLOW_S = 0.010
+_LEAST_SLOW = 3
+"""A device is too slow after so many answers in a row that took so long each, never sooner."""
+
+
 class Violation(AssertionError):
     """The core broke a promise."""
 
@@ -90,6 +99,12 @@ class _Device:
     is_out: bool = False
     """Whether it was lost or stuck since it was opened, or is in quarantine as the core says."""
     is_reloading: bool = False
+    failed_at: float = -1.0
+    """When it gave the last such reason."""
+    slow_in_a_row: int = 0
+    """Answers, but for an activation's first, that took long enough to be called slow."""
+    is_too_slow: bool = False
+    """Whether it is out for no other reason."""
     held: dict[int, _Held] = field(default_factory=dict)
 
     def wants(self, index: int) -> bool:
@@ -113,6 +128,13 @@ class Oracle:
         self._num_arrived = 0
         self._num_batches = 0
         self._num_hedges = 0
+        self.num_too_slow = 0
+        self._num_retries = 0
+        self._retries_earned = 0.0
+        self._num_batches_before = 0
+        """Parts whose inference failed and that were not given up."""
+        self._num_failed = 0
+        self._failed_now: list[int] = []
         self._devices: dict[int, _Device] = {}
         self._held: dict[int, _Held] = {}
         self._resolved: Counter[RequestState] = Counter()
@@ -139,8 +161,10 @@ class Oracle:
         self._was_closed = self._is_closed
         self._arrived_now, self._opened_now, self._retired_now = set(), set(), set()
         self._policies = [self._policy]
+        self._num_batches_before = self._num_batches
         self._set_sizes = [self._set_size]
         self._has_failed_now = any(isinstance(each, Answered) and each.fault for each in events)
+        self._failed_now = []
         self._out_before = {each for each, device in self._devices.items() if device.is_out}
         for event in events:
             match event:
@@ -187,6 +211,7 @@ class Oracle:
         self._note_quarantines(statistics)
         for request in commands.resolve:
             self._check_resolve(request)
+        self._check_retries()
         for device_id in commands.reload:
             self._check_reload(device_id)
         self._check_deadlines()
@@ -224,9 +249,10 @@ class Oracle:
         held = self._held.pop(event.batch_id)
         device = self._device_of(held.batch)
         del device.held[event.batch_id]
-        device.last_answers[held.batch.activation.index] = event.answered_at
+        index = held.batch.activation.index
+        before, device.last_answers[index] = device.last_answers[index], event.answered_at
         if event.fault is not None:
-            device.has_failed = True
+            device.has_failed, device.failed_at = True, self._now
         if held.is_given_up:
             _require(not held.batch.parts, f"{_name(held.batch)} was given up and would be used")
             return
@@ -234,6 +260,9 @@ class Oracle:
             device.is_out = True
         _require(_cargo(held.batch) == held.parts, f"{_name(held.batch)} was changed in flight")
         self._is_measured |= event.fault is None
+        if event.fault is None and before >= 0:
+            is_slow = event.answered_at - max(before, held.sent_at) >= _LEAST_SLOW_S - 1e-9
+            device.slow_in_a_row = device.slow_in_a_row + 1 if is_slow else 0
         self._land(held, is_good=event.fault is None, is_error=event.fault is Fault.INFERENCE)
 
     def _land(self, held: _Held, *, is_good: bool, is_error: bool) -> None:
@@ -241,6 +270,10 @@ class Oracle:
             account = self.unresolved.get(request_id)
             if account is None:
                 continue
+            if is_error and not any(account.done[offset : offset + samples]):
+                is_last = account.copies[offset] == 1
+                self._failed_now += [request_id] * is_last
+                self._num_failed += is_last
             for row in range(offset, offset + samples):
                 account.copies[row] -= 1
                 if is_good:
@@ -332,7 +365,10 @@ class Oracle:
             case RequestState.FAILED:
                 least = min(each.max_attempts for each in self._policies)
                 is_tried = max(account.failures) >= least
-                _require(is_tried or self._all_out(), f"{name}: with attempts left")
+                # Whoever failed may have taken a retry, and been resolved in the same step.
+                is_beyond = any(account.errors) and self._num_failed > self._retry_reserve
+                may = is_tried or is_beyond or self._all_out()
+                _require(may, f"{name}: with attempts left")
             case RequestState.CANCELLED:
                 _require(account.is_cancelled or self._is_closed, f"{name}: nobody wanted that")
             case RequestState.EXPIRED:
@@ -352,6 +388,18 @@ class Oracle:
         _require(self._is_measured, f"{name}: for its deadline, and nothing was measured")
         retry_s = request.retry_after_s or 0.0
         _require(0 < retry_s <= request.wait_s + 1e-9, f"{name}: to come again in {retry_s} s")
+
+    @property
+    def _retry_reserve(self) -> int:
+        return _RETRY_RESERVE * self._policy.max_batch_size
+
+    def _check_retries(self) -> None:
+        """Count what was given another try; a lost device's share is on no budget."""
+        self._num_retries += sum(each in self.unresolved for each in self._failed_now)
+        share = max(each.retry_max_extra for each in self._policies)
+        self._retries_earned += share * (self._num_batches - self._num_batches_before)
+        most = self._retry_reserve + self._retries_earned
+        _require(self._num_retries <= most, f"{self._num_retries} retries, beyond the budget")
 
     def _check_expiry(self, name: str, request: Request) -> None:
         if request.deadline is None:
@@ -376,6 +424,8 @@ class Oracle:
         _require(not device.is_reloading, f"device {device_id}: a reload during another")
         is_unwanted = device.is_leaving and device_id not in self._retired_now
         _require(not is_unwanted, f"device {device_id}: a reload, and nobody wants it")
+        busy = device.is_too_slow and not all(each.is_given_up for each in device.held.values())
+        _require(not busy, f"device {device_id}: slow, and not allowed to finish")
         device.is_out = device.is_reloading = True
 
     def _check_wanted(self, name: str, device_id: int, index: int) -> None:
@@ -439,7 +489,17 @@ class Oracle:
             is_out = told.state == "quarantined"
             device = self._devices[device_id]
             _require(is_out or not device.is_out, f"device {device_id} is out and {told.state}")
+            if is_out and not device.is_out and device.failed_at < self._now:
+                self._check_too_slow(device_id, device)
             device.is_out = is_out
+
+    def _check_too_slow(self, device_id: int, device: _Device) -> None:
+        many = device.slow_in_a_row >= _LEAST_SLOW
+        _require(many, f"device {device_id}: shut, and it neither failed nor was slow")
+        others = self._devices.keys() - self._out_before - {device_id}
+        _require(bool(others), f"device {device_id}: shut for being slow, and it was the last")
+        device.has_failed = device.is_too_slow = True
+        self.num_too_slow += 1
 
     def _check_deadlines(self) -> None:
         for account in self.unresolved.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from qaic_sched.core.model import Fault, Policy, Tenant
@@ -46,6 +46,11 @@ class DeviceFate:
     stall_s: float
     warm_up_s: float
     """How much longer the first inference takes after each load."""
+    slows_at: float
+    slows_by: float
+    """From then on each inference takes so many times as long ..."""
+    reload_mends: bool
+    """... until the next reload, or for ever."""
 
     def outage_at(self, at: float) -> Outage | None:
         """The outage that the device is in at a time."""
@@ -112,7 +117,8 @@ class Scenario:
     @property
     def ample_s(self) -> float:
         """Three times what an inference takes on the slowest device."""
-        return 3 * max(self.service_s.values()) * max(each.slowdown for each in self.devices)
+        slowest = max(each.slowdown * each.slows_by for each in self.devices)
+        return 3 * max(self.service_s.values()) * slowest
 
     def describe(self) -> str:
         """The scenario in a few lines."""
@@ -143,12 +149,19 @@ class _Maker:
         self.num_activations = random.choice((1, 1, 1, 2, 2, 3, 4, random.randint(1, 8)))
         is_large = random.random() < 0.12
         self.num_devices = random.randint(9, 64) if is_large else random.choice((1, 1, 2, 3, 4, 8))
+        # It takes many requests to find out that a device is slow, and no other trouble mostly.
+        self.grows_slow = random.random() < 0.1
+        self.is_calm = self.grows_slow and random.random() < 0.7
+        if self.grows_slow:
+            self.num_activations, self.num_devices = random.choice((1, 1, 2)), random.randint(2, 4)
 
     def make(self) -> Scenario:
         random, policy = self.random, self._policy()
         num_slots = self.num_devices * self.num_activations
         count = random.randint(1, max(6, min(120, _WORK // (num_slots + 20))))
         load = random.choice((0.03, 0.3, 0.8, 0.95, 1.5, 4.0))
+        if self.grows_slow:
+            count, load = random.randint(200, 500), random.choice((0.6, 0.8))
         samples = self._request_sizes(count)
         rate = load * num_slots * self.sizes[-1] / (self.full_s or _SERVICE_S)
         span_s = max(sum(samples) / rate, 4 * _SERVICE_S)
@@ -191,22 +204,25 @@ class _Maker:
 
     def _policy(self, random: Random | None = None) -> Policy:
         random, largest = random or self.random, self.sizes[-1]
-        return Policy(
+        policy = Policy(
             batch_sizes=self.sizes,
             max_samples=random.choice((1, largest, 3 * largest, 64, 1000, 65536)),
             max_bytes=random.choice((None, None, 20, 200)),
             waits_when_full=random.random() < 0.5,
             max_queue_delay_s=random.choice((0.0, 0.0, 0.002, 0.02)),
             max_attempts=random.choice((1, 2, 2, 2, 3, 4)),
+            retry_max_extra=random.choice((0.2, 0.2, 0.0, 1.0)),
             hedge_after=random.choice((None, 3.0, 3.0, 1.5)),
             hedge_max_extra=random.choice((0.01, 0.01, 0.1, 0.5)),
             dispatch_timeout_s=random.choice((None, None, 0.02, 0.1, 1.0)),
             tenants=random.choice(_TENANTS),
         )
+        calm = replace(policy, max_samples=65536, max_bytes=None, dispatch_timeout_s=None)
+        return calm if self.is_calm else policy
 
     def _sometimes(self, probability: float, span_s: float) -> float:
         at = self._snap(self.random.uniform(0.0, 1.3 * span_s))
-        return at if self.random.random() < probability else _NEVER
+        return at if self.random.random() < probability and not self.is_calm else _NEVER
 
     def _snap(self, seconds: float) -> float:
         return math.ceil(seconds / self.grid_s) * self.grid_s if self.grid_s else seconds
@@ -214,6 +230,7 @@ class _Maker:
     def _request_sizes(self, count: int) -> list[int]:
         random, largest = self.random, self.sizes[-1]
         most = random.choice((1, 1, largest, 2 * largest, 5 * largest))
+        most = 2 * largest if self.is_calm else most
         giants = random.choice((0.0, 0.0, 0.03))
         return [
             20 * largest + 3 if random.random() < giants else random.randint(1, most)
@@ -223,6 +240,7 @@ class _Maker:
     def _arrivals(self, samples: list[int], span_s: float) -> Iterator[Arrival]:
         random = self.random
         stays = random.choice(("none", "none", "generous", "tight", "past", "mixed", "mixed"))
+        stays = "none" if self.is_calm else stays
         priorities = random.choice(((0,), (0,), (-1, 0, 1), (0, 0, 0, 5)))
         cancels = random.choice((0.0, 0.0, 0.1, 0.5))
         poison = random.choice((0.0, 0.0, 0.0, 0.05))
@@ -256,6 +274,7 @@ class _Maker:
     def _times(self, count: int, span_s: float) -> list[float]:
         random = self.random
         pattern = random.choice(("poisson", "poisson", "bursts", "at once"))
+        pattern = "poisson" if self.grows_slow else pattern
         if pattern == "at once":
             return [0.0] * count
         bursts = count if pattern == "poisson" else max(1, count // random.randint(2, 20))
@@ -269,6 +288,9 @@ class _Maker:
         errors = random.choice((0.0, 0.0, 0.01, 0.2))
         stalls = random.choice((0.0, 0.0, 0.01, 0.1))
         warm_up_s = random.choice((0.0, 0.0, 0.0, 20 * _SERVICE_S))
+        faulty = 0.0 if self.is_calm else faulty
+        slow = random.choice((0.3, 0.5, 1.0)) if self.grows_slow else 0.0
+        slows_by = random.choice((3.0, 12.0, 20.0, 50.0))
         opens_late = random.random() < 0.1
         is_mixed = random.random() < 0.2
         for index in range(self.num_devices):
@@ -276,6 +298,7 @@ class _Maker:
             if speeds == "mixed":
                 slowdown = random.lognormvariate(0.0, 0.5)
             is_faulty = random.random() < faulty
+            grows_slow = random.random() < slow
             yield DeviceFate(
                 num_activations=random.randint(1, 4) if is_mixed else self.num_activations,
                 slowdown=slowdown,
@@ -285,6 +308,9 @@ class _Maker:
                 stall_probability=stalls,
                 stall_s=12 * _SERVICE_S,
                 warm_up_s=warm_up_s,
+                slows_at=self._snap(random.uniform(0.0, span_s / 2)) if grows_slow else _NEVER,
+                slows_by=slows_by if grows_slow else 1.0,
+                reload_mends=random.random() < 0.5,
             )
 
     def _outages(self, span_s: float) -> Iterator[Outage]:

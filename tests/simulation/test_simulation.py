@@ -54,6 +54,19 @@ def test_scenarios_reach_every_end() -> None:
     assert reloads > 10
 
 
+def test_scenarios_have_devices_that_are_shut_for_being_slow() -> None:
+    """And the oracle tells them from those that fail."""
+    scenarios = [make_scenario(seed) for seed in range(300)]
+    too_slow = 0
+    for scenario in scenarios:
+        if any(each.slows_by > 10 for each in scenario.devices):
+            simulation = Simulation(scenario, checks_invariants=False)
+            simulation.run()
+            too_slow += simulation.oracle.num_too_slow
+
+    assert too_slow > 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_known_bugs_are_noticed(name: str) -> None:

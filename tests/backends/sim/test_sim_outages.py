@@ -125,3 +125,30 @@ def test_what_a_hanging_device_holds_is_done_elsewhere(tmp_path: Path) -> None:
     assert metrics["requests"]["done"] == 500
     assert metrics["requests"]["total"]["max_latency"] < 1.2
     assert metrics["devices"][0]["errors"] > 0
+
+
+def test_a_card_that_is_far_slower_than_the_others_is_reloaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It answers, but twenty times later: the log says why it is taken away, and no one fails."""
+    model = host(tmp_path, batch=1, devices=3, overrides={1: {"speed": 0.05}})
+    metrics = run_through(model, 600, 0.004)
+
+    assert metrics["requests"]["done"] == 600
+    assert "device 1 is far slower than the others: reloading it" in caplog.messages
+    assert {each["errors"] for each in metrics["devices"].values()} == {0}
+
+
+def test_no_request_is_the_one_that_finds_a_reloaded_device_still_bad(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It hangs through two reloads and their trials: only what it held at first was late."""
+    faults = [{"kind": "hang", "device": 0, "at_s": 0.5, "for_s": 25.0}]
+    model = host(tmp_path, batch=1, devices=2, faults=faults)
+    metrics = run_through(model, 500, 0.06, health={"dispatch_timeout_s": 1.0})
+
+    assert metrics["requests"]["done"] == 500
+    assert metrics["devices"][0]["errors"] == 1
+    assert metrics["devices"][0]["state"] == "ready"
+    failed = "device 0 could not be reloaded: device 0 was loaded and did not answer within 10 s"
+    assert caplog.messages.count(failed) == 2

@@ -1,0 +1,75 @@
+"""Devices of like speed, and which of their activations may have the next batch, and when."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from heapq import heappop, heappush
+from math import sqrt
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qaic_sched.core.model import Activation
+    from qaic_sched.core.service_times import ServiceTimes
+
+__all__ = ["SpeedGroup"]
+
+_NEVER = float("inf")
+_LEAD = 0.25
+"""How early the next batch is committed behind a running one, in mean service times ..."""
+_LEAD_S = 0.001
+"""... and at least so many seconds: the finest that an event loop's timer can be."""
+_SIGMAS = 3.0
+"""Standard deviations beyond the mean from which on an inference is overdue."""
+
+
+class SpeedGroup:
+    """Devices of like speed, and their activations with room: idle ones, and busy ones."""
+
+    __slots__ = ("_busy", "_sequence", "idle", "num_activations", "times", "used_at")
+
+    def __init__(self, times: ServiceTimes) -> None:
+        self.times = times
+        self.num_activations = 0
+        self.used_at = -_NEVER
+        """When a batch was last sent to one of them."""
+        self.idle: OrderedDict[Activation, None] = OrderedDict()
+        self._busy: list[tuple[float, int, Activation]] = []
+        self._sequence = 0
+
+    def add_busy(self, activation: Activation) -> None:
+        """Let `soonest` find a busy activation with room; again whenever `free_at` changes."""
+        self._sequence += 1
+        heappush(self._busy, (activation.free_at, self._sequence, activation))
+
+    def soonest(
+        self, groups: dict[int, SpeedGroup], set_size: int, overdue_at: float
+    ) -> Activation | None:
+        """The busy activation with room that is expected to be free first.
+
+        One that should have been free before `overdue_at` is none of them until it answers.
+        """
+        busy = self._busy
+        while busy:
+            free_at, _, activation = busy[0]
+            has_room = 0 < activation.in_flight < set_size and not activation.is_parked
+            # One without room may be of a device that is gone.
+            holds = has_room and groups[activation.device_id] is self
+            if holds and activation.free_at == free_at >= overdue_at:
+                return activation
+            heappop(busy)
+        return None
+
+    def ready_at(self, activation: Activation, mean_s: float) -> float:
+        """When a batch may be committed behind what the activation holds."""
+        lead = _lead_s(mean_s)
+        # An inference that is overdue looks as if it were about to end. How long it still takes
+        # follows from how much times vary: too long to commit anything behind it, perhaps.
+        return activation.free_at - lead if self.times.cv2 * mean_s <= lead else _NEVER
+
+    def grace_s(self, mean_s: float) -> float:
+        """How much longer than expected an inference may take without anything being wrong."""
+        return max(_lead_s(mean_s), _SIGMAS * sqrt(self.times.cv2) * mean_s)
+
+
+def _lead_s(mean_s: float) -> float:
+    return max(_LEAD * mean_s, _LEAD_S)

@@ -1,0 +1,202 @@
+"""Devices that answer far later than the others: when they are shut, and what they may finish."""
+
+from __future__ import annotations
+
+import pytest
+from harness import answer, drive, health_of, held_by, lose, make_state, outcomes, requests
+
+from qaic_sched.core.events import DeviceOpened
+from qaic_sched.core.laggards import Laggards
+from qaic_sched.core.model import Batch
+from qaic_sched.core.state import SchedulerState
+
+
+def _note(laggards: Laggards, device_id: int, count: int, lag: float = 20.0) -> None:
+    for _ in range(count):
+        laggards.note(device_id, lag, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("lag", "execute_s", "is_slow"),
+    [(10.0, 0.1, True), (9.9, 0.1, False), (10.0, 0.0099, False), (1.0, 9.0, False)],
+)
+def test_an_answer_is_slow_by_what_others_take_and_by_what_a_host_may_add(
+    lag: float, execute_s: float, is_slow: bool
+) -> None:
+    """Ten times as long as the fastest, and ten milliseconds."""
+    laggards = Laggards()
+
+    assert laggards.note(3, lag, execute_s) is is_slow
+    assert list(laggards.streaks) == [3] * is_slow
+
+
+@pytest.mark.parametrize(("is_on_probation", "enough"), [(False, 5), (True, 3)])
+def test_a_device_lags_after_some_slow_answers_in_a_row(is_on_probation: bool, enough: int) -> None:
+    """Fewer on probation: it was to show that it is well."""
+    laggards = Laggards()
+    _note(laggards, 0, 1)
+    _note(laggards, 1, 9, lag=1.0)
+    _note(laggards, 0, enough - 2)
+    assert not laggards.lags(0, is_on_probation=is_on_probation)
+    _note(laggards, 0, 1)
+
+    assert laggards.lags(0, is_on_probation=is_on_probation)
+
+
+def test_one_prompt_answer_ends_the_row() -> None:
+    """Stalls now and then are hedged, and no reason to shut a device."""
+    laggards = Laggards()
+    for _ in range(9):
+        _note(laggards, 0, 4)
+        _note(laggards, 1, 9, lag=1.0)
+        assert not laggards.lags(0, is_on_probation=False)
+        _note(laggards, 0, 1, lag=1.0)
+
+    assert laggards.streaks == {}
+
+
+def test_what_befalls_all_of_them_is_no_devices_fault() -> None:
+    """Where nobody else answers in good time meanwhile, nobody lags."""
+    laggards = Laggards()
+    for _ in range(50):
+        _note(laggards, 0, 1)
+        _note(laggards, 1, 1)
+
+    assert not laggards.lags(0, is_on_probation=False)
+    assert not laggards.lags(1, is_on_probation=False)
+
+
+# In the scheduler
+
+
+def _host(num_activations: int = 1, set_size: int = 1) -> SchedulerState:
+    """Three devices that are known to take 10 ms, and have answered once on each activation."""
+    state = make_state(devices=3, num_activations=num_activations, set_size=set_size)
+    for _ in range(40):
+        for device_id in range(3):
+            state.ledger.learn(device_id, 1, 0.01)
+    for activation in state.ledger:
+        activation.answered_at = 0.0
+    return state
+
+
+def _answer_slowly(state: SchedulerState, count: int, execute_s: float = 0.2) -> None:
+    """Device 0 answers so many batches after so long; the others take 10 ms, and all are busy."""
+    while count:
+        missing = 40 - len(state.requests)
+        new = requests(missing, first_id=state._last_request_id + 1, accepted_at=state.now)
+        drive(state, state.now, *new)
+        ends = {
+            each.submitted_at + (0.01 if each.activation.device_id else execute_s): each
+            for each in state.batches.values()
+        }
+        at, batch = min(ends.items())
+        count -= not batch.activation.device_id
+        drive(state, max(at, state.now), answer(batch, at))
+
+
+def test_a_device_that_turned_slow_is_shut_and_reloaded() -> None:
+    """Twenty times slower than before and than the others, five times in a row."""
+    state = _host()
+    _answer_slowly(state, 4)
+    assert health_of(state) == "ready"
+    _answer_slowly(state, 1)
+    assert (health_of(state), state.health.is_slow(0)) == ("quarantined", True)
+
+    assert drive(state, state.now + 0.1).reload == [0]
+
+
+def test_a_device_that_is_merely_slower_is_used_for_what_it_is_worth() -> None:
+    """Nine times slower, for as long as it likes."""
+    state = _host()
+    _answer_slowly(state, 40, execute_s=0.09)
+
+    assert health_of(state) == "ready"
+
+
+def test_the_last_device_is_not_shut_for_being_slow() -> None:
+    """A slow answer is better than none; and with nobody to compare it to, who knows."""
+    state = _host()
+    _answer_slowly(state, 4)
+    lose(state, state.now, 1)
+    lose(state, state.now, 2)
+    for _ in range(20):
+        (batch,) = held_by(state, 0)
+        drive(state, state.now + 0.2, answer(batch, state.now + 0.2))
+
+    assert [health_of(state, each) for each in range(3)] == ["ready", "quarantined", "quarantined"]
+    assert state.laggards.streaks == {}
+
+
+def _shut_with_a_batch_in_hand() -> tuple[SchedulerState, Batch]:
+    """Device 0 was just shut for being slow; its second activation is still at work."""
+    state = _host(num_activations=2)
+    drive(state, 0.0, *requests(6))
+    first, second = held_by(state, 0)
+    rest = [each for each in state.batches.values() if each.activation.device_id]
+    drive(state, 0.01, *(answer(each, 0.01) for each in rest))
+    for _ in range(4):
+        state.laggards.note(0, 20.0, 0.2)
+    for _ in range(9):
+        state.laggards.note(1, 1.0, 0.01)
+    drive(state, 0.2, answer(first, 0.2))
+    assert health_of(state) == "quarantined"
+    return state, second
+
+
+def test_a_slow_device_may_finish_what_it_holds() -> None:
+    """It is reloaded when it has answered, and not before; the answer counts."""
+    state, batch = _shut_with_a_batch_in_hand()
+    for _ in range(3):
+        at = state.next_wakeup()
+        assert at is not None
+        assert drive(state, at).reload == []
+    commands = drive(state, 0.55, answer(batch, 0.55))
+    assert outcomes(commands.resolve) == [(batch.parts[0].request.id, "done")]
+
+    assert drive(state, state.next_wakeup() or 0.0).reload == [0]
+
+
+def test_a_slow_device_that_gets_stuck_is_reloaded_all_the_same() -> None:
+    """What it holds is tried elsewhere then, and nobody waits for its answer."""
+    state, batch = _shut_with_a_batch_in_hand()
+    while not batch.is_abandoned:
+        assert drive(state, state.next_wakeup() or 0.0).reload == []
+
+    assert drive(state, state.next_wakeup() or 0.0).reload == [0]
+
+
+def _back(state: SchedulerState) -> SchedulerState:
+    """The device was reloaded."""
+    assert drive(state, state.next_wakeup() or 0.0).reload == [0]
+    drive(state, state.now, DeviceOpened(0, 1, 1))
+    assert health_of(state) == "probation"
+    return state
+
+
+def test_a_slow_device_that_was_mended_is_as_good_as_the_others() -> None:
+    """Reloaded, it is taken for fast until it shows otherwise: its turn comes at once."""
+    state = _host()
+    _answer_slowly(state, 5)
+    _back(state)
+    assert not state.ledger.is_slow(state.ledger.devices[0][0])
+    _answer_slowly(state, 3, execute_s=0.01)
+
+    assert health_of(state) == "ready"
+
+
+def test_a_slow_device_that_was_not_mended_is_away_for_longer_each_time() -> None:
+    """Slow answers prove nothing: the third on probation ends it, and the wait doubles.
+
+    The first answer after a load may be slow.
+    """
+    state = _host()
+    _answer_slowly(state, 5)
+    waits = []
+    for _ in range(4):
+        waits.append(state.health.next_probe_at() - state.now)
+        _back(state)
+        _answer_slowly(state, 4)
+        assert health_of(state) == "quarantined"
+
+    assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8])
