@@ -33,9 +33,9 @@ _JOINS = 1.15
 """A device joins a speed group whose times differ by no more than this factor from its own."""
 _MARGIN = 2.0
 """Standard deviations beyond the mean within which an inference is expected, against a deadline."""
-_RELIEF = 0.64
-"""A slow device is used once waiting for a faster one takes this part of its own time: less
-than all of it, as what it takes off the queue shortens the wait of those behind, too."""
+_RELIEF = 0.49
+"""A slow device is used once waiting for a faster one takes this part of the time until it would
+be done: less than all of it, as what it takes off the queue shortens the wait of those behind."""
 _PRESSED = 0.5
 """With so many full batches queued per activation, one is committed behind each at once."""
 _FORGOTTEN = 200.0
@@ -200,8 +200,7 @@ class SlotLedger:
         `batches` is how many full ones are queued; with none, only an idle activation will do.
         """
         self.commit_at = _NEVER
-        rate = 0.0
-        fastest_s = 0.0
+        rate = fastest_s = waiting_s = 0.0
         for group in self._order:
             mean_s = group.times.mean_s(size) or 0.0
             if rate:
@@ -217,7 +216,9 @@ class SlotLedger:
                 # Before anything was measured nobody is expected at any time, so nobody is overdue.
                 overdue_at = now - group.grace_s(mean_s) if mean_s else -_NEVER
                 activation = group.soonest(self._groups, self.set_size, overdue_at)
-                if activation is not None:
+                if activation is not None and (
+                    not rate or _RELIEF * (activation.free_at - now + mean_s) <= waiting_s
+                ):
                     ready_at = group.ready_at(activation, mean_s)
                     is_pressed = batches >= _PRESSED * group.num_activations
                     if ready_at <= now or (is_pressed and activation.in_flight == 1):

@@ -209,21 +209,32 @@ def test_a_slow_device_is_left_alone_until_waiting_takes_longer() -> None:
     assert ledger.choose(101.0, 1, 3) in fast, "there is one for every fast activation"
     for each in fast:
         _take(ledger, each, 101.0)
-    assert ledger.choose(101.0, 1, 2) is None
-    assert ledger.choose(101.0, 1, 3) is slow
+    assert ledger.choose(101.0, 1, 1) is None
+    assert ledger.choose(101.0, 1, 2) is slow
+
+
+def test_a_slow_device_at_work_is_counted_with_what_it_holds() -> None:
+    """Behind what it has begun a batch would end twice as late as on an idle one of its kind."""
+    ledger = _learned(slow=3.0, devices=4)
+    *fast, slow = (activations[0] for activations in ledger.devices.values())
+    for each in (*fast, *fast, slow):
+        _take(ledger, each, 100.0)
+
+    assert ledger.choose(101.0, 1, 4) is None
+    assert ledger.choose(101.0, 1, 6) is slow
 
 
 def test_a_slow_device_that_was_not_used_for_long_is_tried_again() -> None:
     """Or nobody would notice that it is slow no longer."""
-    ledger = _learned(slow=3.0)
+    ledger = _learned(slow=4.0)
     slow = ledger.devices[2][0]
     _take(ledger, slow, 0.0)
-    _release(ledger, slow, 30.0)
+    _release(ledger, slow, 40.0)
     for device_id in (0, 1):
-        _take(ledger, ledger.devices[device_id][0], 6000.0)
+        _take(ledger, ledger.devices[device_id][0], 7900.0)
 
-    assert ledger.choose(6000.0, 1, 0) is None
-    assert ledger.choose(6100.0, 1, 0) is slow
+    assert ledger.choose(7900.0, 1, 0) is None
+    assert ledger.choose(8100.0, 1, 0) is slow
 
 
 def test_a_device_that_recovers_joins_the_others_again() -> None:
