@@ -32,19 +32,24 @@ class Dispatching(Records):
             self._dispatch_retries(device_id)
         queued, waiting = admission.queued, admission.waiting
         self.batch_closes_at = _NEVER
-        admission.admit_waiting()
+        if waiting.num_requests:
+            admission.admit_waiting()
         size = policy.max_batch_size
         while queued.samples:
             activation = ledger.choose(self.now, size, queued.samples // size)
             if activation is None:
                 self.batch_closes_at = ledger.commit_at
                 return
-            can_grow = not (self.is_draining or waiting.num_requests)
-            closes = closes_at(policy, queued, activation, can_grow=can_grow)
-            if closes > self.now:
-                self.batch_closes_at = closes
-                return
-            room = self._drop_hopeless(activation)
+            if queued.samples < size:
+                can_grow = not (self.is_draining or waiting.num_requests)
+                closes = closes_at(policy, queued, activation, can_grow=can_grow)
+                if closes > self.now:
+                    self.batch_closes_at = closes
+                    return
+            if len(self.deadlines):
+                room = self._drop_hopeless(activation)
+            else:
+                room = size if queued.samples >= size else queued.samples
             if room:
                 if queued.samples < size:
                     room = self._worth_taking(room, activation)
@@ -52,13 +57,12 @@ class Dispatching(Records):
                 self._send(take(room), activation)
             elif queued.samples:
                 return
-            admission.admit_waiting()
+            if waiting.num_requests:
+                admission.admit_waiting()
 
     def _drop_hopeless(self, activation: Activation) -> int:
         """Expire those at the front whose batch would be done too late; the samples to take."""
         queued, policy = self.admission.queued, self.policy
-        if not len(self.deadlines):
-            return min(queued.samples, policy.max_batch_size)
         free_at = max(self.now, activation.free_at)
 
         def expected_s(size: int) -> float:

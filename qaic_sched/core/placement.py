@@ -200,6 +200,8 @@ class SlotLedger:
         `batches` is how many full ones are queued; with none, only an idle activation will do.
         """
         self.commit_at = _NEVER
+        if self._order and self._order[0].idle:
+            return next(iter(self._order[0].idle))
         rate = fastest_s = waiting_s = 0.0
         for group in self._order:
             mean_s = group.times.mean_s(size) or 0.0

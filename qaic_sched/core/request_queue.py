@@ -37,7 +37,7 @@ _NOBODY: Mapping[str, Tenant] = {}
 class _Lane:
     """Requests of one priority: a line per tenant, and whose turn it is."""
 
-    __slots__ = ("_sequence", "_turns", "lines", "priority", "relief_at", "samples")
+    __slots__ = ("_sequence", "_turns", "lines", "only", "priority", "relief_at", "samples")
 
     def __init__(self, priority: int, relief_at: int) -> None:
         self.priority = priority
@@ -46,6 +46,8 @@ class _Lane:
         self.relief_at = relief_at
         """With so many samples served, the lane has been passed over for too long."""
         self.lines: dict[Account, Line] = {}
+        self.only: Line | None = None
+        """The line, where there is just one."""
         #: One entry per line, by the clock that its tenant had when it was put here.
         self._turns: list[tuple[float, int, Line]] = []
         self._sequence = 0
@@ -55,8 +57,14 @@ class _Lane:
         line = self.lines.get(account)
         if line is None:
             line = self.lines[account] = Line(self.priority, account)
+            self.only = None if self.only or len(self.lines) > 1 else line
             self._push_turn(line)
         return line
+
+    def drop(self, line: Line) -> None:
+        """Forget a line that nobody stands in."""
+        del self.lines[line.account]
+        self.only = next(iter(self.lines.values())) if len(self.lines) == 1 else None
 
     def next_line(self) -> Line:
         """The line of the tenant whose clock is furthest behind; there is one."""
@@ -74,6 +82,7 @@ class _Lane:
     def keep(self, lines: list[Line]) -> None:
         """Drop all other lines."""
         self.lines = {line.account: line for line in lines}
+        self.only = lines[0] if len(lines) == 1 else None
         self._turns.clear()
         for line in lines:
             self._push_turn(line)
@@ -232,8 +241,12 @@ class RequestQueue:
 
     def _next_line(self) -> Line | None:
         """The line whose first is served next; that one is not stale."""
-        while self._order:
-            line = self._owed_line() or self._lane_in_turn().next_line()
+        order = self._order
+        while order:
+            line = self._owed_line() if self.tenants.guaranteed else None
+            if line is None:
+                lane = self._lanes[order[0]] if len(order) == 1 else self._lane_in_turn()
+                line = lane.only or lane.next_line()
             while (request := line.first()) is not None:
                 if self._holds(request):
                     return line
@@ -271,7 +284,7 @@ class RequestQueue:
 
     def _drop_line(self, line: Line) -> None:
         lane = self._lanes[line.priority]
-        del lane.lines[line.account]
+        lane.drop(line)
         if not lane.lines:
             del self._lanes[line.priority]
             self._order.remove(line.priority)

@@ -13,6 +13,8 @@ __all__ = ["DeviceSpeed", "ServiceTimes"]
 
 _MEMORY = 0.02
 """Weight of the newest time in a running mean, once there are enough."""
+_MANY = 50
+"""... which is so many: 1 / `_MEMORY`."""
 _ALIKE = 1.35
 """Devices whose times differ by no more than this factor are of like speed."""
 _SIGMAS = 3.5
@@ -36,7 +38,7 @@ class ServiceTimes:
         count = self._counts.get(size, 0) + 1
         self._counts[size] = count
         mean = self._means.get(size, execute_s)
-        weight = max(_MEMORY, 1 / count)
+        weight = 1 / count if count < _MANY else _MEMORY
         self._means[size] = mean + weight * (execute_s - mean)
         ratio = execute_s / mean if mean > 0 else 1.0
         self.cv2 += weight * ((ratio - 1) ** 2 - self.cv2)
@@ -74,11 +76,11 @@ class DeviceSpeed:
     def record(self, ratio: float) -> None:
         """Learn from one answer."""
         self._count += 1
-        self.ratio += max(_MEMORY, 1 / self._count) * (ratio - self.ratio)
+        weight = 1 / self._count if self._count < _MANY else _MEMORY
+        self.ratio += weight * (ratio - self.ratio)
 
     def is_apart(self, cv2: float) -> bool:
         """Whether the device does not belong to its group: by more than chance, given `cv2`."""
-        if self._count < _ENOUGH:
+        if 1 / _ALIKE <= self.ratio <= _ALIKE or self._count < _ENOUGH:
             return False
-        chance = _SIGMAS * sqrt(cv2 / min(self._count, 2 / _MEMORY))
-        return abs(self.ratio - 1) > chance and not 1 / _ALIKE <= self.ratio <= _ALIKE
+        return abs(self.ratio - 1) > _SIGMAS * sqrt(cv2 / min(self._count, 2 / _MEMORY))

@@ -53,9 +53,9 @@ class Tenants:
         "_active_weight",
         "_clock",
         "_configured",
-        "_guaranteed",
         "_num_strangers",
         "_too_many",
+        "guaranteed",
         "num_active",
     )
 
@@ -68,7 +68,7 @@ class Tenants:
         """Tenants that have something queued; of those `_num_strangers` are not configured."""
         self._num_strangers = 0
         self._active_weight = 0.0
-        self._guaranteed = [self.account(name) for name, its in configured.items() if its.share]
+        self.guaranteed = [self.account(name) for name, its in configured.items() if its.share]
 
     def account(self, name: str | None) -> Account:
         """The account of a tenant, new if need be."""
@@ -100,9 +100,9 @@ class Tenants:
 
     def serve(self, account: Account, samples: int) -> None:
         """So many samples of the tenant are being taken."""
-        for each in self._guaranteed:
+        for each in self.guaranteed:
             each.credit = min(each.credit + each.tenant.share * samples, SAVED)
-        if self._guaranteed:
+        if self.guaranteed:
             # Only what it got for its share makes it wait for the next time.
             is_owed = account.credit >= 1
             spent = account.credit - samples
@@ -113,7 +113,7 @@ class Tenants:
 
     def owed(self) -> Account | None:
         """The tenant whose guaranteed share is furthest behind, if one is by a sample."""
-        waiting = (each for each in self._guaranteed if each.num_requests and each.credit >= 1)
+        waiting = (each for each in self.guaranteed if each.num_requests and each.credit >= 1)
         return max(waiting, key=lambda each: each.credit, default=None)
 
     def part_of(self, account: Account) -> float:
@@ -143,7 +143,7 @@ class Tenants:
         """Forget who has nothing queued, but for the few that took most ahead of others."""
         kept, idle = {}, []
         for name, each in self._accounts.items():
-            if each.num_requests or each in self._guaranteed:
+            if each.num_requests or each in self.guaranteed:
                 kept[name] = each
             elif each.clock > self._clock:
                 idle.append((each.clock, name, each))

@@ -21,30 +21,27 @@ class Watch:
     `limit_s(activation)` is how long it may be at what it is at now.
     """
 
-    __slots__ = ("_heap", "_limit_s", "_sequence", "_watched")
+    __slots__ = ("_heap", "_limit_s", "_sequence", "watched")
 
     def __init__(self, limit_s: Callable[[Activation], float]) -> None:
         self._limit_s = limit_s
         self._heap: list[tuple[float, int, Activation]] = []
-        self._watched: set[Activation] = set()
+        self.watched: set[Activation] = set()
+        """Those that will be looked at."""
         self._sequence = 0
 
     def add(self, activation: Activation) -> None:
         """Watch an activation that has work, if it is not watched already."""
-        if activation not in self._watched:
-            self._watched.add(activation)
+        if activation not in self.watched:
+            self.watched.add(activation)
             self._push(activation)
 
     def restart(self) -> None:
         """Judge those that are watched by their limit of now, be it shorter than it was."""
-        watched, self._heap = self._watched, []
-        self._watched = {activation for activation in watched if activation.held}
-        for activation in sorted(self._watched, key=lambda each: (each.device_id, each.index)):
+        watched, self._heap = self.watched, []
+        self.watched = {activation for activation in watched if activation.held}
+        for activation in sorted(self.watched, key=lambda each: (each.device_id, each.index)):
             self._push(activation)
-
-    def watches(self, activation: Activation) -> bool:
-        """Whether the activation will be looked at."""
-        return activation in self._watched
 
     def next_at(self) -> float:
         """When to look again; infinite while nobody has work."""
@@ -53,7 +50,7 @@ class Watch:
             if activation.held:
                 return at
             heappop(self._heap)
-            self._watched.discard(activation)
+            self.watched.discard(activation)
         return _NEVER
 
     def late(self, now: float) -> Iterator[Activation]:
@@ -63,7 +60,7 @@ class Watch:
             if activation.busy_since + self._limit_s(activation) > now:
                 self._push(activation)
             else:
-                self._watched.discard(activation)
+                self.watched.discard(activation)
                 yield activation
 
     def _push(self, activation: Activation) -> None:

@@ -52,10 +52,14 @@ def test_who_was_found_is_watched_no_more() -> None:
     watch = _watch()
     (activation,) = _at_work(watch, 0.0)
     assert _late(watch, 10.0) == [0]
-    assert (watch.watches(activation), watch.next_at(), _late(watch, 99.0)) == (False, math.inf, [])
+    assert (activation in watch.watched, watch.next_at(), _late(watch, 99.0)) == (
+        False,
+        math.inf,
+        [],
+    )
 
     _give_work(watch, activation, 100.0)
-    assert (watch.watches(activation), watch.next_at()) == (True, 110.0)
+    assert (activation in watch.watched, watch.next_at()) == (True, 110.0)
 
 
 def test_who_answered_meanwhile_is_looked_at_again_when_its_time_is_up() -> None:
@@ -65,7 +69,7 @@ def test_who_answered_meanwhile_is_looked_at_again_when_its_time_is_up() -> None
     activation.busy_since = 7.0
     assert _late(watch, 10.0) == []
 
-    assert (watch.next_at(), watch.watches(activation)) == (17.0, True)
+    assert (watch.next_at(), activation in watch.watched) == (17.0, True)
     assert _late(watch, 17.0) == [0]
 
 
@@ -74,7 +78,7 @@ def test_who_has_no_work_is_forgotten() -> None:
     watch = _watch()
     idle, _busy = _at_work(watch, 0.0, 5.0)
     idle.held = []
-    assert (watch.next_at(), watch.watches(idle)) == (15.0, False)
+    assert (watch.next_at(), idle in watch.watched) == (15.0, False)
 
     _give_work(watch, idle, 9.0)
     assert (_late(watch, 15.0), _late(watch, 19.0)) == ([1], [0])
