@@ -138,7 +138,7 @@ def _check_retiring(state: SchedulerState) -> None:
         for each in activations:
             assert each in leave or not each.is_retiring, f"{each} retires for ever"
             assert each.is_parked or not each.is_retiring, f"{each} retires and is chosen"
-    if ledger.retiring and not ledger.has_live():
+    if ledger.retiring and not ledger.has_live() and not state.is_closed:
         useful = (each for each in ledger.leaving if not state.health.is_out(each))
         assert not any(useful), "nobody works although somebody could"
 

@@ -85,7 +85,6 @@ class Recovery(Dispatching):
                 self._give_up_on(activation)
         if self.late.next_at() <= self.now:
             self.unhedged += self.late.late(self.now)
-        self._hedge_late()
         if self.health.next_probe_at() <= self.now:
             self._probe_devices()
 

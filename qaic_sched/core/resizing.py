@@ -125,3 +125,4 @@ class Resizing(Recovery):
             self._close_device(device_id)
         ledger.forget_device(device_id)
         health.forget(device_id)
+        self.laggards.forget(device_id)

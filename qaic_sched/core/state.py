@@ -94,6 +94,7 @@ class SchedulerState(Resizing):
         self._look_after_devices()
         if self.ledger.retiring and not self.is_closed:
             self._retire()
+        self._hedge_late()
         for event in events:
             if type(event) not in _COMES_FIRST:
                 self._handlers[type(event)](event)

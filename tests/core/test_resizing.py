@@ -320,6 +320,41 @@ def test_nothing_changes_after_the_close(event: Event) -> None:
         drive(state, 0.0, event)
 
 
+def test_a_device_that_comes_back_after_it_was_removed_is_new() -> None:
+    """Slow answers from before it went are not held against it."""
+    state = make_state(devices=2)
+    state.laggards.streaks[1] = (4, 0)
+    assert drive(state, 1.0, DeviceRetired(1)).close == (1,)
+
+    drive(state, 2.0, DeviceOpened(1, 1, 1))
+    assert state.laggards.streaks == {}
+
+
+def test_what_is_late_is_not_sent_to_a_device_that_is_to_go() -> None:
+    """Not even when it comes back from a reload just then."""
+    state = make_state(devices=3, hedge_after=3.0, hedge_max_extra=1.0)
+    drive(state, 0.0, *requests(3))
+    answer_all(state, 0.1)
+    drive(state, 1.0, *requests(3, first_id=3, accepted_at=1.0))
+    lose(state, 1.01, device_id=2)
+    commands = drive(state, 1.2, DeviceRetired(2))
+    assert commands.reload == [2]
+
+    drive(state, 1.4)
+    assert len(state.unhedged) == 2
+    assert drive(state, 1.41, DeviceOpened(2, 1, 1)).dispatch == []
+
+
+def test_after_the_close_the_last_that_works_may_be_lost() -> None:
+    """Nobody needs what was to be given back then."""
+    state = make_state(devices=2)
+    drive(state, 0.0, *requests(2))
+    drive(state, 0.0, DeviceRetired(1), Closed())
+    assert lose(state, 1.0).dispatch == []
+
+    assert health_of(state) == "quarantined"
+
+
 def test_after_the_close_nothing_is_asked_to_go() -> None:
     """The answers of what was retiring free their slots, no more."""
     state = make_state(devices=2)
