@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["SchedulerMetrics", "format_device_table", "format_latency_metrics", "latency_metrics"]
 
 _PERCENTILES = {"P25": 25, "P50": 50, "P75": 75, "P90": 90, "P99": 99, "P999": 99.9}
-_OUTCOMES = ("done", "failed", "cancelled", "expired", "rejected")
+_OUTCOMES = ("failed", "cancelled", "expired", "rejected")
 
 
 def latency_metrics(histogram: Histogram) -> dict[str, float | int]:
@@ -154,15 +154,14 @@ class SchedulerMetrics:
         """Count a batch sent to a device that repeats what a late one holds."""
         self._devices[device_id].hedges += 1
 
-    def record_request(self, outcome: str, queue_s: float, total_s: float) -> None:
-        """A request is over: done, failed, cancelled, expired or rejected.
+    def record_done(self, queue_s: float, total_s: float) -> None:
+        """A request is done, after so long in the queue, and so long in all."""
+        self._queue.record(queue_s)
+        self._total.record(total_s)
 
-        `queue_s` and `total_s` count for requests that are done.
-        """
+    def record_outcome(self, outcome: str) -> None:
+        """A request ended otherwise: failed, cancelled, expired or rejected."""
         self._outcomes[outcome] += 1
-        if outcome == "done":
-            self._queue.record(queue_s)
-            self._total.record(total_s)
 
     def merge(self, other: SchedulerMetrics, now: float) -> None:
         """Count everything that another has counted up to `now`, too; the other stays as it is.
@@ -188,6 +187,7 @@ class SchedulerMetrics:
         return {
             **latency_metrics(whole),
             "requests": {
+                "done": self._total.count,
                 **self._outcomes,
                 "queue": latency_metrics(self._queue),
                 "total": latency_metrics(self._total),

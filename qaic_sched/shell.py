@@ -200,11 +200,13 @@ class Shell:
 
     def _resolve(self, core: Request, now: float, errors: Mapping[int, DeviceError]) -> None:
         request = self._requests.pop(core.id)
-        batch = core.last_batch
-        queue_s = 0.0 if batch is None else batch.submitted_at - core.accepted_at
-        self.metrics.record_request(core.state.value, queue_s, now - core.accepted_at)
-        is_done = core.state is RequestState.DONE
-        request.settle(None if is_done else self._error_of(core, errors), now)
+        if core.state is RequestState.DONE and core.last_batch is not None:
+            accepted_at = core.accepted_at
+            self.metrics.record_done(core.last_batch.submitted_at - accepted_at, now - accepted_at)
+            request.settle(None, now)
+        else:
+            self.metrics.record_outcome(core.state.value)
+            request.settle(self._error_of(core, errors), now)
 
     def _error_of(self, core: Request, errors: Mapping[int, DeviceError]) -> SchedulerError | None:
         if core.state is RequestState.FAILED and core.last_batch is None:

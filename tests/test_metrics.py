@@ -142,10 +142,10 @@ def test_utilisation_follows_the_number_of_activations():
 def test_requests_are_counted_by_outcome():
     """Every outcome is counted; only requests that are done have latencies."""
     metrics = SchedulerMetrics(opened_at=0.0)
-    metrics.record_request("done", 0.25, 1.0)
-    metrics.record_request("done", 0.75, 2.0)
+    metrics.record_done(0.25, 1.0)
+    metrics.record_done(0.75, 2.0)
     for outcome in ("failed", "cancelled", "expired", "rejected"):
-        metrics.record_request(outcome, 50.0, 60.0)
+        metrics.record_outcome(outcome)
 
     requests = metrics.snapshot(1.0, {})["requests"]
 
@@ -159,7 +159,7 @@ def test_requests_are_counted_by_outcome():
 def test_unknown_outcome_is_refused():
     """An outcome with another name is a mistake of the caller, not a new counter."""
     with pytest.raises(KeyError):
-        SchedulerMetrics(opened_at=0.0).record_request("lost", 0.0, 0.0)
+        SchedulerMetrics(opened_at=0.0).record_outcome("lost")
 
 
 def test_fresh_metrics_are_plain_json():
@@ -200,7 +200,7 @@ def test_merged_metrics_are_those_of_everything():
     first, second = two_devices(), SchedulerMetrics(100.0)
     second.add_device(1, 2)
     second.record_batch(1, 1.0, samples=8, size=8)
-    second.record_request("done", 0.5, 4.0)
+    second.record_done(0.5, 4.0)
     parts = [each.snapshot(110.0, {}) for each in (first, second)]
 
     whole = SchedulerMetrics(110.0)
