@@ -42,13 +42,15 @@ def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
     rows = 0
     tensors: Tensors = {}
     for spec in specs:
-        if spec.name not in inputs:
-            raise _wrong_names(program, inputs)
-        value = inputs[spec.name]
+        name, wanted = spec.name, spec.shape
+        value = inputs.get(name)
         if type(value) is not np.ndarray:
+            if name not in inputs:
+                raise _wrong_names(program, inputs)
             value = _as_plain_array(value, spec)
-        shape, wanted = value.shape, spec.shape
-        if len(shape) != len(wanted) or shape[first_fixed:] != wanted[first_fixed:]:
+        shape = value.shape
+        # What has all the rows of a batch needs no cut; what has no axis at all has no rows either.
+        if shape != wanted and (shape[first_fixed:] != wanted[first_fixed:] or not shape):
             raise _wrong_shape(program, spec, value)
         if first_fixed:
             if not tensors:
@@ -58,7 +60,7 @@ def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
         flags = value.flags
         if value.dtype != spec.dtype or not (flags.c_contiguous and flags.aligned):
             value = _cast(value, spec)
-        tensors[spec.name] = value
+        tensors[name] = value
     return tensors, rows or 1
 
 
@@ -163,16 +165,17 @@ class BatchBuffers:
 
 def gather(buffer: BatchBuffer, parts: Sequence[tuple[Tensors, int, int]]) -> None:
     """Fill a buffer with (source, its first row, rows) one after the other; pad with zeros."""
-    start = 0
-    for source, offset, rows in parts:
-        end = start + rows
-        for name, target in buffer.items():
-            target[start:end] = source[name][offset : offset + rows]
-        start = end
-    if start < buffer.dirty_rows:
-        for target in buffer.values():
-            target[start : buffer.dirty_rows] = 0
-    buffer.dirty_rows = start
+    end = sum(rows for _, _, rows in parts)
+    for name, target in buffer.items():
+        # One call for all parts: numpy's price is by the call, and by the slice.
+        arrays = [
+            array if len(array := source[name]) == rows else array[offset : offset + rows]
+            for source, offset, rows in parts
+        ]
+        np.concatenate(arrays, out=target[:end])
+        if end < buffer.dirty_rows:
+            target[end : buffer.dirty_rows] = 0
+    buffer.dirty_rows = end
 
 
 def allocate_outputs(program: Program, rows: int) -> Tensors:

@@ -35,6 +35,10 @@ class Outages:
         """Whether the device is gone, and cannot be loaded."""
         return any(start <= now < end for start, end in self._losses)
 
+    def are_ahead(self, now: float) -> bool:
+        """Whether there is any outage that is not over."""
+        return any(end > now for _, end in (*self._losses, *self._hangs))
+
     def next_loss_at(self, now: float) -> float:
         """When what is loaded now will be lost; infinite is never."""
         return min((start for start, _ in self._losses if start > now), default=math.inf)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import uvloop
 
@@ -200,6 +201,48 @@ def test_a_failing_callback_does_not_lose_the_others(make: Make) -> None:
         return answers.ends, reports
 
     assert virtually(make(), main, num_activations=2) == ([0.004], ["broken callback"])
+
+
+def test_a_failing_callback_loses_none_that_were_computed_with_it(make: Make) -> None:
+    """Those that are due with it are answered once each, in their order, with their own rows."""
+
+    async def main(executable: Executable) -> list[float]:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        answers = Recorder()
+
+        def broken(*_: object) -> None:
+            raise ValueError("broken callback")
+
+        for value, done in enumerate([answers, broken, answers, broken, answers]):
+            executable.submit(0, {"data": np.full((1, 3), value, np.float32)}, done)
+        await answers.wait(3)
+        await asyncio.sleep(1)
+        return [float(each["prob"][0, 0]) for each in answers.results]
+
+    assert virtually(make(service_time_s=0), main) == [0.0, 2.0, 4.0]
+
+
+def test_what_is_due_together_is_answered_in_order_whatever_its_size(make: Make) -> None:
+    """Sizes and failures may alternate, and there may be more than are computed at once."""
+    sizes = [1, 1, 4, 4, 4, 2, 1, *[4] * 150, 2]
+    faults = [{"kind": "error", "probability": 0.1}]
+
+    async def main(executable: Executable) -> Recorder:
+        answers = Recorder()
+        for value, size in enumerate(sizes):
+            executable.submit(0, {"data": np.full((size, 3), value, np.float32)}, answers)
+        await answers.wait(len(sizes))
+        return answers
+
+    answers = virtually(make(service_time_s=0, faults=faults), main)
+
+    failed = 0
+    for value, (size, result) in enumerate(zip(sizes, answers.results, strict=True)):
+        if isinstance(result, DeviceError):
+            failed += 1
+        else:
+            assert result["prob"].tolist() == [[value, value]] * size
+    assert 0 < failed < len(sizes) / 2
 
 
 def test_closing_answers_what_is_in_flight_with_an_error(make: Make) -> None:
