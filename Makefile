@@ -1,5 +1,6 @@
 # make run: sets up .venv and runs the main job.  make test: sets it up and checks everything.
 # make simulate SEEDS=100000: random hosts against the core's promises, on all cores.
+# make bench ARGS="dispatch record": benchmarks with the core compiled.  make test-compiled: tests.
 # PYTHON makes the environment, VENV says where, ARGS goes to what is run.
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +8,7 @@ ARGS ?=
 SEEDS ?= 1000
 BIN := $(VENV)/bin
 
-.PHONY: run test lint simulate clean
+.PHONY: run test lint simulate compiled test-compiled bench clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed-main-job
@@ -26,6 +27,26 @@ lint: $(VENV)/.installed-dev
 
 simulate: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+# A copy of the package with its core as C; the tree itself keeps none of that.
+compiled: build/compiled/.built
+
+build/compiled/.built: $(VENV)/.installed-dev setup.py $(shell find qaic_sched -name '*.py')
+	rm -rf build/compiled
+	@echo 'compiling the core into build/compiled; this takes about half a minute'
+	@QAIC_SCHED_COMPILE=1 $(BIN)/python setup.py --quiet build --build-lib build/compiled
+	@touch $@
+
+# The fast tests, and a thousand seeds of the simulation, on the compiled core.
+test-compiled: compiled
+	QAIC_SCHED_COMPILE=1 $(BIN)/python -m pytest -o pythonpath='build/compiled .' \
+	  -m 'not (slow or patches_core)' $(ARGS)
+	QAIC_SCHED_COMPILE=1 $(BIN)/python -m pytest -o pythonpath='build/compiled .' \
+	  tests/simulation -k many_hosts
+
+bench: compiled
+	@$(BIN)/python -c 'import sys; sys.path.insert(0, "build/compiled"); \
+	  from bench.suite import main; sys.exit(main())' $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec import Struct, field
 
+from qaic_sched.core import state
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,12 +40,16 @@ PACKAGES = ("numpy", "uvloop", "anyio", "msgspec", "onnxruntime")
 
 
 class Machine(Struct, frozen=True):
-    """Where and when a figure was taken; `load_average` is that of the minute before."""
+    """Where and when a figure was taken; `load_average` is that of the minute before.
+
+    `core` is what runs our core: "C", once it is compiled, else "Python".
+    """
 
     cpu: str
     cores: int
     system: str
     python: str
+    core: str
     packages: dict[str, str]
     load_average: float
     taken_at: str
@@ -57,6 +63,7 @@ def this_machine() -> Machine:
         cores=_cores(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=f"{platform.python_implementation()} {platform.python_version()}",
+        core="Python" if state.__file__.endswith(".py") else "C",
         packages={name: version for name in PACKAGES if (version := _version(name))},
         load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else -1.0,
         taken_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     floors = read_floors(FLOORS) if options.short else None
     results: list[Result] = []
+    print(f"the core runs as {this_machine().core}")
     for name in options.names or BENCHMARKS:
         module = BENCHMARKS[name]
         print(f"{name}: {_first_line(module)}", flush=True)

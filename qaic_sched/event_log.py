@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 import msgspec
 
 from qaic_sched.core.events import Event
-from qaic_sched.core.model import Policy, RequestState
+from qaic_sched.core.model import Policy, Request, RequestState
 from qaic_sched.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ _FIELDS = {
     kind: [*takewhile(lambda name: name != "state", (each.name for each in fields(kind)))]
     for kind in _NAMES
 }
+_OF_POLICY = [each.name for each in fields(Policy)]
 
 
 class _Decision(msgspec.Struct, tag_field="event", tag=str.lower):
@@ -137,7 +138,7 @@ class EventLog:
 
     def start(self, model: str, policy: Policy) -> None:
         """Write the first line."""
-        values = _values(policy, policy.__slots__)
+        values = _values(policy, _OF_POLICY)
         self._write({"event": "log", "version": VERSION, "model": model, "policy": values})
 
     def record_events(self, now: float, events: Sequence[Event]) -> None:
@@ -175,7 +176,7 @@ def _values(source: object, names: Iterable[str]) -> dict[str, Any]:
         if isinstance(value, float) and isinf(value):
             values[name] = str(value)
         elif isinstance(value, Policy):
-            values[name] = _values(value, value.__slots__)
+            values[name] = _values(value, _OF_POLICY)
     return values
 
 
@@ -189,6 +190,18 @@ class Call:
     last_line: int
     events: list[Event] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
+
+
+class _Arrival(msgspec.Struct):
+    """The caller's part of a `Request`, which may be compiled and then has lost its types."""
+
+    id: int
+    samples: int
+    accepted_at: float
+    deadline: float | None = None
+    priority: int = 0
+    num_bytes: int = 0
+    tenant: str | None = None
 
 
 class _Stamp(msgspec.Struct):
@@ -265,6 +278,9 @@ class EventLogReader:
         call.last_line = self._line
         if name in _DECISIONS:
             call.decisions.append(self._convert(line, Decision))
+        elif name == _NAMES[Request]:
+            arrival = self._convert(line, _Arrival)
+            call.events.append(Request(**msgspec.structs.asdict(arrival)))
         elif name in _KINDS:
             call.events.append(self._convert(line, _KINDS[name]))
         elif name != _WAKEUP:

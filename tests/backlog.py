@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from qaic_sched.core.events import Answered
+from tests.hosts import replace_handle
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -24,7 +25,6 @@ class Backlog:
     def __init__(self, scheduler: Scheduler, watched: Collection[int]) -> None:
         assert scheduler._shell is not None
         self._core = scheduler._shell.core
-        self._handle = self._core.handle
         self._watched = watched
         self._since: float | None = None
         self.spans: list[tuple[float, float]] = []
@@ -38,7 +38,7 @@ class Backlog:
 
         An inference that should have ended is no place to wait behind: it may never end.
         """
-        self._core.handle = self._watch  # type: ignore[method-assign]
+        replace_handle(scheduler, self._watch)
 
     def length_s(self) -> float:
         """Seconds in which work waited."""
@@ -57,7 +57,7 @@ class Backlog:
             if isinstance(event, Answered):
                 activation = self._core.batches[event.batch_id].activation
                 self.answers[activation.device_id, activation.index].append(event.answered_at)
-        commands = self._handle(now, events)
+        commands = self._core.handle(now, events)
         if self._core.admission.queued.samples or self._core.retries.devices():
             self._look_at_devices(now)
             self._since = now if self._since is None else self._since

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from qaic_sched.errors import (
 )
 from qaic_sched.scheduler import Scheduler
 from qaic_sched.testing import run_virtual
-from tests.hosts import expected, host, rows
+from tests.hosts import expected, host, replace_handle, rows
 
 
 def now() -> float:
@@ -469,7 +469,7 @@ def test_metrics_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.count("ready") == 2
 
 
-def test_a_broken_rule_ends_every_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_rule_ends_every_request(tmp_path: Path) -> None:
     """A bug of ours must not leave a caller waiting: all get `InternalError`, and closing works."""
 
     async def main() -> None:
@@ -477,11 +477,10 @@ def test_a_broken_rule_ends_every_request(tmp_path: Path, monkeypatch: pytest.Mo
             request = scheduler.submit(rows(1))
             await asyncio.sleep(0.001)
 
-            def broken(*_: object) -> None:
+            def broken(*_: object) -> NoReturn:
                 raise ZeroDivisionError("a bug")
 
-            assert scheduler._shell is not None
-            monkeypatch.setattr(scheduler._shell.core, "handle", broken)
+            replace_handle(scheduler, broken)
             other = scheduler.submit(rows(1))
             for each in (request, other):
                 with pytest.raises(InternalError, match="a bug"):

@@ -1,4 +1,7 @@
-"""What happened: the values that `SchedulerState.handle` takes. A `Request` is its own arrival."""
+"""What happened: the values that `SchedulerState.handle` takes. A `Request` is its own arrival.
+
+Like `values`, this is never compiled.
+"""
 
 from __future__ import annotations
 

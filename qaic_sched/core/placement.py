@@ -247,7 +247,7 @@ class SlotLedger:
     def rate(self, size: int) -> float:
         """Inferences of a size that all can do in a second; 0 while nobody knows."""
         times = ((each.num_activations, each.times.mean_s(size)) for each in self._order)
-        return sum(count / mean_s for count, mean_s in times if mean_s)
+        return sum((count / mean_s for count, mean_s in times if mean_s), 0.0)
 
     def measured_s(self, device_id: int, size: int) -> float | None:
         """Mean seconds of an inference of this size; None while it is hardly known."""

@@ -107,7 +107,7 @@ class Resizing(Recovery):
             for each in activations:
                 each.is_retiring = False
                 if each.is_parked:
-                    each.backlog_s = sum(batch.expected_s for batch in each.held)
+                    each.backlog_s = sum((batch.expected_s for batch in each.held), 0.0)
                     each.free_at = each.busy_since + each.backlog_s
 
     def _give_back(self, device_id: int, *, may_go: bool) -> None:

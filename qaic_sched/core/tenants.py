@@ -122,10 +122,10 @@ class Tenants:
         Its share, and its weight's part of what no share is guaranteed of.
         """
         configured = self._configured.values()
-        weights = sum(each.weight for each in configured) + self._num_strangers
+        weights = sum((each.weight for each in configured), 0.0) + self._num_strangers
         if account.tenant is _DEFAULT and not account.num_requests:
             weights += _DEFAULT.weight
-        rest = 1 - sum(each.share for each in configured)
+        rest = 1 - sum((each.share for each in configured), 0.0)
         return account.tenant.share + rest * account.tenant.weight / weights
 
     def fraction_of(self, account: Account) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -75,3 +76,10 @@ def test_a_result_names_the_machine_it_was_taken_on() -> None:
     assert machine.cores >= 1
     assert machine.python.count(".") == 2
     assert "numpy" in machine.packages
+
+
+def test_a_result_says_whether_the_core_is_compiled() -> None:
+    """It is where the run was asked for that, and nowhere else: what is tested is what is meant."""
+    is_asked = os.environ.get("QAIC_SCHED_COMPILE") == "1"
+
+    assert this_machine().core == ("C" if is_asked else "Python")

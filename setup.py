@@ -1,0 +1,58 @@
+"""Builds the package; with QAIC_SCHED_COMPILE=1 mypyc makes C of its core: the same code, faster.
+
+Rules of this file:
+- Without the variable nothing is compiled, and nothing is needed for it.
+- The sources lie beside what is made of them: a Python that cannot load that runs those.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CCompilerError
+
+MYPY = re.findall(r'"(mypy\b[^"]*)"', Path("pyproject.toml").read_text(encoding="utf-8"))[0]
+"""The requirement that checks the types: whoever checked them is to compile them."""
+
+AS_PYTHON = {"events.py", "values.py"}
+"""Modules whose classes others look into: compiled, they do not keep their annotations."""
+
+
+class BuildCore(build_ext):
+    """Says in one sentence what is missing, and leaves the source tree as it is."""
+
+    def run(self) -> None:
+        """Compile, away from the sources."""
+        if self.inplace:
+            sys.exit("QAIC_SCHED_COMPILE=1 is not for editable installs: they run the sources")
+        try:
+            super().run()
+        except (BaseError, CCompilerError) as error:
+            sys.exit(
+                "QAIC_SCHED_COMPILE=1 needs a C compiler and Python's headers (Debian, Ubuntu: "
+                f"apt-get install gcc python3-dev), or leave it out to run the sources: {error}"
+            )
+
+
+def core() -> list[Extension]:
+    """The core's modules, as C."""
+    if {"egg_info", "dist_info"} & {*sys.argv}:
+        return []  # metadata are the same without; mypyc may be installed only after them
+    try:
+        from mypyc.build import mypycify
+    except ImportError:
+        sys.exit(f'QAIC_SCHED_COMPILE=1 needs mypyc: pip install "{MYPY}", or leave it out')
+    paths = sorted(Path("qaic_sched/core").glob("*.py"))
+    modules = [str(path) for path in paths if path.name not in AS_PYTHON]
+    # Errors of the core only: the packages that the rest needs may not be here yet.
+    checked = [*modules, "--follow-imports=silent"]
+    return mypycify(checked, debug_level="0", group_name="qaic_sched")
+
+
+if os.environ.get("QAIC_SCHED_COMPILE") == "1":
+    setup(setup_requires=[MYPY], ext_modules=core(), cmdclass={"build_ext": BuildCore})
+else:
+    setup()
