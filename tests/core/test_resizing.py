@@ -345,6 +345,19 @@ def test_what_is_late_is_not_sent_to_a_device_that_is_to_go() -> None:
     assert drive(state, 1.41, DeviceOpened(2, 1, 1)).dispatch == []
 
 
+def test_a_device_that_is_to_go_may_hang_together_with_the_last_that_works() -> None:
+    """Nobody works then; it goes once it has answered what it holds."""
+    state = make_state(devices=2, dispatch_timeout_s=2.0)
+    drive(state, 0.0, *requests(2))
+    first, second = state.batches.values()
+    drive(state, 0.5, DeviceRetired(1))
+    assert outcomes(drive(state, 2.0).resolve) == [(0, "failed"), (1, "failed")]
+    assert [health_of(state, each) for each in (0, 1)] == ["quarantined"] * 2
+
+    drive(state, 2.01, answer(first, 2.01))
+    assert drive(state, 2.02, answer(second, 2.02)).close == (1,)
+
+
 def test_after_the_close_the_last_that_works_may_be_lost() -> None:
     """Nobody needs what was to be given back then."""
     state = make_state(devices=2)
