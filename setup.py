@@ -1,4 +1,4 @@
-"""Builds the package; with QAIC_SCHED_COMPILE=1 mypyc makes C of its core: the same code, faster.
+"""Builds the package; with QAIC_SCHED_COMPILE=1 mypyc makes C of its hot path: same code, faster.
 
 Rules of this file:
 - Without the variable nothing is compiled, and nothing is needed for it.
@@ -18,10 +18,22 @@ MYPY = re.findall(r'"(mypy\b[^"]*)"', Path("pyproject.toml").read_text(encoding=
 """The requirement that checks the types: whoever checked them is to compile them."""
 
 AS_PYTHON = {"events.py", "values.py"}
-"""Modules whose classes others look into: compiled, they do not keep their annotations."""
+"""Modules of the core whose classes others look into: compiled, they do not keep annotations."""
+BESIDE_CORE = (
+    "histogram.py",
+    "tensors.py",
+    "metrics.py",
+    "backends/sim/answers.py",
+    "backends/sim/backend.py",
+    "pool.py",
+    "request.py",
+    "shell.py",
+    "scheduler.py",
+)
+"""What else a request passes on its way."""
 
 
-class BuildCore(build_ext):
+class BuildHotPath(build_ext):
     """Says in one sentence what is missing, and leaves the source tree as it is."""
 
     def run(self) -> None:
@@ -37,22 +49,23 @@ class BuildCore(build_ext):
             )
 
 
-def core() -> list[Extension]:
-    """The core's modules, as C."""
+def hot_path() -> list[Extension]:
+    """The modules that a request passes, as C."""
     if {"egg_info", "dist_info"} & {*sys.argv}:
         return []  # metadata are the same without; mypyc may be installed only after them
     try:
         from mypyc.build import mypycify
     except ImportError:
         sys.exit(f'QAIC_SCHED_COMPILE=1 needs mypyc: pip install "{MYPY}", or leave it out')
-    paths = sorted(Path("qaic_sched/core").glob("*.py"))
-    modules = [str(path) for path in paths if path.name not in AS_PYTHON]
-    # Errors of the core only: the packages that the rest needs may not be here yet.
+    package = Path("qaic_sched")
+    core = [each for each in package.glob("core/*.py") if each.name not in AS_PYTHON]
+    modules = sorted(map(str, [*core, *(package / each for each in BESIDE_CORE)]))
+    # Errors of these only: the packages that the rest needs may not be here yet.
     checked = [*modules, "--follow-imports=silent"]
     return mypycify(checked, debug_level="0", group_name="qaic_sched")
 
 
 if os.environ.get("QAIC_SCHED_COMPILE") == "1":
-    setup(setup_requires=[MYPY], ext_modules=core(), cmdclass={"build_ext": BuildCore})
+    setup(setup_requires=[MYPY], ext_modules=hot_path(), cmdclass={"build_ext": BuildHotPath})
 else:
     setup()

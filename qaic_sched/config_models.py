@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -27,10 +27,8 @@ from qaic_sched.config import (
     read_keys,
     warn_of_unknown,
 )
+from qaic_sched.config_keys import Config
 from qaic_sched.errors import ConfigError
-
-if TYPE_CHECKING:
-    from qaic_sched.config_keys import Config
 
 __all__ = ["UNNAMED", "load_configs", "make_configs"]
 
@@ -49,11 +47,15 @@ def make_configs(
 ) -> dict[str, Config]:
     """Name -> configuration, of one model or of a mapping of them; `ConfigError` names the key.
 
-    In the mapping is a path or a mapping of the model's own keys, `model` among them. The options
-    are as for `make_config`, and those of a model that says nothing else.
+    In the mapping is a path or a mapping of the model's own keys, `model` among them, or what
+    `load_configs` has made. The options are as for `make_config`, and those of a model that says
+    nothing else.
     """
     if not isinstance(models, Mapping):
         return {UNNAMED: make_config(models, options_path=options_path, **options)}
+    ready = {str(name): each for name, each in models.items() if isinstance(each, Config)}
+    if ready and len(ready) == len(models) and not options:
+        return ready
     if "model" in options:
         raise ConfigError("options: model: the models are already given by name")
     below = [] if options_path is None else [_of_file(read_keys(Path(options_path)), options_path)]

@@ -11,8 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
-from itertools import takewhile
+from dataclasses import dataclass, field, fields, is_dataclass
 from math import isinf
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
@@ -51,11 +50,6 @@ _KINDS: dict[str, type[Event]] = {
     re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in get_args(Event)
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
-# A request's state is the core's own: when it arrives it has none.
-_FIELDS = {
-    kind: [*takewhile(lambda name: name != "state", (each.name for each in fields(kind)))]
-    for kind in _NAMES
-}
 _OF_POLICY = [each.name for each in fields(Policy)]
 
 
@@ -193,7 +187,7 @@ class Call:
 
 
 class _Arrival(msgspec.Struct):
-    """The caller's part of a `Request`, which may be compiled and then has lost its types."""
+    """The caller's part of a `Request`: when it arrives it has no other."""
 
     id: int
     samples: int
@@ -202,6 +196,12 @@ class _Arrival(msgspec.Struct):
     priority: int = 0
     num_bytes: int = 0
     tenant: str | None = None
+
+
+_FIELDS: dict[Any, Sequence[str]] = {
+    kind: [each.name for each in fields(kind)] for kind in _NAMES if is_dataclass(kind)
+}
+_FIELDS[Request] = _Arrival.__struct_fields__
 
 
 class _Stamp(msgspec.Struct):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qaic_sched.core.model import RequestState
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Explanation", "PartExplanation", "Sent", "explain"]
 
-Sent: TypeAlias = "tuple[Sent, Part, Batch] | None"
+Sent: TypeAlias = "tuple[Any, Part, Batch] | None"
 """Every batch that a part of a request was sent in, the newest first; each links to those before.
 
 It is written for every request and read for few: a link costs less than to append to a list.

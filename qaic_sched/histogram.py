@@ -99,7 +99,7 @@ class Histogram:
     def _flush(self) -> None:
         if not self._buffer:
             return
-        values = np.array(self._buffer)
+        values = np.fromiter(self._buffer, np.float64, len(self._buffer))
         self._buffer.clear()
         self._buckets += np.bincount(_buckets_of(values), minlength=_NUM_BUCKETS)
         self._count += len(values)

@@ -89,7 +89,7 @@ class Pool:
         self._backend = backend
         self._buffers = BatchBuffers(program)
         self._loop = asyncio.get_running_loop()
-        self._thread = get_ident()
+        self._loop_thread = get_ident()
         self._inbox: deque[Flight] = deque()
         self._is_woken = False
         self._is_closed = False
@@ -182,7 +182,7 @@ class Pool:
         if self._is_woken:
             return
         self._is_woken = True
-        if get_ident() == self._thread:
+        if get_ident() == self._loop_thread:
             self._loop.call_soon(self._deliver)
         elif not self._is_closed:
             self._loop.call_soon_threadsafe(self._deliver)

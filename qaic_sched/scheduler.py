@@ -74,17 +74,7 @@ class Scheduler:
     ) -> None:
         if devices != "all":
             options["devices"] = devices
-        self._prepare(make_configs(model_path, **options))
-
-    @classmethod
-    def from_config(cls, path: str | Path, **overrides: Any) -> Self:
-        """Make a scheduler from a configuration file; keywords win over what the file says."""
-        scheduler = cls.__new__(cls)
-        scheduler._prepare(load_configs(path, **overrides))
-        return scheduler
-
-    def _prepare(self, configs: dict[str, Config]) -> None:
-        self.configs = configs
+        self.configs = configs = make_configs(model_path, **options)
         """By the models' names; a model without one is the only one, named ""."""
         self._phase = _Phase.NEW
         self._backends = backends_for(configs)
@@ -94,6 +84,11 @@ class Scheduler:
         self._num_requests = 0
         self._closing = asyncio.Lock()
         self._changing = asyncio.Lock()
+
+    @classmethod
+    def from_config(cls, path: str | Path, **overrides: Any) -> Self:
+        """Make a scheduler from a configuration file; keywords win over what the file says."""
+        return cls(load_configs(path, **overrides))
 
     # Opening and closing
 

@@ -11,7 +11,7 @@ import logging
 from contextlib import suppress
 from math import prod
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.events import (
     ActivationsRetired,
@@ -49,6 +49,7 @@ __all__ = ["Shell"]
 
 logger = logging.getLogger("qaic_sched")
 
+_DONE: Final = RequestState.DONE
 _NO_ERRORS: Mapping[int, DeviceError] = MappingProxyType({})
 
 
@@ -200,7 +201,7 @@ class Shell:
 
     def _resolve(self, core: Request, now: float, errors: Mapping[int, DeviceError]) -> None:
         request = self._requests.pop(core.id)
-        if core.state is RequestState.DONE and core.last_batch is not None:
+        if core.state is _DONE and core.last_batch is not None:
             accepted_at = core.accepted_at
             self.metrics.record_done(core.last_batch.submitted_at - accepted_at, now - accepted_at)
             request.settle(None, now)

@@ -23,7 +23,7 @@ Rules of this file:
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["cheapest_size", "closes_at", "compiled_size", "fitting_size"]
 
-_NEVER = float("inf")
-_NOW = float("-inf")
+_NEVER: Final = float("inf")
+_NOW: Final = float("-inf")
 
 
 def closes_at(

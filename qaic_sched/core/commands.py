@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,7 +10,6 @@ if TYPE_CHECKING:
 __all__ = ["Commands"]
 
 
-@dataclass(slots=True)
 class Commands:
     """Submit each batch of `dispatch` to its activation; tell the caller of each in `resolve`.
 
@@ -20,8 +18,11 @@ class Commands:
     they hold nothing. Close each device in `close` for good; it answers what it still holds.
     """
 
-    dispatch: list[Batch] = field(default_factory=list)
-    resolve: list[Request] = field(default_factory=list)
-    reload: list[int] = field(default_factory=list)
-    unload: tuple[tuple[int, tuple[int, ...]], ...] = ()
-    close: tuple[int, ...] = ()
+    __slots__ = ("close", "dispatch", "reload", "resolve", "unload")
+
+    def __init__(self) -> None:
+        self.dispatch: list[Batch] = []
+        self.resolve: list[Request] = []
+        self.reload: list[int] = []
+        self.unload: tuple[tuple[int, tuple[int, ...]], ...] = ()
+        self.close: tuple[int, ...] = ()

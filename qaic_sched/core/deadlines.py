@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from qaic_sched.core.model import Request
 
 __all__ = ["Deadlines"]
 
-_NEVER = float("inf")
+_NEVER: Final = float("inf")
 
 
 class Deadlines:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.batching import cheapest_size, closes_at, compiled_size, fitting_size
 from qaic_sched.core.model import Activation, Batch, RequestState
@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispatching"]
 
-_NEVER = float("inf")
-_MOST_GIVEN_UP = 8
+_NEVER: Final = float("inf")
+_QUEUED: Final = RequestState.QUEUED
+_IN_FLIGHT: Final = RequestState.IN_FLIGHT
+_MOST_GIVEN_UP: Final = 8
 """After so many dropped without an answer one is tried all the same: what was measured may no
 longer be true, and without an answer nobody would ever know."""
 
@@ -117,10 +119,10 @@ class Dispatching(Records):
             request = part.request
             part.copies += 1
             samples += part.samples
-            if request.state is not RequestState.QUEUED:
+            if request.state is not _QUEUED:
                 continue
             if request.cursor == request.samples and not request.retrying:
-                request.state = RequestState.IN_FLIGHT
+                request.state = _IN_FLIGHT
                 self.num_in_flight += 1
         size = compiled_size(self.policy, samples)
         batch = Batch(self.num_batches, activation, size, samples, parts, self.now)

@@ -14,12 +14,13 @@ Rules of this file:
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 from qaic_sched.core.model import Fault
 
 __all__ = ["DeviceState", "Health"]
 
-_NEVER = float("inf")
+_NEVER: Final = float("inf")
 _MAX_FAILURES = 3
 """Failures in a row that put a device into quarantine."""
 _PROVEN = 3
@@ -35,6 +36,9 @@ class DeviceState(Enum):
     READY = "ready"
     PROBATION = "probation"
     QUARANTINED = "quarantined"
+
+
+_PROBATION: Final = DeviceState.PROBATION
 
 
 class _Record:
@@ -83,7 +87,7 @@ class Health:
         """A device answered as it should; True if that ends its probation."""
         record = self._records[device_id]
         record.failures = 0
-        if record.state is not DeviceState.PROBATION:
+        if record.state is not _PROBATION:
             return False
         record.successes += 1
         if record.successes < _PROVEN:

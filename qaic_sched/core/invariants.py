@@ -165,6 +165,7 @@ def _check_nothing_idles(state: SchedulerState) -> None:
         assert able is None, f"{able} could try again what failed on device {device_id}"
     sent_now = sum(each.submitted_at == now for each in state.batches.values())
     has_budget = state.num_hedges < policy.hedge_max_extra * (state.num_batches - sent_now)
+    has_budget = has_budget and not state.is_crowded
     for late in state.unhedged:
         able = ledger.choose_elsewhere(late.device_id)
         may = able is not None and able.device_id != late.device_id and has_budget

@@ -1,9 +1,14 @@
-"""The nouns of the core: requests, their parts, batches and activations."""
+"""The nouns of the core: requests, their parts, batches and activations.
+
+Those of which every inference makes one write their `__init__` themselves: that of a dataclass is
+Python even where the core is compiled.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from qaic_sched.core.values import DeviceStatistics, Policy, Statistics, Tenant
 
@@ -37,6 +42,10 @@ class RequestState(Enum):
     __hash__ = object.__hash__
 
 
+_WAITING: Final = RequestState.WAITING
+"""Names like this one spare the hot path the slow look-up of an Enum's member."""
+
+
 class Fault(Enum):
     """Why a device answered a batch with an error, or did not answer it."""
 
@@ -46,7 +55,6 @@ class Fault(Enum):
     STUCK = "stuck"
 
 
-@dataclass(slots=True, eq=False)
 class Request:
     """One call of `run`, however many samples it has; handed to `handle`, it is its own arrival.
 
@@ -55,24 +63,51 @@ class Request:
     `in_flight` are not yet answered and those of the parts in `retrying` are to be tried again.
     """
 
-    id: int
-    samples: int
-    accepted_at: float
-    deadline: float | None = None
-    priority: int = 0
-    num_bytes: int = 0
-    tenant: str | None = None
+    __slots__ = (
+        "accepted_at",
+        "cursor",
+        "deadline",
+        "id",
+        "in_flight",
+        "last_batch",
+        "num_bytes",
+        "priority",
+        "retry_after_s",
+        "retrying",
+        "samples",
+        "state",
+        "tenant",
+        "wait_s",
+    )
 
-    state: RequestState = RequestState.WAITING
-    cursor: int = 0
-    in_flight: int = 0
-    retrying: tuple[Part, ...] = ()
-    last_batch: Batch | None = None
-    """The batch whose answer resolved the request, once it is done or failed."""
-    retry_after_s: float | None = None
-    """When to come again, for a rejected request; None while nothing has been measured."""
-    wait_s: float | None = None
-    """How long it would have taken, for one rejected because that is beyond its deadline."""
+    def __init__(
+        self,
+        id: int,  # noqa: A002 - its name in every log
+        samples: int,
+        accepted_at: float,
+        deadline: float | None = None,
+        priority: int = 0,
+        num_bytes: int = 0,
+        tenant: str | None = None,
+    ) -> None:
+        self.id = id
+        self.samples = samples
+        self.accepted_at = accepted_at
+        self.deadline = deadline
+        self.priority = priority
+        self.num_bytes = num_bytes
+        self.tenant = tenant
+
+        self.state = _WAITING
+        self.cursor = 0
+        self.in_flight = 0
+        self.retrying: tuple[Part, ...] = ()
+        self.last_batch: Batch | None = None
+        """The batch whose answer resolved the request, once it is done or failed."""
+        self.retry_after_s: float | None = None
+        """When to come again, for a rejected request; None while nothing has been measured."""
+        self.wait_s: float | None = None
+        """How long it would have taken, for one rejected because that is beyond its deadline."""
 
     @property
     def is_resolved(self) -> bool:
@@ -86,26 +121,37 @@ class Request:
         )
 
 
-_UNRESOLVED = (RequestState.WAITING, RequestState.QUEUED, RequestState.IN_FLIGHT)
+_UNRESOLVED: Final = (RequestState.WAITING, RequestState.QUEUED, RequestState.IN_FLIGHT)
 
 
-@dataclass(slots=True, eq=False)
 class Part:
     """Consecutive samples of one request that travel in one batch."""
 
-    request: Request
-    offset: int
-    samples: int
-    copies: int = 0
-    """How many batches in flight carry it: more than one where it is hedged."""
-    is_settled: bool = False
-    """Whether a batch with it was answered: the other copies reach nobody."""
-    attempts: int = 0
-    """How many times all its copies have failed, by the fault of the inference perhaps."""
-    losses: int = 0
-    """How many times it was on a device that went away."""
-    failed_on: int = -1
-    """The device of the last failure, once there was one."""
+    __slots__ = (
+        "attempts",
+        "copies",
+        "failed_on",
+        "is_settled",
+        "losses",
+        "offset",
+        "request",
+        "samples",
+    )
+
+    def __init__(self, request: Request, offset: int, samples: int) -> None:
+        self.request = request
+        self.offset = offset
+        self.samples = samples
+        self.copies = 0
+        """How many batches in flight carry it: more than one where it is hedged."""
+        self.is_settled = False
+        """Whether a batch with it was answered: the other copies reach nobody."""
+        self.attempts = 0
+        """How many times all its copies have failed, by the fault of the inference perhaps."""
+        self.losses = 0
+        """How many times it was on a device that went away."""
+        self.failed_on = -1
+        """The device of the last failure, once there was one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -136,24 +182,46 @@ class Activation:
         return len(self.held)
 
 
-@dataclass(slots=True, eq=False)
 class Batch:
     """What goes to an activation as one inference: `samples` of requests, padded to `size`."""
 
-    id: int
-    activation: Activation
-    size: int
-    samples: int
-    parts: list[Part]
-    submitted_at: float
-    is_hedge: bool = False
-    """Whether it repeats what a late activation holds."""
-    is_abandoned: bool = False
-    """Whether its parts were given up on: when it is answered it frees its slot, no more."""
-    expected_s: float = 0.0
-    """Seconds expected from start to answer."""
-    started_at: float = 0.0
-    answered_at: float = 0.0
+    __slots__ = (
+        "activation",
+        "answered_at",
+        "expected_s",
+        "id",
+        "is_abandoned",
+        "is_hedge",
+        "parts",
+        "samples",
+        "size",
+        "started_at",
+        "submitted_at",
+    )
+
+    def __init__(
+        self,
+        id: int,  # noqa: A002 - its name in every log
+        activation: Activation,
+        size: int,
+        samples: int,
+        parts: list[Part],
+        submitted_at: float,
+    ) -> None:
+        self.id = id
+        self.activation = activation
+        self.size = size
+        self.samples = samples
+        self.parts = parts
+        self.submitted_at = submitted_at
+        self.is_hedge = False
+        """Whether it repeats what a late activation holds."""
+        self.is_abandoned = False
+        """Whether its parts were given up on: when it is answered it frees its slot, no more."""
+        self.expected_s = 0.0
+        """Seconds expected from start to answer."""
+        self.started_at = 0.0
+        self.answered_at = 0.0
 
     @property
     def execute_s(self) -> float:

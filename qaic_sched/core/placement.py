@@ -15,7 +15,7 @@ Rules of this file:
 from __future__ import annotations
 
 from math import sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.model import Activation
 from qaic_sched.core.service_times import DeviceSpeed, ServiceTimes
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 __all__ = ["SlotLedger"]
 
-_NEVER = float("inf")
-_JOINS = 1.15
+_NEVER: Final = float("inf")
+_JOINS: Final = 1.15
 """A device joins a speed group whose times differ by no more than this factor from its own."""
-_MARGIN = 2.0
+_MARGIN: Final = 2.0
 """Standard deviations beyond the mean within which an inference is expected, against a deadline."""
-_RELIEF = 0.49
+_RELIEF: Final = 0.49
 """A slow device is used once waiting for a faster one takes this part of the time until it would
 be done: less than all of it, as what it takes off the queue shortens the wait of those behind."""
-_PRESSED = 0.5
+_PRESSED: Final = 0.5
 """With so many full batches queued per activation, one is committed behind each at once."""
-_FORGOTTEN = 200.0
+_FORGOTTEN: Final = 200.0
 """After so many of its mean service times without work, a slow group is tried again."""
 
 

@@ -7,6 +7,8 @@ to all of it is `SchedulerState.handle`, in `state`.
 
 from __future__ import annotations
 
+from typing import Final
+
 from qaic_sched.core.admission import Admission
 from qaic_sched.core.commands import Commands
 from qaic_sched.core.deadlines import Deadlines
@@ -27,15 +29,16 @@ from qaic_sched.core.watch import Watch
 
 __all__ = ["Records"]
 
-_NEVER = float("inf")
-_TIMEOUT_S = 60.0
+_NEVER: Final = float("inf")
+_IN_FLIGHT: Final = RequestState.IN_FLIGHT
+_TIMEOUT_S: Final = 60.0
 """When an inference counts as stuck, or late, before any was measured."""
-_LEAST_LATE_S = 0.010
+_LEAST_LATE_S: Final = 0.010
 """It is never late before that: it may be the host that was late, which a hedge does not mend."""
-_LEAST_TIMEOUT_S = 5.0
-_TIMEOUT = 50.0
+_LEAST_TIMEOUT_S: Final = 5.0
+_TIMEOUT: Final = 50.0
 """When it is stuck after that: so many mean execute times, and at least so many seconds."""
-_FINAL = (
+_FINAL: Final = (
     RequestState.DONE,
     RequestState.FAILED,
     RequestState.CANCELLED,
@@ -67,6 +70,8 @@ class Records:
         self.late = Watch(self._late_s)
         #: Those that are late, and hold what could not be sent elsewhere yet.
         self.unhedged: list[Activation] = []
+        #: Whether the queue was too long for hedges when they were last thought of.
+        self.is_crowded = False
         self.num_hedges = 0
         self.num_retries = 0
         #: Requests dropped before their deadline since the last answer.
@@ -123,7 +128,7 @@ class Records:
     def _resolve(self, request: Request, state: RequestState) -> None:
         if request.cursor < request.samples:
             self.admission.withdraw(request, state)
-        elif request.state is RequestState.IN_FLIGHT:
+        elif request.state is _IN_FLIGHT:
             self.num_in_flight -= 1
         for part in request.retrying:
             self.retries.remove(part)

@@ -9,11 +9,12 @@ Rules of this file:
 - A device that lags far behind the others is shut, unless no other is left; what it holds it may
   finish.
 - A part that is late is sent a second time; the first answer settles it, the other reaches nobody.
+  Not while the queue is crowded: there the time that it takes is missing to more than it helps.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.dispatching import Dispatching
 from qaic_sched.core.health import DeviceState
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Recovery"]
 
-_MAX_LOSSES = 8
+_MAX_LOSSES: Final = 8
 """Devices that may go away with a part before that counts as an attempt."""
+_CROWD: Final = 2.0
+"""With more full batches queued per activation, nobody is hedged: an inference more costs each of
+those in the queue its part, together more than such mean service times."""
 
 
 class Recovery(Dispatching):
@@ -127,6 +131,8 @@ class Recovery(Dispatching):
 
     def _hedge_late(self) -> None:
         if self.unhedged:
+            batches = self.admission.queued.samples / self.policy.max_batch_size
+            self.is_crowded = batches > _CROWD * self.ledger.num_live
             self.unhedged = [each for each in self.unhedged if not self._hedge(each)]
 
     def _hedge(self, activation: Activation) -> bool:
@@ -141,7 +147,8 @@ class Recovery(Dispatching):
             parts = [each for each in parts if not each.request.is_resolved]
             if not parts:
                 continue
-            if self.num_hedges >= self.policy.hedge_max_extra * self.num_batches:
+            is_spent = self.num_hedges >= self.policy.hedge_max_extra * self.num_batches
+            if is_spent or self.is_crowded:
                 return False
             able = self.ledger.choose_elsewhere(activation.device_id)
             if able is None or able.device_id == activation.device_id:

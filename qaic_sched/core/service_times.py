@@ -8,17 +8,18 @@ ratio to the group, and leaves the group when that ratio says that it does not b
 from __future__ import annotations
 
 from math import sqrt
+from typing import Final
 
 __all__ = ["DeviceSpeed", "ServiceTimes"]
 
-_MEMORY = 0.02
+_MEMORY: Final = 0.02
 """Weight of the newest time in a running mean, once there are enough."""
-_MANY = 50
+_MANY: Final = 50
 """... which is so many: 1 / `_MEMORY`."""
-_ALIKE = 1.35
+_ALIKE: Final = 1.35
 """Devices whose times differ by no more than this factor are of like speed."""
-_SIGMAS = 3.5
-_ENOUGH = 4
+_SIGMAS: Final = 3.5
+_ENOUGH: Final = 4
 """Times of a device before its ratio counts, and of a size before its cost does."""
 
 

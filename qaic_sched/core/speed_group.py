@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from heapq import heappop, heappush
 from math import sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from qaic_sched.core.model import Activation
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["SpeedGroup"]
 
-_NEVER = float("inf")
-_LEAD = 0.25
+_NEVER: Final = float("inf")
+_LEAD: Final = 0.25
 """How early the next batch is committed behind a running one, in mean service times ..."""
-_LEAD_S = 0.001
+_LEAD_S: Final = 0.001
 """... and at least so many seconds: the finest that an event loop's timer can be."""
-_SIGMAS = 3.0
+_SIGMAS: Final = 3.0
 """Standard deviations beyond the mean from which on an inference is overdue."""
 
 

@@ -19,7 +19,7 @@ that a device cannot digest takes no other with it twice.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.batching import compiled_size
 from qaic_sched.core.commands import Commands
@@ -52,9 +52,13 @@ if TYPE_CHECKING:
 
 __all__ = ["SchedulerState"]
 
-_NEVER = float("inf")
-_COMES_FIRST = frozenset({ActivationsAdded, Answered, DeviceOpened, PolicyChanged, ReloadFailed})
-_MEMORY = 0.1
+_NEVER: Final = float("inf")
+_COMES_FIRST: Final = frozenset(
+    {ActivationsAdded, Answered, DeviceOpened, PolicyChanged, ReloadFailed}
+)
+_IN_FLIGHT: Final = RequestState.IN_FLIGHT
+_DONE: Final = RequestState.DONE
+_MEMORY: Final = 0.1
 """Weight of the newest execute time in their running mean."""
 
 
@@ -221,9 +225,9 @@ class SchedulerState(Resizing):
         part.is_settled = True
         request = part.request
         request.in_flight -= part.samples
-        if request.state is RequestState.IN_FLIGHT and not request.in_flight:
+        if request.state is _IN_FLIGHT and not request.in_flight:
             request.last_batch = batch
-            self._resolve(request, RequestState.DONE)
+            self._resolve(request, _DONE)
 
     def _over_s(self, request: Request) -> float:
         """By how many seconds those before a newcomer make it miss its deadline; 0 if they do not.

@@ -143,6 +143,19 @@ def test_who_is_late_gets_a_slot_that_a_larger_set_size_makes() -> None:
     ]
 
 
+def test_nobody_is_hedged_while_the_queue_is_crowded() -> None:
+    """With over two batches queued per activation it would cost those more than it helps one."""
+    state = _measured()
+    drive(state, 1.0, *(Request(each, 1, 1.0) for each in range(9, 16)))
+    _, second = state.batches.values()
+    drive(state, 1.31)
+    (sent,) = drive(state, 1.32, answer(second, 1.32)).dispatch
+    assert (sent.is_hedge, state.admission.queued.samples) == (False, 4)
+
+    (copy,) = drive(state, 1.42, answer(sent, 1.42)).dispatch
+    assert copy.is_hedge
+
+
 def test_who_is_late_no_longer_is_not_hedged() -> None:
     """It answered before a slot was free."""
     state = _measured()

@@ -116,7 +116,7 @@ def _lose_a_part_to_be_tried_again(state: SchedulerState) -> None:
 
 def _try_a_part_twice(state: SchedulerState) -> None:
     part = next(iter(state.retries))
-    state.retries._lines[part.failed_on][replace(part)] = None
+    state.retries._lines[part.failed_on][Part(part.request, part.offset, part.samples)] = None
 
 
 def _forget_that_samples_are_tried_again(state: SchedulerState) -> None:
@@ -223,7 +223,8 @@ def _bring_a_deadline_forward(state: SchedulerState) -> None:
 
 
 def _hoard_stale_deadlines(state: SchedulerState) -> None:
-    for request in requests(9, first_id=100, deadline=99.0, state=RequestState.DONE):
+    for request in requests(9, first_id=100, deadline=99.0):
+        request.state = RequestState.DONE
         state.deadlines.add(request)
 
 

@@ -10,14 +10,16 @@ from qaic_sched.core.model import Activation, Batch, Part, Policy, Request, Requ
 @pytest.mark.parametrize("state", RequestState)
 def test_a_request_is_resolved_in_the_five_final_states(state: RequestState) -> None:
     """Waiting, queued and in flight are not final, all others are."""
-    request = Request(0, 1, 0.0, state=state)
+    request = Request(0, 1, 0.0)
+    request.state = state
 
     assert request.is_resolved == (state.value not in ("waiting", "queued", "in_flight"))
 
 
 def test_a_request_reads_as_its_counts() -> None:
     """A log line says who it is, where it is and how far it has come."""
-    request = Request(7, 9, 0.0, state=RequestState.QUEUED, cursor=6, in_flight=3)
+    request = Request(7, 9, 0.0)
+    request.state, request.cursor, request.in_flight = RequestState.QUEUED, 6, 3
     request.retrying = (Part(request, 0, 2),)
 
     assert repr(request) == "<Request 7 queued: 6 of 9 dispatched, 3 in flight, 1 parts retrying>"
@@ -31,7 +33,8 @@ def test_requests_are_themselves_and_nobody_else() -> None:
 
 def test_a_batch_measures_from_start_to_answer() -> None:
     """`execute_s` leaves out what it waited behind another."""
-    batch = Batch(0, Activation(0, 0), 8, 4, [], submitted_at=1.0, started_at=1.5, answered_at=4.0)
+    batch = Batch(0, Activation(0, 0), 8, 4, [], submitted_at=1.0)
+    batch.started_at, batch.answered_at = 1.5, 4.0
 
     assert batch.execute_s == 2.5
 

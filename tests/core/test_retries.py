@@ -11,7 +11,9 @@ from qaic_sched.core.retries import Retries, RetryBudget
 
 
 def _part(request: Request, failed_on: int) -> Part:
-    return Part(request, 0, 1, attempts=1, failed_on=failed_on)
+    part = Part(request, 0, 1)
+    part.failed_on = failed_on
+    return part
 
 
 def test_parts_line_up_by_the_device_that_failed_them() -> None:
