@@ -66,7 +66,7 @@ def fcfs_waits(
     Arrivals ascend. Any unit of time will do; whole nanoseconds give exact waits.
     """
     free = [-math.inf] * servers
-    starts = []
+    starts: list[float] = []
     append = starts.append
     for arrival, service in zip(arrivals_s.tolist(), services_s.tolist(), strict=True):
         start = free[0]
