@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["erlang_c", "fcfs_waits", "mdc_wait", "mgc_wait", "mmc_wait", "simulate_mdc"]
 
+CHUNK = 100_000
+"""Customers that are Python's numbers at a time: ten millions at once would be a gigabyte."""
+
 
 def erlang_c(servers: int, offered: float) -> float:
     """The chance that all servers are busy; `offered` is the rate times the service time."""
@@ -66,15 +69,24 @@ def fcfs_waits(
     Arrivals ascend. Any unit of time will do; whole nanoseconds give exact waits.
     """
     free = [-math.inf] * servers
+    starts = np.empty(len(arrivals_s))
+    for begin in range(0, len(starts), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        starts[part] = _starts(free, arrivals_s[part].tolist(), services_s[part].tolist())
+    return starts - arrivals_s
+
+
+def _starts(free: list[float], arrivals: list[float], services: list[float]) -> list[float]:
+    """When each is served; `free` is the heap of when servers are, and is kept up to date."""
     starts: list[float] = []
     append = starts.append
-    for arrival, service in zip(arrivals_s.tolist(), services_s.tolist(), strict=True):
+    for arrival, service in zip(arrivals, services, strict=True):
         start = free[0]
         if arrival > start:
             start = arrival
         heapreplace(free, start + service)
         append(start)
-    return np.asarray(starts, np.float64) - arrivals_s
+    return starts
 
 
 def simulate_mdc(

@@ -76,7 +76,7 @@ def samples_of(records: Records, before: int = 7) -> list[DeviceSample]:
     """What the devices' metrics say, that had counted some inferences before the run."""
     services_s = (records.answered_ns - records.started_ns) / 1e9
     samples = []
-    for at_ns in np.linspace(0, records.ended_ns, 101).astype(np.int64).tolist():
+    for at_ns in np.linspace(0, records.ended_ns, 21).astype(np.int64).tolist():
         is_over = (records.outcome == Outcome.DONE) & (records.answered_ns <= at_ns)
         waiting = (records.sent_ns <= at_ns) & (records.started_ns > at_ns)
         busy, inferences = {}, {}

@@ -91,6 +91,15 @@ def test_the_first_free_server_takes_the_next_customer() -> None:
     assert fcfs_waits(arrivals, services, 5).tolist() == [0] * 5
 
 
+def test_long_runs_are_computed_in_chunks() -> None:
+    """Servers are as busy at the begin of a chunk as they were at the end of the one before."""
+    arrivals = np.zeros(250_001)
+
+    waits = fcfs_waits(arrivals, np.ones(250_001), 2)
+
+    assert np.array_equal(waits, np.arange(250_001) // 2)
+
+
 @pytest.mark.parametrize("servers", [1, 3, 16])
 def test_taking_turns_is_the_same_as_the_recursion(servers: int) -> None:
     """With equal service times; the last turn may be short."""
