@@ -183,10 +183,11 @@ def _law(check: Check) -> RuleResult:
 
 
 def _correctness(report: Report) -> RuleResult:
-    wrong, compared = report.correctness["wrong"], report.correctness.get("compared")
+    """None wrong of none compared proves nothing."""
+    wrong, compared = report.correctness["wrong"], report.correctness.get("compared", 0)
     return RuleResult(
         name="correctness",
-        holds=wrong == 0,
+        holds=wrong == 0 and compared > 0,
         text=f"{wrong} of {compared} compared outputs were wrong",
         value=wrong,
         limit=0,

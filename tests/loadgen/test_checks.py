@@ -88,6 +88,16 @@ def test_little_finds_requests_that_were_never_sent() -> None:
     assert check.holds is False
 
 
+def test_little_counts_who_never_left_until_the_run_gave_up() -> None:
+    """One answer after a second, one never in ten."""
+    records = served(np.array([0, 0]), 10**9)
+    answer_nobody(records, 1, Outcome.UNRESOLVED)
+    records.ended_ns = 10**10
+    check = littles_law(_evidence(records))
+
+    assert (check.measured, check.expected) == (pytest.approx(1.1), pytest.approx(0.1))
+
+
 def test_little_without_answers_is_not_judged() -> None:
     """Nor where no time passed."""
     nobody = Records.for_requests(np.arange(5) * 1_000)
@@ -206,6 +216,15 @@ def test_a_closed_loop_reaches_its_bound_and_not_more() -> None:
     assert closed_loop_bound(_evidence(closed_run(4), one)).holds is False
 
 
+def test_a_closed_loop_s_bound_knows_batches() -> None:
+    """Two requests in each inference: twice as many per second."""
+    records = closed_run(8)
+    records.inference //= 2
+    callers = Plan(scenario="closed", concurrency=1_000)
+
+    assert closed_loop_bound(_evidence(records, callers)).expected == pytest.approx(4_000)
+
+
 def test_a_closed_loop_s_bound_without_devices_is_the_shortest_answer() -> None:
     """All that a target tells which tells nothing."""
     records = closed_run(8)
@@ -263,6 +282,9 @@ def test_no_prediction_where_no_formula_holds() -> None:
         "load 13": _evidence(poisson_run(1.3)),
         "several speeds": _evidence(two_speeds),
         "too few": _evidence(served(np.array([5]))),
+        "too few requests": Evidence.of(
+            plan_of(), info_of(), records, until_ns=int(records.planned_ns[-1])
+        ),
     }
 
     for reason, evidence in runs.items():
@@ -281,6 +303,14 @@ def test_the_replay_of_an_ideal_run_loses_nothing(load: float) -> None:
 
     assert check.error == 0.0
     assert check.measured == check.expected
+
+
+def test_the_replay_is_in_the_order_of_the_requests() -> None:
+    """Whatever ids their inferences have."""
+    records = poisson_run()
+    records.inference = np.random.default_rng(3).permutation(len(records.planned_ns))
+
+    assert ideal_replay(_evidence(records)).error == 0.0
 
 
 def test_the_replay_finds_what_every_start_lost() -> None:

@@ -66,13 +66,16 @@ def test_percentiles_are_those_of_the_window() -> None:
 
 
 def test_utilisation_is_busy_time_of_the_window() -> None:
-    """Half of two activations for the first half of the run, then all of them, then unknown."""
+    """Half of two activations for the first half of the run, then all of them, then unknown.
+
+    Metrics count an inference when it ends, so a window may have more busy time than there is.
+    """
     records = served(np.array([0]), 10)
     records.ended_ns = 10_000_000_000
     records.device_samples = [
         DeviceSample(0, 0, {3: 100.0}, {3: 0}),
         DeviceSample(5_000_000_000, 4, {3: 105.0}, {3: 9}),
-        DeviceSample(8_000_000_000, 6, {3: 111.0}, {3: 18}),
+        DeviceSample(8_000_000_000, 6, {3: 112.0}, {3: 18}),
     ]
     series = over_time(records, info_of({3: 2}))
 

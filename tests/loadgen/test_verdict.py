@@ -205,14 +205,18 @@ def test_contradictory_records_break_the_laws() -> None:
     assert "do not trust this run" in _rule(report, "flow_balance").text
 
 
-@pytest.mark.parametrize(("wrong", "is_valid"), [(0, True), (1, False)])
-def test_wrong_outputs_are_not_valid(wrong: int, is_valid: bool) -> None:
-    """However fast they came."""
-    found: dict[str, Any] = {"compared": 50, "equal": 50 - wrong, "wrong": wrong}
+@pytest.mark.parametrize(
+    ("wrong", "compared", "is_valid"), [(0, 50, True), (1, 50, False), (0, 0, False)]
+)
+def test_wrong_outputs_are_not_valid(wrong: int, compared: int, is_valid: bool) -> None:
+    """However fast they came; nor are outputs that were to be compared and were not."""
+    found: dict[str, Any] = {"compared": compared, "equal": compared - wrong, "wrong": wrong}
     report = analyse(plan_of(), info_of(), poisson_run(), "hash", correctness=found)
 
     assert report.verdict.is_valid is is_valid
-    assert _rule(report, "correctness").text == f"{wrong} of 50 compared outputs were wrong"
+    assert _rule(report, "correctness").text == (
+        f"{wrong} of {compared} compared outputs were wrong"
+    )
 
 
 def test_nothing_done_breaks_what_cannot_be_judged() -> None:

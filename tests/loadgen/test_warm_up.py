@@ -85,6 +85,40 @@ def test_a_freeze_later_on_is_not_taken_for_a_cold_start() -> None:
             assert latency[found.excluded :].max() > 0.9e9
 
 
+def test_a_target_that_slows_down_late_is_not_steady() -> None:
+    """The first half is as steady as can be, so nothing is cut; the trend of the rest tells."""
+    planned = np.arange(10_000) * 1_000_000
+    noise = np.random.default_rng(2).normal(2_000_000, 100_000, 10_000).astype(np.int64)
+    found = find(planned, noise + np.maximum(planned - 6 * 10**9, 0) // 10_000)
+
+    assert not found.is_steady
+    assert found.until_s < 1
+    assert "KPSS" in found.trend
+
+
+def test_a_warm_up_to_the_middle_leaves_too_little() -> None:
+    """What is left has no trend, but nobody knows whether the change was over before it."""
+    planned = np.arange(10_000) * 1_000_000
+    noise = np.random.default_rng(2).normal(2_000_000, 100_000, 10_000).astype(np.int64)
+
+    late = find(planned, np.where(planned < 4.8e9, 10, 1) * noise)
+    early = find(planned, np.where(planned < 3e9, 10, 1) * noise)
+
+    assert (late.is_steady, early.is_steady) == (False, True)
+    assert early.until_s == pytest.approx(3, abs=0.1)
+
+
+@pytest.mark.parametrize(("off_ns", "excluded"), [(130_000, 0), (150_000, 5)])
+def test_a_first_window_that_is_hardly_off_is_worth_more_than_its_harm(
+    off_ns: int, excluded: int
+) -> None:
+    """MSER cuts what lowers the mean's standard error: from some 1.42 deviations on."""
+    noise = np.repeat(np.where(np.arange(100) % 2, -100_000, 100_000), 5)
+    noise[:5] = off_ns
+
+    assert find(np.arange(500) * 1_000_000, 2_000_000 + noise).excluded == excluded
+
+
 def test_equal_latencies_are_steady() -> None:
     """No noise at all divides nothing by zero; nor do latencies of nothing."""
     planned = np.arange(1_000) * 1_000_000
