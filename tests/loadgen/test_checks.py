@@ -190,6 +190,7 @@ def test_busy_time_is_inferences_times_service() -> None:
     check = utilisation_law(_evidence(records))
     assert check.holds is False
     assert "device 1," in check.note
+    assert "kept it busy too" in check.note
 
 
 def test_utilisation_needs_both_sides() -> None:
