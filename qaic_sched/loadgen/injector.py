@@ -223,7 +223,7 @@ class _Run:
 class _OpenLoop(_Run):
     """Sends at planned instants, whatever becomes of it."""
 
-    _spun_at = -1.0
+    _waited_at = -1.0
 
     def _wake(self) -> None:
         planned, end = self._rows.planned, self._rows.size
@@ -240,15 +240,14 @@ class _OpenLoop(_Run):
 
     def _wait_until(self, planned_ns: int) -> None:
         at = self._origin + planned_ns * 1e-9
-        if self._plan.is_precise:
-            now = self._clock()
-            if at - now > _SPIN_S:
-                at -= _SPIN_S
-            elif now != self._spun_at:
-                self._spun_at = now
+        now = self._clock()
+        # A clock that stands still meanwhile is a virtual one, whose timers are exact.
+        if self._plan.is_precise and now != self._waited_at:
+            self._waited_at = now
+            if at - now <= _SPIN_S:
                 self._timer = self._loop.call_soon(self._wake)
                 return
-            # Else the clock stands still while we spin: it is a virtual one, with exact timers.
+            at -= _SPIN_S
         self._timer = self._loop.call_at(at, self._wake)
 
 
