@@ -107,10 +107,12 @@ def _draw(spec: TensorSpec, rows: int, rng: Generator) -> NDArray[np.generic]:
 
 def _read(path: Path) -> Tensors:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError("one array, but wanted an npz file of an array per input")
-            return {name: archive[name] for name in archive.files}
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise zipfile.BadZipFile("no zip archive of arrays, as numpy.savez writes")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}") from error
     except (ValueError, zipfile.BadZipFile) as error:

@@ -46,7 +46,7 @@ def save_records(records: Records, path: Path) -> None:
 def load_records(path: Path) -> Records:
     """Read what `save_records` wrote; `InputError` where it is something else."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ARRAYS}
             rest = msgspec.json.decode(archive["rest"].tobytes(), type=_Rest)
     except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
