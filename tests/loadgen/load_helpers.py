@@ -86,7 +86,7 @@ def run_on_host(
     spec = {"batch": 1, "service_time_s": 0.002, "devices": 4, **changes}
 
     async def main() -> Records:
-        target = SchedulerTarget(Scheduler(host(folder, **spec), hedging={"enabled": False}))
+        target = SchedulerTarget(Scheduler(host(folder, **spec)))
         info = await target.open()
         try:
             return await inject(target, info, plan, planned_ns, InputLibrary(info))
