@@ -13,6 +13,7 @@ import asyncio
 import sys
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,6 @@ from qaic_sched.loadgen.scenarios import SAMPLES_PER_QUERY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from qaic_sched.loadgen.pilot import Inputs
     from qaic_sched.loadgen.plan import Plan
@@ -76,7 +76,6 @@ async def run_loadgen(
     loadgen = require("mlperf_loadgen", "mlperf")
     _refuse(plan, info, inputs)
     settings = await _settings(loadgen, target, inputs, plan)
-    output_dir.mkdir(parents=True, exist_ok=True)
     loop = asyncio.get_running_loop()
     bridge = Bridge(loop, loadgen, target, inputs, plan.timeout_s, on_reply)
     log = loadgen.LogSettings()
@@ -194,6 +193,7 @@ class _Test:
     def _start(self) -> None:
         """Run LoadGen; returns when it has written its logs."""
         loadgen = self._loadgen
+        Path(self._log.log_output.outdir).mkdir(parents=True, exist_ok=True)
         sut = loadgen.ConstructFastSUT(self._bridge.issue, _nothing)
         qsl = loadgen.ConstructQSL(self._num_inputs, self._num_inputs, _nothing, _nothing)
         try:

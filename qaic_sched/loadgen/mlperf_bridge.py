@@ -128,8 +128,6 @@ class Bridge:
         index = self._out.pop(query_id, None)
         if index is None:
             return  # it was given up
-        if self._on_reply is not None:
-            self._on_reply(index, reply)
         if reply.outcome is Outcome.DONE:
             outputs = reply.outputs
             # LoadGen takes one piece of memory: the first output.
@@ -137,6 +135,8 @@ class Bridge:
             self._complete(query_id, first)
         else:
             self._fail((query_id, index), reply.problem or reply.outcome.name, reply.outcome)
+        if self._on_reply is not None:
+            self._on_reply(index, reply)
 
     def _fail(self, query: tuple[int, int], problem: str, outcome: Outcome) -> None:
         name = outcome.name.lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from qaic_sched.clock import clock_of
@@ -45,7 +46,7 @@ async def ask_all(
             everyone.set_result(None)
 
     for number, tensors in enumerate(requests):
-        target.send(tensors, None, lambda reply, number=number: done(number, reply))
+        target.send(tensors, None, partial(done, number))
     await asyncio.wait([everyone], timeout=patience_s)
     missing = Reply(Outcome.UNRESOLVED, problem=f"no answer within {patience_s:g} s")
     return [replies.get(number, missing) for number in range(len(requests))]
