@@ -229,7 +229,7 @@ def test_a_target_that_hangs_is_given_up(tmp_path: Path) -> None:
         host(tmp_path, batch=1, faults=[{"kind": "hang", "at_s": 0.5, "for_s": 2.5}]),
         health={"dispatch_timeout_s": 100.0},
     )
-    plan = plan_for("server", rate=50.0, slo=GENEROUS, duration_s=2.5)
+    plan = plan_for("server", rate=50.0, slo=GENEROUS, duration_s=2.5, samples=1)
     plan = Plan(**{name: getattr(plan, name) for name in plan.__struct_fields__} | {"drain_s": 0.5})
     result = uvloop.run(run(hanging, plan, tmp_path))
 
