@@ -19,6 +19,7 @@ from qaic_sched.loadgen.mlperf import (
     loadgen_rules,
     run_loadgen,
 )
+from qaic_sched.loadgen.mlperf_schedule import loadgen_schedule
 from qaic_sched.loadgen.pilot import measure_rate
 from qaic_sched.loadgen.plan import Plan, Slo
 from qaic_sched.loadgen.scenarios import plan_for
@@ -206,6 +207,19 @@ def test_the_logs_are_kept_and_nothing_is_left_changed(tmp_path: Path) -> None:
     assert len(rates) == 1
     assert set(indexes) == set(range(16))
     assert len(indexes) == results[0]["answered"] + results[1]["answered"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [7, 16159082839903944936])
+def test_our_schedule_is_loadgens(tmp_path: Path, seed: int) -> None:
+    """The same number of queries at the same rate, by what LoadGen says of itself."""
+    plan = plan_for("server", rate=2000.0, slo=GENEROUS, duration_s=0.5, seed=seed)
+    planned = loadgen_schedule(plan, 2000.0)
+    result = uvloop.run(run(cards(tmp_path), plan, tmp_path))
+
+    assert result["answered"] == len(planned)
+    rate = (len(planned) - 1) / planned[-1] * 1e9
+    assert result["loadgen"]["scheduled_rate"] == pytest.approx(rate, rel=1e-5)
 
 
 @pytest.mark.slow
