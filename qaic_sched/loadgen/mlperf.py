@@ -10,8 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
@@ -29,7 +28,7 @@ from qaic_sched.loadgen.report import RuleResult
 from qaic_sched.loadgen.scenarios import SAMPLES_PER_QUERY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from qaic_sched.loadgen.pilot import Inputs
     from qaic_sched.loadgen.plan import Plan
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_p99", "is_left_behind", "loadgen_rules", "run_loadgen"]
 
-SWITCH_INTERVAL_S = 0.0001
-"""LoadGen's thread gets at the interpreter within this: Python's own 5 ms would be its p99."""
 NAMES = {
     "single_stream": "SingleStream",
     "multi_stream": "MultiStream",
@@ -73,8 +70,8 @@ async def run_loadgen(
     for the plan's `drain_s`, all that is out and still to come is completed as failed. `on_reply`
     gets the index of the input and the reply of each query.
     """
-    loadgen = require("mlperf_loadgen", "mlperf")
     _refuse(plan, info, inputs)
+    loadgen = require("mlperf_loadgen", "mlperf")
     settings = await _settings(loadgen, target, inputs, plan)
     loop = asyncio.get_running_loop()
     bridge = Bridge(loop, loadgen, target, inputs, plan.timeout_s, on_reply)
@@ -82,8 +79,7 @@ async def run_loadgen(
     log.enable_trace = False
     log.log_output.outdir = str(output_dir)
     test = _Test(loop, loadgen, bridge, len(inputs), settings, log)
-    with _switching_often():
-        await test.run(plan.drain_s)
+    await test.run(plan.drain_s)
     return _result(plan, bridge, output_dir)
 
 
@@ -113,7 +109,8 @@ async def _settings(loadgen: Any, target: Target, inputs: Inputs, plan: Plan) ->
     match plan.scenario, plan.arrivals:
         case "server", Poisson(rate=rate):
             settings.server_target_qps = rate
-            # What is overdue comes in one call: the thread waits for the interpreter once for all.
+            # What is overdue comes in one call: LoadGen's thread waits for the interpreter once for
+            # all of it. With this, a shorter switch interval of the interpreter gains nothing.
             settings.server_coalesce_queries = True
             if rules.slo is not None:
                 settings.server_target_latency_ns = round(rules.slo.limit_s * 1e9)
@@ -214,17 +211,6 @@ class _Test:
 
 def _nothing(*args: object) -> None:
     """What LoadGen asks for and nobody needs: inputs are loaded already, nothing is held back."""
-
-
-@contextmanager
-def _switching_often() -> Iterator[None]:
-    """Have threads take turns more often than Python's threads do."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
 
 
 def _result(plan: Plan, bridge: Bridge, output_dir: Path) -> dict[str, Any]:

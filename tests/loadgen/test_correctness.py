@@ -10,7 +10,7 @@ import pytest
 
 from qaic_sched.errors import DeviceError
 from qaic_sched.loadgen.correctness import OutputChecker, repeated_input_test
-from qaic_sched.loadgen.pilot import ask, measure_rate
+from qaic_sched.loadgen.pilot import ask
 from qaic_sched.loadgen.records import Outcome, Reply
 from qaic_sched.testing import run_virtual
 from tests.hosts import host
@@ -255,16 +255,3 @@ def test_nothing_answered_says_nothing_of_caching() -> None:
 
     assert (found["gain"], found["is_caching"]) == (None, None)
     assert "nothing was answered" in found["text"]
-
-
-def test_a_rate_is_measured_by_a_burst(tmp_path: Path) -> None:
-    """One device of 10 ms and batches of 8 does 800 a second."""
-
-    async def rate() -> float:
-        target = PlainTarget(host(tmp_path))
-        library = Library(await target.open())
-        measured = await measure_rate(target, library)
-        await target.aclose()
-        return measured
-
-    assert run_virtual(rate) == pytest.approx(800.0, rel=0.02)
