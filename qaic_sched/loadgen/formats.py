@@ -16,11 +16,12 @@ def number(value: float | None, digits: int = 4) -> str:
     """At least so many digits that matter, and whole thousands told apart: 0.01234, 12,345."""
     if value is None:
         return NOTHING
-    if value == int(value):
-        return f"{value:,.0f}"
-    rounded = abs(float(f"{value:.{digits - 1}e}"))
-    magnitude = floor(log10(rounded))
-    return f"{value:,.{max(digits - 1 - magnitude, 0)}f}"
+    return f"{value:,.0f}" if value == int(value) else _rounded(value, digits)
+
+
+def _rounded(value: float, digits: int) -> str:
+    significant = abs(float(f"{value:.{digits - 1}e}"))
+    return f"{value:,.{max(digits - 1 - floor(log10(significant)), 0)}f}"
 
 
 def time_unit(value_s: float) -> tuple[float, str]:
@@ -30,10 +31,10 @@ def time_unit(value_s: float) -> tuple[float, str]:
 
 def seconds(value_s: float | None) -> str:
     """A time in the unit that fits it: 12.3 ms."""
-    if value_s is None:
-        return NOTHING
-    scale, unit = time_unit(value_s) if value_s else UNITS[0]
-    return f"{number(value_s / scale, 3)} {unit}"
+    if not value_s:
+        return NOTHING if value_s is None else "0 s"
+    scale, unit = time_unit(value_s)
+    return f"{_rounded(value_s / scale, 3)} {unit}"
 
 
 def percent(share: float | None, digits: int = 3) -> str:

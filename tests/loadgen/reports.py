@@ -318,3 +318,35 @@ def _shapes() -> Search:
             }
             points.append(_point(Host(), offered_rate=None, completed_rate=capacity, shape=shape))
     return Search(kind="shapes", points=tuple(points), note="Two shapes for each.")
+
+
+def with_latency(factor: float, report: Report) -> Report:
+    """The same run, every latency from the planned instant so many times as long."""
+    latency = report.scheduled
+    assert latency is not None
+    percentiles = tuple(
+        msgspec.structs.replace(
+            each,
+            value_s=each.value_s and each.value_s * factor,
+            low_s=each.low_s and each.low_s * factor,
+            high_s=each.high_s and each.high_s * factor,
+        )
+        for each in latency.percentiles
+    )
+    scaled = msgspec.structs.replace(
+        latency,
+        mean_s=latency.mean_s * factor,
+        min_s=latency.min_s * factor,
+        max_s=latency.max_s * factor,
+        percentiles=percentiles,
+        curve=tuple((share, value_s * factor) for share, value_s in latency.curve),
+    )
+    return msgspec.structs.replace(report, scheduled=scaled)
+
+
+def p99_of(report: Report) -> float:
+    """The headline."""
+    assert report.scheduled is not None
+    value_s = report.scheduled.percentiles[4].value_s
+    assert value_s is not None
+    return value_s
