@@ -50,9 +50,12 @@ def judged(
     *,
     offered_rate: float | None = None,
     concurrency: int | None = None,
+    shape: dict[str, int] | None = None,
 ) -> Run:
     """A report and whether it passes."""
-    point = point_of(report, slo=slo, offered_rate=offered_rate, concurrency=concurrency)
+    point = point_of(
+        report, slo=slo, offered_rate=offered_rate, concurrency=concurrency, shape=shape
+    )
     broken = {each.name for each in report.verdict.rules if not each.holds}
     return Run(
         point,

@@ -55,6 +55,7 @@ async def find_highest_rate(
     The best rate is the highest at which the majority of runs passed, and the next one that did
     not is at most `tolerance` above, unless the note says why not.
     """
+    require("scipy.special", "load")  # not only after all the runs
     hunt = _Hunt(measure, slo, max_runs, reserve=min(repeats, max_runs) - 1)
     stop = ""
     try:
