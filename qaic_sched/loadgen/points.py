@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["LATE_RULE", "Run", "judged", "late_note", "meets_slo", "point_of"]
 
 LATE_RULE = "injector_on_time"
-LENGTH_RULES = {"duration", "samples", "min_requests"}
+LENGTH_RULES = {"duration", "samples", "requests"}
 """What a short run breaks without being wrong."""
 SLO_RULE = "slo"
 """Judged here, with the SLO that is searched for."""
@@ -56,11 +56,14 @@ def judged(
     point = point_of(
         report, slo=slo, offered_rate=offered_rate, concurrency=concurrency, shape=shape
     )
-    broken = {each.name for each in report.verdict.rules if not each.holds}
+    broken = {each.name: each.value for each in report.verdict.rules if not each.holds}
+    is_late = broken.get(LATE_RULE) is not None
+    # Without a value the run was too short to say so.
+    tolerated = LENGTH_RULES | {SLO_RULE} | (set() if is_late else {LATE_RULE})
     return Run(
         point,
-        passes=point.meets_slo is not False and not broken - LENGTH_RULES - {SLO_RULE},
-        is_late=LATE_RULE in broken,
+        passes=point.meets_slo is not False and broken.keys() <= tolerated,
+        is_late=is_late,
         mean_s=report.scheduled.mean_s if report.scheduled else None,
     )
 
@@ -79,7 +82,6 @@ def point_of(
     latency = report.scheduled
     values = {each.percentile: each.value_s for each in latency.percentiles} if latency else {}
     wait = next((each for each in report.checks if each.name == "predicted_wait"), None)
-    errors = counts.failed + counts.expired + counts.rejected + counts.unresolved
     if offered_rate is None and concurrency is None:
         offered_rate = report.asked_rate
         concurrency = plan.concurrency if plan.arrivals is None else None
@@ -91,7 +93,7 @@ def point_of(
         p95_s=values.get(95.0),
         p99_s=values.get(99.0),
         p999_s=values.get(99.9),
-        error_share=errors / max(counts.sent, 1),
+        error_share=(counts.planned - counts.done) / max(counts.planned, 1),
         is_valid=report.verdict.is_valid,
         meets_slo=None if slo is None else meets_slo(report, slo),
         utilisation=_utilisation(report),

@@ -96,7 +96,7 @@ def result_tables(report: Report) -> list[Table]:
         _pairs("Correctness", report.correctness),
         _pairs("LoadGen", report.mlperf),
     ]
-    return [table for table in tables if table and table.rows]
+    return [table for table in tables if table and (table.rows or table.note)]
 
 
 def background_tables(report: Report) -> list[Table]:

@@ -46,8 +46,8 @@ class Progress(Protocol):
     """A run's counters, which may be read at any time."""
 
     @property
-    def planned(self) -> int:
-        """Requests of the whole run; 0 where nobody knows yet."""
+    def planned(self) -> int | None:
+        """Requests that are due in all; None where nobody knows."""
 
     @property
     def sent(self) -> int:
@@ -55,11 +55,11 @@ class Progress(Protocol):
 
     @property
     def done(self) -> int:
-        """Requests answered with outputs so far."""
+        """Requests that have their answer so far, errors included."""
 
     @property
     def errors(self) -> int:
-        """Requests that ended otherwise so far."""
+        """Requests of these that have no outputs."""
 
     @property
     def elapsed_s(self) -> float:

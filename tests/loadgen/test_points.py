@@ -7,7 +7,7 @@ import pytest
 
 from qaic_sched.loadgen.plan import Slo
 from qaic_sched.loadgen.points import judged, meets_slo, point_of
-from qaic_sched.loadgen.report import EarlyStopping
+from qaic_sched.loadgen.report import EarlyStopping, RuleResult, Verdict
 from tests.loadgen.reports import SLO, Host, make_report, p99_of, verdict
 
 BASE = make_report()
@@ -38,13 +38,13 @@ def test_a_percentile_that_is_not_claimed_is_read_from_the_curve_rounded_up() ->
 def test_a_point_has_the_reports_numbers() -> None:
     """Percentiles, errors, utilisation over all activations, wait by the formula."""
     report = make_report(Host(devices=2, activations=1, rate=150.0, duration_s=50.0))
-    counts = msgspec.structs.replace(report.counts, failed=5, expired=4, rejected=3, unresolved=3)
+    counts = msgspec.structs.replace(report.counts, failed=15, done=report.counts.done - 15)
     point = point_of(msgspec.structs.replace(report, counts=counts), shape={"devices": 2})
 
     assert point.offered_rate == 150.0
     assert point.concurrency is None
     assert point.p99_s == p99_of(report)
-    assert point.error_share == 15 / report.counts.sent
+    assert point.error_share == 15 / report.counts.planned
     assert point.utilisation == pytest.approx(0.75, abs=0.001)
     assert point.predicted_wait_s == report.checks[1].expected
     assert point.measured_wait_s == report.checks[1].measured
@@ -56,7 +56,7 @@ def test_a_point_has_the_reports_numbers() -> None:
     ("broken", "passes"),
     [
         ((), True),
-        (("duration", "samples", "min_requests"), True),
+        (("duration", "samples", "requests"), True),
         (("slo",), True),
         (("errors",), False),
         (("duration", "steady_state"), False),
@@ -70,3 +70,13 @@ def test_what_a_run_may_break_and_still_pass(broken: tuple[str, ...], passes: bo
     assert run.passes is passes
     assert run.is_late is ("injector_on_time" in broken)
     assert not judged(make_report(verdict=verdict(*broken)), Slo(99.0, 0.001)).passes
+
+
+def test_a_run_too_short_to_know_whether_it_was_late_was_not_late() -> None:
+    """The rule is broken without a number; the SLO decides."""
+    unknown = RuleResult(name="injector_on_time", holds=False, text="too few")
+    run = judged(make_report(verdict=Verdict(False, (unknown,))), SLO)
+
+    assert run.passes
+    assert not run.is_late
+    assert not judged(make_report(verdict=Verdict(False, (unknown,)), scheduled=None), SLO).passes
