@@ -122,6 +122,15 @@ def test_devices_have_their_own_records():
     assert devices[0]["utilisation"] == 4.5 / 20
 
 
+def test_totals_are_those_of_the_snapshot():
+    """Batches, and busy seconds with those of failed ones, by device."""
+    metrics = two_devices()
+
+    assert metrics.totals() == {0: (9, 4.5), 1: (1, 3.0)}
+    devices = metrics.snapshot(110.0, {})["devices"]
+    assert {i: each["batches"] for i, each in devices.items()} == {0: 9, 1: 1}
+
+
 def test_utilisation_follows_the_number_of_activations():
     """Time before a change of the activations counts with what there was then."""
     metrics = SchedulerMetrics(opened_at=0.0)

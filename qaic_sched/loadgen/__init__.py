@@ -5,5 +5,5 @@ Rules of this folder:
 - Times are whole nanoseconds since the run began, in numpy arrays; the clock is the event loop's,
   so a run in virtual time is repeatable to the last byte.
 - Who measures (`injector`, `mlperf`) judges nothing; who judges (`checks`, `verdict`) reads records
-  only; who shows (`plots`, `html`, `terminal`) reads the report only.
+  only; who shows (`plots`, `page`, `terminal`) reads the report only.
 """

@@ -132,5 +132,5 @@ class Plan(Struct, frozen=True, kw_only=True):
     drain_s: float = 60.0
     """So long the last answers are awaited; who has none by then is unresolved."""
     is_precise: bool = False
-    """Spin through the last half millisecond before each send: exact, and one core busy."""
+    """Spin through the last 1.5 ms before each send: exact, and one core busy."""
     rules: Rules = Rules()

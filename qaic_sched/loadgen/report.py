@@ -200,7 +200,7 @@ class Search(Struct, frozen=True, kw_only=True):
     """What a search or a sweep found, with every run that it made."""
 
     kind: str
-    """"slo", "rates" or "shapes"."""
+    """"slo", "rates", "concurrency" or "shapes"."""
     points: tuple[Point, ...]
     best_rate: float | None = None
     """Highest rate that met the SLO; `bracket` is this and the lowest one that did not."""

@@ -1,0 +1,135 @@
+"""MLPerf's four scenarios by their rules, as plans; and what each is scored by.
+
+Rules of this file:
+- Numbers are those of MLPerf's inference rules: 600 s, 24,576 samples offline, queries of 8 samples
+  in MultiStream, p90 of SingleStream and p99 of the others.
+- Who gives a duration gets a run of that length, held to it, and a sentence that it is no official
+  one.
+- Offline is a burst of requests of one sample each: to batch them is the target's business.
+"""
+
+from __future__ import annotations
+
+from math import ceil, nan
+from typing import TYPE_CHECKING
+
+from qaic_sched.errors import ConfigError
+from qaic_sched.loadgen.plan import Burst, Plan, Poisson, Rules
+from qaic_sched.loadgen.report import RuleResult
+
+if TYPE_CHECKING:
+    from qaic_sched.loadgen.plan import Scenario, Slo
+    from qaic_sched.loadgen.report import Report
+
+__all__ = [
+    "OFFICIAL_S",
+    "OFFLINE_SAMPLES",
+    "SAMPLES_PER_QUERY",
+    "official_length",
+    "plan_for",
+    "score",
+]
+
+OFFICIAL_S = 600.0
+"""Shortest run of an official result."""
+OFFLINE_SAMPLES = 24_576
+SAMPLES_PER_QUERY = 8
+"""Of MultiStream."""
+MARGIN = 1.1
+"""A burst has so many times the samples that the expected rate needs, as LoadGen's does."""
+
+_PERCENTILES = {"single_stream": 90.0, "multi_stream": 99.0, "server": 99.0, "offline": 99.0}
+_MIN_REQUESTS = {"single_stream": 64, "multi_stream": 662, "server": 662}
+"""What LoadGen's early stopping needs for that percentile, one of them beyond it."""
+
+
+def plan_for(
+    scenario: Scenario,
+    *,
+    rate: float | None = None,
+    duration_s: float | None = None,
+    slo: Slo | None = None,
+    samples: int | None = None,
+    seed: int = 1,
+    timeout_s: float | None = None,
+) -> Plan:
+    """The plan of a scenario of MLPerf; `ConfigError` names what it needs and was not given.
+
+    `rate` is Server's; for Offline it is what the target is expected to reach, so that the burst
+    lasts. `samples` are how many there must be at least.
+    """
+    if scenario not in _PERCENTILES:
+        raise ConfigError(f"{scenario}: not a scenario of MLPerf: {', '.join(_PERCENTILES)}")
+    length_s = OFFICIAL_S if duration_s is None else duration_s
+    if length_s <= 0:
+        raise ConfigError(f"duration: {length_s:g} s is no time to measure in")
+    arrivals: Poisson | Burst | None = None
+    percentile = _PERCENTILES[scenario]
+    samples_per_request = SAMPLES_PER_QUERY if scenario == "multi_stream" else 1
+    if scenario == "offline":
+        min_requests = max(samples or OFFLINE_SAMPLES, ceil(MARGIN * (rate or 0.0) * length_s))
+        arrivals = Burst(min_requests)
+    else:
+        asked = ceil(samples / samples_per_request) if samples else 0
+        min_requests = asked or _MIN_REQUESTS[scenario]
+    if scenario == "server":
+        if rate is None or rate <= 0 or slo is None:
+            raise ConfigError("server: it needs a rate above 0 and a limit of the latency")
+        arrivals = Poisson(rate)
+        percentile = slo.percentile
+    return Plan(
+        scenario=scenario,
+        arrivals=arrivals,
+        duration_s=length_s,
+        samples_per_request=samples_per_request,
+        seed=seed,
+        timeout_s=timeout_s,
+        rules=Rules(
+            min_duration_s=length_s,
+            percentile=percentile,
+            slo=slo,
+            needs_steady_state=scenario != "offline",
+            min_requests=min_requests,
+        ),
+    )
+
+
+def official_length(plan: Plan) -> RuleResult:
+    """Says whether MLPerf would take a run of this length; it holds either way."""
+    length_s = plan.rules.min_duration_s
+    samples = plan.rules.min_requests
+    too_short = length_s < OFFICIAL_S
+    too_few = plan.scenario == "offline" and samples < OFFLINE_SAMPLES
+    if too_short:
+        text = f"{length_s:g} s are not an official length: MLPerf asks for {OFFICIAL_S:g} s"
+    elif too_few:
+        text = f"{samples:,} samples are not an official number: MLPerf asks for 24,576"
+    else:
+        text = f"{length_s:g} s are an official length"
+    return RuleResult(
+        name="official_length", holds=True, text=text, value=length_s, limit=OFFICIAL_S
+    )
+
+
+def score(report: Report) -> tuple[str, float, str]:
+    """Name, value and unit of what MLPerf ranks a run of this scenario by; nan if it has none."""
+    scenario = report.plan.scenario
+    if scenario == "server":
+        return "scheduled samples per second", report.scheduled_rate, "samples/s"
+    if scenario == "offline":
+        return "samples per second", report.completed_rate, "samples/s"
+    if scenario not in _PERCENTILES:
+        raise ConfigError(f"{scenario}: not a scenario of MLPerf, it has no score")
+    percentile = _PERCENTILES[scenario]
+    return f"{percentile:g}th percentile of the latency", _latency(report, percentile), "s"
+
+
+def _latency(report: Report, percentile: float) -> float:
+    """The bound of early stopping, which is what LoadGen reports, or else the percentile itself."""
+    stopping = report.early_stopping
+    if stopping.percentile == percentile and stopping.bound_s is not None:
+        return stopping.bound_s
+    of_all = report.scheduled.percentiles if report.scheduled is not None else ()
+    values = (each.value_s for each in of_all if each.percentile == percentile)
+    value = next(values, None)
+    return nan if value is None else value

@@ -1,0 +1,96 @@
+"""What the tests of load testing share: targets, inputs and runs in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qaic_sched.loadgen.injector import inject
+from qaic_sched.loadgen.inputs import InputLibrary
+from qaic_sched.loadgen.records import DeviceSample, Outcome, Reply
+from qaic_sched.loadgen.scheduler_target import SchedulerTarget
+from qaic_sched.loadgen.target import Target, TargetInfo
+from qaic_sched.program import TensorSpec
+from qaic_sched.scheduler import Scheduler
+from qaic_sched.testing import run_virtual
+from tests.hosts import host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from qaic_sched.loadgen.plan import Plan
+    from qaic_sched.loadgen.records import Records
+    from qaic_sched.program import Tensors
+
+__all__ = ["INFO", "TimedTarget", "info_of", "run_on_host", "run_on_target"]
+
+
+def info_of(*inputs: TensorSpec, batch: int = 8, is_batched: bool = True) -> TargetInfo:
+    """A target with these inputs, or with one of four floats a row."""
+    specs = inputs or (TensorSpec("data", (batch, 4), np.dtype("float32")),)
+    return TargetInfo("target", specs, batch, is_batched, {0: 1}, {})
+
+
+INFO = info_of()
+
+
+class TimedTarget(Target):
+    """Answers each request after `service_s`, or whatever `answer` gives; in the loop's time."""
+
+    def __init__(
+        self, service_s: float = 0.001, answer: Callable[[int], Reply | None] | None = None
+    ) -> None:
+        self.service_s = service_s
+        self.answer = answer or (lambda row: Reply(Outcome.DONE))
+        self.count = 0
+
+    async def open(self) -> TargetInfo:
+        return INFO
+
+    def send(self, inputs: Tensors, timeout_s: float | None, done: Callable[[Reply], None]) -> None:
+        reply = self.answer(self.count)
+        self.count += 1
+        if reply is not None:
+            asyncio.get_running_loop().call_later(self.service_s, done, reply)
+
+    def sample(self) -> DeviceSample | None:
+        return DeviceSample(0, 0, {0: self.count * self.service_s}, {0: self.count})
+
+    async def aclose(self) -> None:
+        pass
+
+
+def run_on_target(
+    target: Target, plan: Plan, planned_ns: NDArray[np.int64] | None, **options: Any
+) -> Records:
+    """Run a plan in virtual time."""
+
+    async def main() -> Records:
+        return await inject(target, INFO, plan, planned_ns, InputLibrary(INFO), **options)
+
+    return run_virtual(main)
+
+
+def run_on_host(
+    folder: Path, plan: Plan, planned_ns: NDArray[np.int64] | None, **changes: Any
+) -> Records:
+    """Run a plan on a scheduler over simulated cards in virtual time, 4 x 2 ms by default.
+
+    Each request fills an inference.
+    """
+    spec = {"batch": 1, "service_time_s": 0.002, "devices": 4, **changes}
+
+    async def main() -> Records:
+        target = SchedulerTarget(Scheduler(host(folder, **spec)))
+        info = await target.open()
+        try:
+            return await inject(target, info, plan, planned_ns, InputLibrary(info))
+        finally:
+            await target.aclose()
+
+    return run_virtual(main)

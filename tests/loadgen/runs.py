@@ -1,0 +1,112 @@
+"""Runs with known answers, as an injector would have recorded them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qaic_sched.loadgen.plan import Plan, Poisson, Rules
+from qaic_sched.loadgen.queueing import fcfs_waits
+from qaic_sched.loadgen.records import DeviceSample, Outcome, Records
+from qaic_sched.loadgen.target import TargetInfo
+
+SERVICE_NS = 2_000_000
+SERVERS = 4
+SEED = 1
+
+
+def plan_of(rate: float = 1_600.0, duration_s: float = 10.0, **rules: object) -> Plan:
+    """Poisson arrivals."""
+    return Plan(
+        scenario="open",
+        arrivals=Poisson(rate),
+        duration_s=duration_s,
+        rules=Rules(**rules),  # type: ignore[arg-type]
+    )
+
+
+def info_of(activations: Mapping[int, int] | None = None, max_batch_size: int = 1) -> TargetInfo:
+    """Two devices of two activations, unless told otherwise."""
+    return TargetInfo(
+        name="pool",
+        inputs=(),
+        max_batch_size=max_batch_size,
+        is_batched=max_batch_size > 1,
+        activations={0: 2, 1: 2} if activations is None else activations,
+        config={"set_size": 2},
+    )
+
+
+def poisson_ns(rate: float, duration_s: float, seed: int = SEED) -> NDArray[np.int64]:
+    """Planned instants."""
+    generator = np.random.default_rng(seed)
+    gaps = generator.exponential(1e9 / rate, int(rate * duration_s * 1.2))
+    instants = np.cumsum(gaps).astype(np.int64)
+    return instants[instants < duration_s * 1e9]
+
+
+def served(
+    planned_ns: NDArray[np.int64],
+    services_ns: NDArray[np.int64] | int = SERVICE_NS,
+    servers: int = SERVERS,
+    delay_ns: int = 0,
+) -> Records:
+    """A pool without any loss, but that each inference starts so much after it could have."""
+    count = len(planned_ns)
+    services = np.broadcast_to(np.asarray(services_ns, np.int64), (count,))
+    waits = fcfs_waits(planned_ns.astype(float), services.astype(float), servers)
+    records = Records.for_requests(planned_ns)
+    records.sent_ns = planned_ns.copy()
+    records.submitted_ns = planned_ns.copy()
+    records.started_ns = planned_ns + waits.astype(np.int64) + delay_ns
+    records.answered_ns = records.started_ns + services
+    records.done_ns = records.answered_ns.copy()
+    records.outcome[:] = Outcome.DONE
+    records.inference = np.arange(count)
+    records.device = (np.arange(count) % 2).astype(np.int32)
+    records.activation = (np.arange(count) % servers // 2).astype(np.int32)
+    records.ended_ns = int(records.done_ns.max(initial=0))
+    records.device_samples = samples_of(records)
+    return records
+
+
+def samples_of(records: Records, before: int = 7) -> list[DeviceSample]:
+    """What the devices' metrics say, that had counted some inferences before the run."""
+    services_s = (records.answered_ns - records.started_ns) / 1e9
+    samples = []
+    for at_ns in np.linspace(0, records.ended_ns, 21).astype(np.int64).tolist():
+        is_over = (records.outcome == Outcome.DONE) & (records.answered_ns <= at_ns)
+        waiting = (records.sent_ns <= at_ns) & (records.started_ns > at_ns)
+        busy, inferences = {}, {}
+        for device in (0, 1):
+            rows = is_over & (records.device == device)
+            _, firsts = np.unique(records.inference[rows], return_index=True)
+            busy[device] = before * 0.5 + float(services_s[rows][firsts].sum())
+            inferences[device] = before + len(firsts)
+        samples.append(DeviceSample(at_ns, int(waiting.sum()), busy, inferences))
+    return samples
+
+
+def poisson_run(load: float = 0.8, duration_s: float = 10.0, seed: int = SEED) -> Records:
+    """The pool of four at a load."""
+    return served(poisson_ns(load * SERVERS / SERVICE_NS * 1e9, duration_s, seed))
+
+
+def closed_run(callers: int = 8, count: int = 8_000) -> Records:
+    """Each caller asks again at the answer; the pool is always busy."""
+    turns = np.arange(count) // SERVERS
+    records = served(np.arange(count) * 0, SERVICE_NS)
+    records.planned_ns = np.maximum(turns - callers // SERVERS + 1, 0) * SERVICE_NS
+    records.sent_ns = records.planned_ns.copy()
+    return records
+
+
+def answer_nobody(records: Records, rows: object, outcome: Outcome) -> None:
+    """These requests end otherwise; with `UNRESOLVED` they never do."""
+    records.outcome[rows] = outcome
+    for name in ("inference", "device", "activation", "submitted_ns", "started_ns", "answered_ns"):
+        getattr(records, name)[rows] = -1
+    if outcome == Outcome.UNRESOLVED:
+        records.done_ns[rows] = -1
