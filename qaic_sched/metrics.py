@@ -36,7 +36,7 @@ def format_latency_metrics(metrics: Mapping[str, Any]) -> str:
     """The lines that the vendor's `print_metrics` prints for these metrics, and one for P999."""
     average = f"Average latency / inference time observed is {metrics['avg_latency']} s"
     percentiles = [
-        f"{key} / {q}% of inferences observed latency less than {metrics[key]} s"
+        f"{key} / {q:g}% of inferences observed latency less than {metrics[key]} s"
         for key, q in _PERCENTILES.items()
     ]
     return "\n".join(

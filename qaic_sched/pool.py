@@ -135,7 +135,9 @@ class Pool:
             answer = await _Probe(executable).answer
             if isinstance(answer, DeviceError):
                 message = f"device {device_id} was loaded and failed an inference: {answer}"
-                raise DeviceError(message, device_id, kind=answer.kind) from answer
+                error = DeviceError(message, device_id, kind=answer.kind)
+                error.__cause__ = answer  # `raise ... from` loses it where this is compiled
+                raise error
             return executable
         message = f"device {device_id} was loaded and did not answer within {limit_s:g} s"
         raise DeviceError(message, device_id, kind="stuck")

@@ -6,7 +6,7 @@ import asyncio
 from enum import Enum
 from math import inf, isnan
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
 
 from qaic_sched.config import changed_config
 from qaic_sched.config_models import UNNAMED, load_configs, make_configs
@@ -206,8 +206,8 @@ class Scheduler:
         self,
         inputs: Mapping[str, NDArray[Any]],
         *,
-        priority: int = 0,
-        timeout_s: float | None = None,
+        priority: SupportsIndex = 0,
+        timeout_s: SupportsFloat | None = None,
         tenant: str | None = None,
         model: str | None = None,
     ) -> Tensors:
@@ -226,8 +226,8 @@ class Scheduler:
         self,
         inputs: Mapping[str, NDArray[Any]],
         *,
-        priority: int = 0,
-        timeout_s: float | None = None,
+        priority: SupportsIndex = 0,
+        timeout_s: SupportsFloat | None = None,
         tenant: str | None = None,
         model: str | None = None,
     ) -> ScheduledRequest:
@@ -264,8 +264,8 @@ class Scheduler:
         stream: Iterable[Mapping[str, NDArray[Any]]] | AsyncIterable[Mapping[str, NDArray[Any]]],
         *,
         ordered: bool = True,
-        priority: int = 0,
-        timeout_s: float | None = None,
+        priority: SupportsIndex = 0,
+        timeout_s: SupportsFloat | None = None,
         tenant: str | None = None,
         model: str | None = None,
     ) -> AsyncIterator[Tensors]:
@@ -346,7 +346,7 @@ class Scheduler:
         return self._shells
 
 
-def _seconds(timeout_s: float) -> float:
+def _seconds(timeout_s: SupportsFloat) -> float:
     seconds = float(timeout_s)
     if isnan(seconds):
         raise InputError("timeout_s is not a number")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def expected(inputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 class _OtherHandle:
-    """A core with another `handle`. It stands before the core: a compiled one cannot be changed."""
+    """Stands before a core, with another `handle`."""
 
     def __init__(self, core: SchedulerState, handle: Handle) -> None:
         self._core = core
@@ -67,9 +68,14 @@ def replace_handle(scheduler: Scheduler, handle: Handle) -> None:
 
 
 def check_after_every_event(scheduler: Scheduler) -> None:
-    """From here on, an open scheduler's core checks all its rules after each call of `handle`."""
+    """From here on, an open scheduler's core checks all its rules after each call of `handle`.
+
+    Not where it is compiled: there nothing can stand before it.
+    """
     assert scheduler._shell is not None
     core = scheduler._shell.core
+    if not isinstance(type(core).handle, FunctionType):
+        return
 
     def checked(now: float, events: Sequence[Event] = ()) -> Commands:
         commands = core.handle(now, events)

@@ -72,6 +72,7 @@ def pauses(answers: list[float]) -> list[tuple[float, float]]:
     ]
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("hangs_for_s", [0.2, None])
 @pytest.mark.parametrize("num_activations", [1, 3])
 def test_healthy_devices_never_idle_while_work_waits(
@@ -98,6 +99,7 @@ def test_healthy_devices_never_idle_while_work_waits(
     assert backlog.left_idle == backlog.without_next == []
 
 
+@pytest.mark.interpreted
 def test_an_activation_that_holds_one_inference_pauses_after_each(tmp_path: Path) -> None:
     """So pauses are seen where there are some: with `set_size` 1 each takes the turnaround."""
     backlog, _ = serve(faulty_host(tmp_path, 0.2), set_size=1)

@@ -207,7 +207,7 @@ def test_what_broke_the_core_breaks_it_again(tmp_path: Path) -> None:
         replay(log)
 
 
-@pytest.mark.patches_core
+@pytest.mark.interpreted
 def test_another_policy_of_the_core_makes_a_difference(
     log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

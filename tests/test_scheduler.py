@@ -469,6 +469,7 @@ def test_metrics_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.count("ready") == 2
 
 
+@pytest.mark.interpreted
 def test_a_broken_rule_ends_every_request(tmp_path: Path) -> None:
     """A bug of ours must not leave a caller waiting: all get `InternalError`, and closing works."""
 

@@ -18,6 +18,9 @@ _MANY: Final = 50
 """... which is so many: 1 / `_MEMORY`."""
 _ALIKE: Final = 1.35
 """Devices whose times differ by no more than this factor are of like speed."""
+_OUTLIER: Final = 10.0
+"""No answer counts for more than so many times the mean. One that hung says nothing of the next;
+where all take so long from now on, the mean is there after a few dozen of them."""
 _SIGMAS: Final = 3.5
 _ENOUGH: Final = 4
 """Times of a device before its ratio counts, and of a size before its cost does."""
@@ -40,9 +43,11 @@ class ServiceTimes:
         self._counts[size] = count
         mean = self._means.get(size, execute_s)
         weight = 1 / count if count < _MANY else _MEMORY
+        ratio = counted = execute_s / mean if mean > 0 else 1.0
+        if ratio > _OUTLIER and count > _ENOUGH:
+            counted, execute_s = _OUTLIER, _OUTLIER * mean
         self._means[size] = mean + weight * (execute_s - mean)
-        ratio = execute_s / mean if mean > 0 else 1.0
-        self.cv2 += weight * ((ratio - 1) ** 2 - self.cv2)
+        self.cv2 += weight * ((counted - 1) ** 2 - self.cv2)
         return ratio
 
     def mean_s(self, size: int) -> float | None:
@@ -78,7 +83,7 @@ class DeviceSpeed:
         """Learn from one answer."""
         self._count += 1
         weight = 1 / self._count if self._count < _MANY else _MEMORY
-        self.ratio += weight * (ratio - self.ratio)
+        self.ratio += weight * (min(ratio, _OUTLIER) - self.ratio)
 
     def is_apart(self, cv2: float) -> bool:
         """Whether the device does not belong to its group: by more than chance, given `cv2`."""

@@ -47,6 +47,32 @@ def test_old_times_are_forgotten() -> None:
     assert times.mean_s(1) == pytest.approx(1.95, rel=0.02)
 
 
+def test_one_that_hung_says_nothing_of_the_next() -> None:
+    """A second among milliseconds moves the mean by a fifth, not five hundred times over."""
+    times, speed = ServiceTimes(), DeviceSpeed()
+    for _ in range(100):
+        times.record(1, 0.002)
+        speed.record(1.0)
+    ratio = times.record(1, 1.0)
+    speed.record(ratio)
+
+    assert ratio == pytest.approx(500)
+    assert times.mean_s(1) == pytest.approx(0.002 * 1.18)
+    assert times.cv2 == pytest.approx(0.02 * 81)
+    assert speed.ratio == pytest.approx(1.18)
+
+
+def test_what_all_take_from_now_on_is_learned_all_the_same() -> None:
+    """From one millisecond to one second, within a few dozen answers."""
+    times = ServiceTimes()
+    for _ in range(100):
+        times.record(1, 0.001)
+    for _ in range(150):
+        times.record(1, 1.0)
+
+    assert times.mean_s(1) == pytest.approx(1.0, rel=0.2)
+
+
 def test_variation_is_measured_against_the_mean() -> None:
     """Constant times have none; times of 1 and 3 vary by half of their mean."""
     times = ServiceTimes()

@@ -175,6 +175,7 @@ def test_threads_do_not_see_each_others_calls() -> None:
     assert not other.keys() & {"first", "helper"}
 
 
+@pytest.mark.interpreted
 def test_a_session_prints_the_profile_of_its_first_runs(
     on_device: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,14 +68,14 @@ def test_scenarios_have_devices_that_are_shut_for_being_slow() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.patches_core
+@pytest.mark.interpreted
 @pytest.mark.parametrize("name", MUTANTS)
 def test_known_bugs_are_noticed(name: str) -> None:
     """Each, put back into the core, breaks a promise within a thousand seeds."""
     assert seeds_until_caught(name, 1000) is not None
 
 
-@pytest.mark.patches_core
+@pytest.mark.interpreted
 def test_a_known_bug_is_noticed_without_the_invariants() -> None:
     """The oracle needs none of the core's own checks."""
     with mutated("resolve twice"):
