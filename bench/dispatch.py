@@ -1,6 +1,6 @@
 """What a call costs: `await scheduler.run(x)` beside `loop.run_in_executor` and `anyio.to_thread`.
 
-64 callers on uvloop and simulated cards of service time 0, so that only the way there and back is
+64 callers on uvloop and a simulated card of service time 0, so that only the way there and back is
 measured; the others call a function that does nothing on a thread.
 """
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["measure"]
 
 CALLERS = 64
+ACTIVATIONS = 16
+"""One for each core of a card, with two inferences each: half of the callers have one in flight."""
 OURS = "scheduler.run"
 EXECUTOR = "run_in_executor"
 ANYIO = "anyio.to_thread"
@@ -30,7 +32,7 @@ ANYIO = "anyio.to_thread"
 
 def measure(is_short: bool) -> list[Result]:
     """Calls per second beside both, and CPU time per call."""
-    with card_file(devices=4) as path:
+    with card_file() as path:
         costs = run_on_uvloop(_run(path, *((ROUNDS, 40) if is_short else (9, 400))))
     rates = {name: [each.rate for each in rounds] for name, rounds in costs.items()}
     cpu = {name: [each.cpu_us for each in rounds] for name, rounds in costs.items()}
@@ -63,7 +65,7 @@ def measure(is_short: bool) -> list[Result]:
 async def _run(path: str, rounds: int, calls: int) -> dict[str, list[Cost]]:
     row = rows_of(1)
     loop = asyncio.get_running_loop()
-    async with Scheduler(path) as scheduler:
+    async with Scheduler(path, num_activations=ACTIVATIONS) as scheduler:
         ways = {
             OURS: lambda: scheduler.run(row),
             EXECUTOR: lambda: loop.run_in_executor(None, len, row),
