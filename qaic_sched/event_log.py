@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 import msgspec
 
 from qaic_sched.core.events import Event
-from qaic_sched.core.model import Policy, Request, RequestState
+from qaic_sched.core.model import Answered, Fault, Policy, Request, RequestState
 from qaic_sched.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -198,10 +198,19 @@ class _Arrival(msgspec.Struct):
     tenant: str | None = None
 
 
+class _Answer(msgspec.Struct):
+    """An `Answered`, with the types that a compiled class has lost."""
+
+    batch_id: int
+    answered_at: float
+    fault: Fault | None = None
+
+
+_READ_AS: dict[Any, type[msgspec.Struct]] = {Request: _Arrival, Answered: _Answer}
 _FIELDS: dict[Any, Sequence[str]] = {
     kind: [each.name for each in fields(kind)] for kind in _NAMES if is_dataclass(kind)
 }
-_FIELDS[Request] = _Arrival.__struct_fields__
+_FIELDS |= {kind: form.__struct_fields__ for kind, form in _READ_AS.items()}
 
 
 class _Stamp(msgspec.Struct):
@@ -278,11 +287,12 @@ class EventLogReader:
         call.last_line = self._line
         if name in _DECISIONS:
             call.decisions.append(self._convert(line, Decision))
-        elif name == _NAMES[Request]:
-            arrival = self._convert(line, _Arrival)
-            call.events.append(Request(**msgspec.structs.asdict(arrival)))
         elif name in _KINDS:
-            call.events.append(self._convert(line, _KINDS[name]))
+            kind = _KINDS[name]
+            event = self._convert(line, _READ_AS.get(kind, kind))
+            if kind in _READ_AS:
+                event = kind(**msgspec.structs.asdict(event))
+            call.events.append(event)
         elif name != _WAKEUP:
             raise self._error(f"not a line of an event log: unknown event {name!r}")
 

@@ -45,7 +45,7 @@ def closes_at(
     `can_grow` False says that nobody can join the queue. Minus infinity is at once, infinity not
     before something else happens.
     """
-    if queued.samples >= policy.max_batch_size:
+    if queued.samples >= policy.batch_sizes[-1]:
         return _NOW
     if activation.in_flight:
         return _NEVER
@@ -57,6 +57,8 @@ def closes_at(
 def compiled_size(policy: Policy, samples: int) -> int:
     """The smallest compiled batch size that holds so many samples."""
     sizes = policy.batch_sizes
+    if samples == sizes[-1]:
+        return samples
     return sizes[bisect_left(sizes, samples)]
 
 

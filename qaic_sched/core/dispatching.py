@@ -36,7 +36,7 @@ class Dispatching(Records):
         self.batch_closes_at = _NEVER
         if waiting.num_requests:
             admission.admit_waiting()
-        size = policy.max_batch_size
+        size = policy.batch_sizes[-1]
         while queued.samples:
             activation = ledger.choose(self.now, size, queued.samples // size)
             if activation is None:
@@ -70,7 +70,7 @@ class Dispatching(Records):
         def expected_s(size: int) -> float:
             return self.ledger.likely_s(activation.device_id, size)
 
-        size = policy.max_batch_size
+        size = policy.batch_sizes[-1]
         while (head := queued.head()) is not None:
             left_s = _NEVER if head.deadline is None else head.deadline - free_at
             if queued.samples - (head.samples - head.cursor) >= size:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from qaic_sched.core.model import Fault, Policy, Request
+from qaic_sched.core.model import Answered, Policy, Request
 
 __all__ = [
     "ActivationsAdded",
@@ -36,15 +36,6 @@ class DeviceOpened:
     device_id: int
     num_activations: int
     set_size: int
-
-
-@dataclass(slots=True)
-class Answered:
-    """The device answered a batch, with outputs or, given a `fault`, with an error."""
-
-    batch_id: int
-    answered_at: float
-    fault: Fault | None = None
 
 
 @dataclass(slots=True)

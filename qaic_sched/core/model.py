@@ -1,4 +1,4 @@
-"""The nouns of the core: requests, their parts, batches and activations.
+"""The nouns of the core: requests, their parts, batches, activations and answers.
 
 Those of which every inference makes one write their `__init__` themselves: that of a dataclass is
 Python even where the core is compiled.
@@ -14,6 +14,7 @@ from qaic_sched.core.values import DeviceStatistics, Policy, Statistics, Tenant
 
 __all__ = [
     "Activation",
+    "Answered",
     "Batch",
     "DeviceStatistics",
     "Fault",
@@ -227,3 +228,17 @@ class Batch:
     def execute_s(self) -> float:
         """Seconds from start to answer, once answered."""
         return self.answered_at - self.started_at
+
+
+class Answered:
+    """The device answered a batch, with outputs or, given a `fault`, with an error."""
+
+    __slots__ = ("answered_at", "batch_id", "fault")
+
+    def __init__(self, batch_id: int, answered_at: float, fault: Fault | None = None) -> None:
+        self.batch_id = batch_id
+        self.answered_at = answered_at
+        self.fault = fault
+
+    def __repr__(self) -> str:
+        return f"Answered({self.batch_id}, {self.answered_at}, {self.fault})"

@@ -68,8 +68,6 @@ class SchedulerState(Resizing):
     def __init__(self, policy: Policy) -> None:
         super().__init__(policy)
         self._handlers: dict[type, Callable[[Any], None]] = {
-            Request: self._arrive,
-            Answered: self._answered,
             Cancelled: self._cancelled,
             DeviceOpened: self._device_opened,
             ReloadFailed: self._reload_failed,
@@ -93,14 +91,18 @@ class SchedulerState(Resizing):
         # are let in by what is free now. So does a policy: nobody is taken for stuck by its limits
         # after being sent something in the same call.
         for event in events:
-            if type(event) in _COMES_FIRST:
+            if isinstance(event, Answered):
+                self._answered(event)
+            elif type(event) in _COMES_FIRST:
                 self._handlers[type(event)](event)
         self._look_after_devices()
         if self.ledger.retiring and not self.is_closed:
             self._retire()
         self._hedge_late()
         for event in events:
-            if type(event) not in _COMES_FIRST:
+            if isinstance(event, Request):
+                self._arrive(event)
+            elif type(event) not in _COMES_FIRST:
                 self._handlers[type(event)](event)
         self._expire()
         self._hedge_late()
