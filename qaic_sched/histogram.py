@@ -10,6 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import numpy as np
 
@@ -18,8 +19,8 @@ __all__ = ["Histogram"]
 _PARTS = 128
 _MIN_EXPONENT = -30
 _MAX_EXPONENT = 20
-_NUM_BUCKETS = (_MAX_EXPONENT - _MIN_EXPONENT) * _PARTS
-_BUFFER_SIZE = 1024
+_NUM_BUCKETS: Final = (_MAX_EXPONENT - _MIN_EXPONENT) * _PARTS
+_BUFFER_SIZE: Final = 1024
 
 
 class Histogram:

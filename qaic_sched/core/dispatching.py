@@ -55,8 +55,9 @@ class Dispatching(Records):
             if room:
                 if queued.samples < size:
                     room = self._worth_taking(room, activation)
-                take = queued.take_newest if ledger.is_slow(activation) else queued.take
-                self._send(take(room), activation)
+                is_slow = ledger.is_slow(activation)
+                parts = queued.take_newest(room) if is_slow else queued.take(room)
+                self._send(parts, activation)
             elif queued.samples:
                 return
             if waiting.num_requests:

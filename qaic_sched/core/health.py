@@ -21,12 +21,12 @@ from qaic_sched.core.model import Fault
 __all__ = ["DeviceState", "Health"]
 
 _NEVER: Final = float("inf")
-_MAX_FAILURES = 3
+_MAX_FAILURES: Final = 3
 """Failures in a row that put a device into quarantine."""
-_PROVEN = 3
+_PROVEN: Final = 3
 """Answers in a row that end a probation."""
-_FIRST_PROBE_S = 0.1
-_LAST_PROBE_S = 30.0
+_FIRST_PROBE_S: Final = 0.1
+_LAST_PROBE_S: Final = 30.0
 """From quarantine to the first probe, and the most that lies between two."""
 
 

@@ -11,9 +11,11 @@ Rules of this file:
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = ["FAR", "Laggards"]
 
-FAR = 10.0
+FAR: Final = 10.0
 """Times what the fastest devices take, from which on an answer is slow."""
 _LEAST_S = 0.010
 """An answer is never slow that took less."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import insort
 from heapq import heappop, heappush, heapreplace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.line import Line
 from qaic_sched.core.model import Part, Request, RequestState
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RELIEF", "RequestQueue"]
 
-RELIEF = 50
+RELIEF: Final = 50
 """A priority that others pass over gets one sample in so many."""
 _NOBODY: Mapping[str, Tenant] = {}
 

@@ -12,7 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.model import Tenant
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SAVED", "Account", "Tenants"]
 
-SAVED = 100.0
+SAVED: Final = 100.0
 """Samples that a tenant may save up. Bursts within its part are shorter, as a rule: were arrivals
 random at nine tenths of it, one in a thousand would find so many of its own before it."""
 _DEFAULT = Tenant()
