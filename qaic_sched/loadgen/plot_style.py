@@ -41,6 +41,9 @@ BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 TEXT, GREY, PALE = "#222222", "#555555", "#D9D9D9"
 LOG_FROM = 15.0
 """An axis is logarithmic when its values span more than this."""
+LONGEST_LOG = 1e5
+"""... and shows no more than this: what is less is nothing to who looks for waits."""
+MANY_DECADES = 200.0
 LONGEST_TARGET = 90
 
 
@@ -79,7 +82,10 @@ def latency_axis(axes: Axes, values: Iterable[float | None], label: str) -> None
         return
     ticker = require("matplotlib.ticker", "load")
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    top, bottom = max(known), max(min(known), max(known) / LONGEST_LOG)
+    axes.set_ylim(bottom / 1.5, top * 1.5)
+    subs = (1.0,) if top > MANY_DECADES * bottom else (1.0, 2.0, 5.0)
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=subs, numticks=30))
     plain_numbers(axes.yaxis)
     axes.yaxis.set_minor_locator(ticker.NullLocator())
 
