@@ -45,7 +45,9 @@ def test_a_run_at_80_percent_load_is_steady(duration_s: float, service_s: float)
     assert max(each.until_s for each in found) < 0.05 * duration_s
 
 
-@pytest.mark.parametrize(("load", "duration_s"), [(1.05, 10), (1.1, 10), (1.2, 10), (1.2, 3), (2.0, 10)])
+@pytest.mark.parametrize(
+    ("load", "duration_s"), [(1.05, 10), (1.1, 10), (1.2, 10), (1.2, 3), (2.0, 10)]
+)
 def test_an_overloaded_run_is_never_steady(load: float, duration_s: float) -> None:
     """Latency grows as long as the run lasts, whatever the seed."""
     assert not any(find(*_run(load, duration_s, seed)).is_steady for seed in range(1000, 1100))
