@@ -96,16 +96,14 @@ def _own_garbage_only() -> Iterator[None]:
     """Keep the garbage collector from what was there before the run.
 
     A load tester's libraries are hundreds of thousands of objects: a search through them all stops
-    the process for some 50 ms, target and all, and would be the p99 of a short run.
+    the process for some 50 ms, target and all, and would be the p99 of a short run. Whoever had
+    frozen something before has to do so again: to ask for that is a search, too.
     """
-    is_frozen = gc.get_freeze_count() > 0
-    if not is_frozen:
-        gc.freeze()
+    gc.freeze()
     try:
         yield
     finally:
-        if not is_frozen:
-            gc.unfreeze()
+        gc.unfreeze()
 
 
 def _check(plan: Plan) -> None:
