@@ -55,15 +55,15 @@ def broken(report: Report) -> set[str]:
     return {rule.name for rule in report.verdict.rules if not rule.holds}
 
 
-@pytest.mark.parametrize(("load", "servers"), [(0.8, 4), (0.6, 1), (0.8, 32)])
+@pytest.mark.parametrize(("load", "servers"), [(0.8, 4), (0.6, 1)])
 def test_the_exact_distribution_is_that_of_a_long_simulation(load: float, servers: int) -> None:
-    """The yardstick itself: two million customers agree with the formula."""
+    """The yardstick itself: half a million customers agree with the formula."""
     rate = load * servers / 0.002
-    _, waits = simulate_mdc(rate, 0.002, servers, 2_000_000, 5)
+    _, waits = simulate_mdc(rate, 0.002, servers, 500_000, 5)
 
     for percentile, simulated in zip((50.0, 99.0), np.percentile(waits, (50, 99)), strict=True):
         exact = latency_percentile(percentile, rate, 0.002, servers)
-        assert simulated + 0.002 == pytest.approx(exact, rel=0.02)
+        assert simulated + 0.002 == pytest.approx(exact, rel=0.03)
 
 
 def test_planned_arrivals_lead_to_the_exact_distribution() -> None:
@@ -90,7 +90,7 @@ def test_percentiles_are_those_of_queueing_theory(
     tmp_path: Path, arrivals: Poisson | Gamma, changes: dict[str, Any]
 ) -> None:
     """At 80 % load p50 and p99 are within 5 % of the same arrivals through an ideal pool."""
-    report, records = judged_on_host(tmp_path, plan_of(arrivals, 2.0), **changes)
+    report, records = judged_on_host(tmp_path, plan_of(arrivals, 1.5), **changes)
 
     assert report.counts.done == report.counts.planned
     for percentile in (50.0, 99.0):
@@ -111,7 +111,7 @@ def test_a_long_run_has_the_exact_percentiles(tmp_path: Path) -> None:
 
 def test_service_times_that_vary_show_as_the_schedulers_loss(tmp_path: Path) -> None:
     """A request that waits behind another on its activation cannot go where it is free first."""
-    plan = plan_of(Poisson(RATE), 2.0)
+    plan = plan_of(Poisson(RATE), 1.5)
     early, _ = judged_on_host(tmp_path, plan, service_time_cv=0.5)
     late, _ = judged_on_host(tmp_path, plan, service_time_cv=0.5, options={"set_size": 1})
 
@@ -122,12 +122,12 @@ def test_service_times_that_vary_show_as_the_schedulers_loss(tmp_path: Path) -> 
 
 def test_a_freeze_of_a_second_shows_in_an_open_loop_only(tmp_path: Path) -> None:
     """Coordinated omission: in a run of 20 s p99.9 has the freeze, a closed loop's does not."""
-    slow = {"service_time_s": 0.008, "faults": FREEZE}
-    opened, _ = judged_on_host(tmp_path, plan_of(Poisson(400.0), 20.0, seed=3), **slow)
+    slow = {"service_time_s": 0.012, "faults": FREEZE}
+    opened, _ = judged_on_host(tmp_path, plan_of(Poisson(267.0), 20.0, seed=3), **slow)
     closed, _ = judged_on_host(tmp_path, plan_of(None, 20.0, concurrency=4), **slow)
 
     assert 0.9 < percentile_s(opened, 99.9) < 1.1
-    assert percentile_s(closed, 99.9) < 0.010
+    assert percentile_s(closed, 99.9) < 0.015
     assert closed.scheduled is not None
     assert closed.scheduled.max_s > 0.9
 
@@ -209,7 +209,7 @@ def test_busy_time_is_that_of_inferences_with_errors_too(tmp_path: Path, attempt
 )
 def test_the_scheduler_loses_little(tmp_path: Path, rate: float, changes: dict[str, Any]) -> None:
     """At 80 % load it keeps requests under 3 % of a service time longer than an ideal pool."""
-    report, _ = judged_on_host(tmp_path, plan_of(Poisson(rate), 4_000 / rate), **changes)
+    report, _ = judged_on_host(tmp_path, plan_of(Poisson(rate), 2_400 / rate), **changes)
 
     loss = check_of(report, "ideal_replay").error
     assert loss is not None
@@ -222,7 +222,7 @@ def test_the_same_seed_gives_the_same_report(tmp_path: Path, arrivals: Gamma | N
     changes = {"service_time_cv": 0.3, "faults": STALLS, "devices": 2}
     files = []
     for number, seed in enumerate((7, 7, 8)):
-        plan = plan_of(arrivals, 0.8, seed=seed, concurrency=5)
+        plan = plan_of(arrivals, 0.4, seed=seed, concurrency=5)
         report, _ = judged_on_host(tmp_path, plan, **changes)
         files.append(tmp_path / f"{number}.json")
         write_report(report, files[-1])
@@ -230,37 +230,29 @@ def test_the_same_seed_gives_the_same_report(tmp_path: Path, arrivals: Gamma | N
     first, again, other = (file.read_bytes() for file in files)
     assert first == again
     assert first != other
-    assert read_report(files[0]).counts.done > 1_000
+    assert read_report(files[0]).counts.done > 500
 
 
 def test_an_overloaded_target_is_invalid(tmp_path: Path) -> None:
-    """120 % of what it can do: not steady, with the numbers all there."""
-    plan = plan_of(Poisson(600.0), 10.0)
-    report, _ = judged_on_host(tmp_path, plan, service_time_s=0.008)
-
-    assert broken(report) == {"steady_state"}
-    assert report.counts.done == report.counts.planned
-    assert report.completed_rate == pytest.approx(500.0, rel=0.01)
-
-
-def test_an_overloaded_target_breaks_its_promise(tmp_path: Path) -> None:
-    """It is also beyond the latency that it was to keep."""
+    """120 % of what it can do: not steady, beyond any promise, and the numbers are all there."""
     plan = plan_of(Poisson(600.0), 5.0, rules={"slo": Slo(99.0, 0.05)})
     report, _ = judged_on_host(tmp_path, plan, service_time_s=0.008)
 
     assert broken(report) == {"steady_state", "slo"}
+    assert report.counts.done == report.counts.planned
+    assert report.completed_rate == pytest.approx(500.0, rel=0.01)
 
 
 def test_one_percent_of_errors_is_invalid(tmp_path: Path) -> None:
     """Where nothing is retried callers see them, and so does the verdict."""
     faults = [{"kind": "error", "probability": 0.01}]
     report, _ = judged_on_host(
-        tmp_path, plan_of(Poisson(RATE), 2.0), faults=faults, options={"retry": {"max_attempts": 1}}
+        tmp_path, plan_of(Poisson(RATE), 1.0), faults=faults, options={"retry": {"max_attempts": 1}}
     )
 
     assert broken(report) == {"errors"}
     rule = next(each for each in report.verdict.rules if each.name == "errors")
-    assert rule.value == pytest.approx(0.01, abs=0.005)
+    assert rule.value == pytest.approx(0.01, abs=0.007)
     assert "failed an inference" in rule.text
     assert report.counts.done + report.counts.failed == report.counts.planned
     assert percentile_s(report, 99.0) > 0.002
@@ -268,27 +260,27 @@ def test_one_percent_of_errors_is_invalid(tmp_path: Path) -> None:
 
 def test_all_devices_lost_midway_is_invalid_and_keeps_the_numbers(tmp_path: Path) -> None:
     """Half of the run has latencies, the other half its reason."""
-    faults = [{"kind": "lost", "at_s": 1.0}]
+    faults = [{"kind": "lost", "at_s": 0.6}]
     report, records = judged_on_host(
-        tmp_path, plan_of(Poisson(RATE), 2.0), faults=faults, devices=2
+        tmp_path, plan_of(Poisson(RATE), 1.2), faults=faults, devices=2
     )
 
     assert "errors" in broken(report)
     assert report.counts.done == pytest.approx(report.counts.planned / 2, rel=0.1)
     assert report.counts.done + report.counts.failed == report.counts.planned
-    assert (records.planned_ns[records.outcome != Outcome.DONE] > 0.9e9).all()
+    assert (records.planned_ns[records.outcome != Outcome.DONE] > 0.5e9).all()
     assert report.problems
     assert 0.002 <= percentile_s(report, 99.0) < 0.02
 
 
 def test_a_target_that_hangs_for_ever_is_invalid_and_ends(tmp_path: Path) -> None:
     """Who has no answer is unresolved, the run ends, and what was measured before is kept."""
-    faults = [{"kind": "hang", "at_s": 1.0}]
-    plan = plan_of(Poisson(RATE), 2.0, drain_s=3.0)
+    faults = [{"kind": "hang", "at_s": 0.6}]
+    plan = plan_of(Poisson(RATE), 1.2, drain_s=3.0)
     report, _ = judged_on_host(tmp_path, plan, faults=faults)
 
     assert "errors" in broken(report)
-    assert report.duration_s < 5.1
+    assert report.duration_s < 4.3
     assert report.counts.done == pytest.approx(report.counts.planned / 2, rel=0.1)
-    assert report.counts.failed + report.counts.unresolved > 1_000
+    assert report.counts.failed + report.counts.unresolved > 700
     assert check_of(report, "flow_balance").holds
