@@ -193,6 +193,20 @@ def test_busy_time_is_inferences_times_service() -> None:
     assert "kept it busy too" in check.note
 
 
+def test_what_answered_nobody_may_have_been_busy_for_any_time() -> None:
+    """As what was hedged because it hung: that breaks no law; less than all answers take does."""
+    records = poisson_run(0.8)
+    last = records.device_samples[-1]
+    last.inferences[1] += 3
+    last.busy_s[1] *= 1.05
+    check = utilisation_law(_evidence(records))
+    assert check.holds is None
+    assert "3 that failed or answered nobody" in check.note
+
+    last.busy_s[1] *= 0.9
+    assert utilisation_law(_evidence(records)).holds is False
+
+
 def test_utilisation_needs_both_sides() -> None:
     """Metrics of the devices, and requests that tell where they ran."""
     records = poisson_run(0.8)
