@@ -155,7 +155,7 @@ RUNS: dict[str, tuple[Plan, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_laws_hold_on_every_valid_run(tmp_path: Path, name: str) -> None:
-    """Little's law and the balance of flow, within 1 %, whatever is sent to whom; none is broken."""
+    """Little's law and the balance of flow, within 1 %, whatever is sent to whom."""
     plan, changes = RUNS[name]
     report, records = judged_on_host(tmp_path, plan, **changes)
 
