@@ -15,8 +15,6 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-import gc
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,12 +22,13 @@ from typing import TYPE_CHECKING
 from qaic_sched.clock import clock_of
 from qaic_sched.errors import ConfigError
 from qaic_sched.histogram import Histogram
+from qaic_sched.loadgen.garbage import own_garbage_only
 from qaic_sched.loadgen.records import Outcome, Reply
 from qaic_sched.loadgen.rows import Rows
 from qaic_sched.loadgen.sampler import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
@@ -85,25 +84,10 @@ async def inject(
     kind = _ClosedLoop if planned_ns is None else _OpenLoop
     run = kind(target, info, plan, planned_ns, inputs, on_reply, progress or Progress(), starts_at)
     try:
-        with _own_garbage_only():
+        with own_garbage_only():
             return await run.records()
     finally:
         run.stop()
-
-
-@contextmanager
-def _own_garbage_only() -> Iterator[None]:
-    """Keep the garbage collector from what was there before the run.
-
-    A load tester's libraries are hundreds of thousands of objects: a search through them all stops
-    the process for some 50 ms, target and all, and would be the p99 of a short run. Whoever had
-    frozen something before has to do so again: to ask for that is a search, too.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _check(plan: Plan) -> None:
