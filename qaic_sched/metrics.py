@@ -177,9 +177,9 @@ class SchedulerMetrics:
         self._total.merge(other._total)
 
     def totals(self) -> dict[int, tuple[int, float]]:
-        """Batches and busy seconds by device so far, as `snapshot` counts them, but cheaply."""
+        """Inferences that ran and their busy seconds by device so far, failed ones included."""
         return {
-            device_id: (record.execute.count, record.busy_s)
+            device_id: (record.execute.count + record.errors, record.busy_s)
             for device_id, record in self._devices.items()
         }
 

@@ -122,13 +122,13 @@ def test_devices_have_their_own_records():
     assert devices[0]["utilisation"] == 4.5 / 20
 
 
-def test_totals_are_those_of_the_snapshot():
-    """Batches, and busy seconds with those of failed ones, by device."""
+def test_totals_count_all_that_ran():
+    """Inferences and busy seconds by device are of the same ones: also of those that failed."""
     metrics = two_devices()
 
-    assert metrics.totals() == {0: (9, 4.5), 1: (1, 3.0)}
+    assert metrics.totals() == {0: (9, 4.5), 1: (2, 3.0)}
     devices = metrics.snapshot(110.0, {})["devices"]
-    assert {i: each["batches"] for i, each in devices.items()} == {0: 9, 1: 1}
+    assert {i: each["batches"] + each["errors"] for i, each in devices.items()} == {0: 9, 1: 2}
 
 
 def test_utilisation_follows_the_number_of_activations():

@@ -1,8 +1,8 @@
 """From records to a report: everything that one run has to say.
 
 Rules of this file:
-- Latencies and the completed rate are of what was planned after the warm-up; counts, laws, devices
-  and time series are of the whole run.
+- Latencies are of what was planned after the warm-up, the completed rate is of what was answered
+  after it; counts, laws, devices and time series are of the whole run.
 - Nothing is left out because it is slow or late; who has no answer counts against the promise.
 """
 
@@ -141,10 +141,15 @@ def _scheduled_rate(plan: Plan, records: Records, duration_s: float) -> float:
 
 
 def _completed_rate(evidence: Evidence) -> float:
-    """From the first instant planned to the last answer, as LoadGen counts."""
-    rows, records = evidence.measured, evidence.records
-    if not rows.any():
+    """Over all answers from the end of the warm-up to the last one.
+
+    Not over the measured requests: a backlog from before would delay them, and they would seem
+    fewer a second than the target did.
+    """
+    done_ns = evidence.records.done_ns[evidence.done]
+    if not len(done_ns):
         return 0.0
-    span_s = (int(records.done_ns[rows].max()) - int(records.planned_ns[rows].min())) / 1e9
-    samples = int(np.count_nonzero(rows)) * evidence.plan.samples_per_request
+    begin_ns = evidence.until_ns or int(evidence.records.planned_ns[0])
+    span_s = (int(done_ns.max()) - begin_ns) / 1e9
+    samples = int(np.count_nonzero(done_ns >= begin_ns)) * evidence.plan.samples_per_request
     return samples / span_s if span_s > 0 else 0.0

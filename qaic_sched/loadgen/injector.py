@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from qaic_sched.clock import clock_of
 from qaic_sched.errors import ConfigError
 from qaic_sched.histogram import Histogram
+from qaic_sched.loadgen.garbage import own_garbage_only
 from qaic_sched.loadgen.records import Outcome, Reply
 from qaic_sched.loadgen.rows import Rows
 from qaic_sched.loadgen.sampler import Sampler
@@ -83,7 +84,8 @@ async def inject(
     kind = _ClosedLoop if planned_ns is None else _OpenLoop
     run = kind(target, info, plan, planned_ns, inputs, on_reply, progress or Progress(), starts_at)
     try:
-        return await run.records()
+        with own_garbage_only():
+            return await run.records()
     finally:
         run.stop()
 

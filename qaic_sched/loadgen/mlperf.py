@@ -20,6 +20,7 @@ import msgspec
 
 from qaic_sched.errors import ConfigError
 from qaic_sched.loadgen.extras import require
+from qaic_sched.loadgen.garbage import own_garbage_only
 from qaic_sched.loadgen.mlperf_bridge import Bridge
 from qaic_sched.loadgen.mlperf_summary import read_summary
 from qaic_sched.loadgen.pilot import measure_latency
@@ -79,7 +80,8 @@ async def run_loadgen(
     log.enable_trace = False
     log.log_output.outdir = str(output_dir)
     test = _Test(loop, loadgen, bridge, len(inputs), settings, log)
-    await test.run(plan.drain_s)
+    with own_garbage_only():
+        await test.run(plan.drain_s)
     return _result(plan, bridge, output_dir)
 
 

@@ -64,7 +64,7 @@ class DeviceSample:
     busy_s: dict[int, float]
     """Execute time by device so far, summed over its activations."""
     inferences: dict[int, int]
-    """Batches by device so far."""
+    """Inferences that ran by device so far, failed ones included: `busy_s` has their time too."""
 
 
 @dataclass(slots=True)

@@ -87,7 +87,7 @@ class SchedulerTarget(Target):
             0,
             shell.core.statistics().queued_samples,
             {device_id: busy_s for device_id, (_, busy_s) in totals.items()},
-            {device_id: batches for device_id, (batches, _) in totals.items()},
+            {device_id: inferences for device_id, (inferences, _) in totals.items()},
         )
 
     async def aclose(self) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qaic_sched.loadgen.analysis import analyse
+from qaic_sched.loadgen.arrivals import schedule, schedule_hash
 from qaic_sched.loadgen.injector import inject
 from qaic_sched.loadgen.inputs import InputLibrary
 from qaic_sched.loadgen.records import DeviceSample, Outcome, Reply
@@ -25,9 +27,19 @@ if TYPE_CHECKING:
 
     from qaic_sched.loadgen.plan import Plan
     from qaic_sched.loadgen.records import Records
+    from qaic_sched.loadgen.report import Check, Report
     from qaic_sched.program import Tensors
 
-__all__ = ["INFO", "TimedTarget", "info_of", "run_on_host", "run_on_target"]
+__all__ = [
+    "INFO",
+    "TimedTarget",
+    "check_of",
+    "info_of",
+    "judged",
+    "judged_on_host",
+    "run_on_host",
+    "run_on_target",
+]
 
 
 def info_of(*inputs: TensorSpec, batch: int = 8, is_batched: bool = True) -> TargetInfo:
@@ -94,3 +106,36 @@ def run_on_host(
             await target.aclose()
 
     return run_virtual(main)
+
+
+async def judged(target: Target, plan: Plan) -> tuple[Report, Records]:
+    """Open a target, run a plan on it, close it, and say what there is to say."""
+    planned_ns = None
+    if plan.arrivals is not None:
+        planned_ns = schedule(plan.arrivals, plan.duration_s, plan.seed, plan.max_requests)
+    try:
+        info = await target.open()
+        inputs = InputLibrary(info, plan.samples_per_request, plan.seed)
+        records = await inject(target, info, plan, planned_ns, inputs)
+    finally:
+        await target.aclose()
+    planned = None if planned_ns is None else schedule_hash(planned_ns)
+    return analyse(plan, info, records, planned), records
+
+
+def judged_on_host(
+    folder: Path, plan: Plan, *, options: dict[str, Any] | None = None, **changes: Any
+) -> tuple[Report, Records]:
+    """Run a plan in virtual time on one simulated card of 4 activations x 2 ms, and judge it."""
+    path = host(folder, **{"batch": 1, "service_time_s": 0.002, **changes})
+
+    async def main() -> tuple[Report, Records]:
+        scheduler = Scheduler(path, **{"num_activations": 4, **(options or {})})
+        return await judged(SchedulerTarget(scheduler), plan)
+
+    return run_virtual(main)
+
+
+def check_of(report: Report, name: str) -> Check:
+    """One of its checks."""
+    return next(each for each in report.checks if each.name == name)

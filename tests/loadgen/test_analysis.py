@@ -70,6 +70,15 @@ def test_rates_are_those_of_the_plan_and_the_records() -> None:
     assert report.duration_s == pytest.approx(10.001)
 
 
+def test_a_backlog_of_the_warm_up_does_not_lower_the_completed_rate() -> None:
+    """Beyond capacity the target does what it can, however much of the run is cut off."""
+    records = poisson_run(1.2, 5.0)
+    report = analyse(plan_of(2_400), info_of(), records, None)
+
+    assert report.warm_up.until_s > 1
+    assert report.completed_rate == pytest.approx(2_000, rel=0.001)
+
+
 @pytest.mark.parametrize(
     ("arrivals", "asked"),
     [

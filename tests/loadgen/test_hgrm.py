@@ -25,7 +25,7 @@ def _read(path: Path) -> tuple[dict[float, float], dict[str, float], list[int]]:
 
 def test_the_distribution_is_that_of_the_latencies(tmp_path: Path) -> None:
     """In milliseconds, three digits exact, each latency once."""
-    latencies = (np.random.default_rng(1).lognormal(1, 1, 200_000) * 1e6).astype(np.int64)
+    latencies = (np.random.default_rng(1).lognormal(1, 1, 50_000) * 1e6).astype(np.int64)
 
     write_hgrm(latencies, tmp_path / "run.hgrm")
 
@@ -35,7 +35,7 @@ def test_the_distribution_is_that_of_the_latencies(tmp_path: Path) -> None:
         assert value_ms == pytest.approx(exact, rel=0.002, abs=0.001)
     assert len(values) > 50
     assert counts == sorted(counts)
-    assert counts[-1] == foot["TotalCount"] == 200_000
+    assert counts[-1] == foot["TotalCount"] == 50_000
     assert foot["Mean"] == pytest.approx(latencies.mean() / 1e6, rel=0.001)
     assert foot["StdDeviation"] == pytest.approx(latencies.std() / 1e6, rel=0.001)
     assert foot["Max"] == pytest.approx(latencies.max() / 1e6, rel=0.001)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import fields
 from pathlib import Path
 
@@ -29,12 +30,6 @@ PLANNED = schedule(Poisson(1000), 1.0, 1)
 def outcomes(records: Records) -> dict[str, int]:
     """How many requests ended how."""
     return {each.name: int((records.outcome == each).sum()) for each in Outcome}
-
-
-def latency_ms(records: Records) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """From the planned instant to the answer, of the requests that were done."""
-    done = records.outcome == Outcome.DONE
-    return (records.done_ns - records.planned_ns)[done] / 1e6
 
 
 def test_an_open_loop_sends_exactly_when_planned() -> None:
@@ -229,6 +224,20 @@ def test_a_run_begins_when_it_is_told_to() -> None:
     assert run_virtual(main).sent_ns.tolist() == [0, 500_000_000]
 
 
+def test_the_garbage_of_others_is_left_alone_during_a_run() -> None:
+    """No search through what was there before stops the process; afterwards there is again."""
+    frozen = []
+
+    def look(row: int, reply: Reply) -> None:
+        if row == 500:
+            frozen.append(gc.get_freeze_count())
+
+    run_on_target(TimedTarget(), OPEN, PLANNED, on_reply=look)
+
+    assert frozen[0] > 10_000
+    assert gc.get_freeze_count() == 0
+
+
 @pytest.mark.parametrize("field", ["concurrency", "duration_s", "max_requests"])
 def test_a_plan_that_sends_nothing_is_refused(field: str) -> None:
     """With the name of the field."""
@@ -238,28 +247,11 @@ def test_a_plan_that_sends_nothing_is_refused(field: str) -> None:
         run_on_target(TimedTarget(), plan, None)
 
 
-@pytest.mark.slow
-def test_an_open_loop_shows_a_stall_and_a_closed_loop_hides_it(tmp_path: Path) -> None:
-    """Coordinated omission: all devices hang for 1 s; who counts from planned instants sees it."""
-    faults = [{"kind": "hang", "at_s": 5.0, "for_s": 1.0}]
-    planned_ns = schedule(Poisson(0.8 * 2000), 20.0, 3)
-    open_plan = Plan(scenario="open", duration_s=20.0)
-    closed_plan = Plan(scenario="closed", duration_s=20.0, concurrency=4)
-
-    opened = latency_ms(run_on_host(tmp_path, open_plan, planned_ns, faults=faults))
-    closed = latency_ms(run_on_host(tmp_path, closed_plan, None, faults=faults))
-
-    assert len(opened) == len(planned_ns)
-    assert 900 < np.percentile(opened, 99.9) < 1100
-    assert np.percentile(closed, 99.9) < 10
-    assert closed.max() > 900
-
-
 def test_a_healthy_host_at_80_percent_answers_all(tmp_path: Path) -> None:
     """Conservation on a real scheduler: each request done, on a known device, in order of time."""
-    planned_ns = schedule(Poisson(0.8 * 2000), 5.0, 3)
+    planned_ns = schedule(Poisson(0.8 * 2000), 1.0, 3)
 
-    records = run_on_host(tmp_path, Plan(scenario="open", duration_s=5.0), planned_ns)
+    records = run_on_host(tmp_path, Plan(scenario="open", duration_s=1.0), planned_ns)
 
     assert outcomes(records)["DONE"] == len(planned_ns)
     assert set(records.device.tolist()) == {0, 1, 2, 3}
@@ -283,18 +275,18 @@ def test_a_healthy_host_at_80_percent_answers_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_open", [True, False])
 def test_the_same_seed_gives_the_same_records(tmp_path: Path, is_open: bool) -> None:
     """Twice in virtual time: every array is the same to the last byte."""
-    plan = Plan(scenario="open", duration_s=2.0, concurrency=7)
+    plan = Plan(scenario="open", duration_s=0.5, concurrency=7)
     runs = [
         run_on_host(
             tmp_path,
             plan,
-            schedule(Poisson(1500), 2.0, 11) if is_open else None,
+            schedule(Poisson(1500), 0.5, 11) if is_open else None,
             service_time_cv=0.3,
         )
         for _ in range(2)
     ]
 
-    assert len(runs[0].planned_ns) > 1000
+    assert len(runs[0].planned_ns) > 500
     for each in fields(Records):
         first, second = (getattr(records, each.name) for records in runs)
         if isinstance(first, np.ndarray):
@@ -323,27 +315,6 @@ def test_what_the_scheduler_refuses_is_a_reply(tmp_path: Path) -> None:
     assert failed == pytest.approx(len(PLANNED) / 64, abs=2)
     assert outcomes(records)["DONE"] == len(PLANNED) - failed
     assert [text for text in records.problems if "shape (1, 3)" in text]
-
-
-@pytest.mark.slow
-def test_a_precise_run_is_on_time(tmp_path: Path) -> None:
-    """At 5,000/s the median request is less than 50 us late, on a host of simulated cards."""
-
-    async def main() -> Records:
-        target = SchedulerTarget(
-            Scheduler(host(tmp_path, batch=1, service_time_s=0.0005, devices=8))
-        )
-        info = await target.open()
-        plan = Plan(scenario="open", duration_s=2.0, is_precise=True)
-        planned_ns = schedule(Poisson(5000), 2.0, 1)
-        records = await inject(target, info, plan, planned_ns, InputLibrary(info))
-        await target.aclose()
-        return records
-
-    records = asyncio.run(main())
-
-    assert outcomes(records)["DONE"] == len(records.planned_ns)
-    assert np.median(records.sent_ns - records.planned_ns) < 50_000
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from qaic_sched.loadgen.plan import Plan, Slo
 from qaic_sched.loadgen.scenarios import plan_for
 from qaic_sched.testing import run_virtual
 from tests.hosts import host
-from tests.loadgen.loadgen_targets import Library, PlainTarget
+from tests.loadgen.loadgen_targets import CountingTarget, library_of
 from tests.loadgen.test_scenarios import report
 
 if TYPE_CHECKING:
@@ -36,17 +36,17 @@ GENEROUS = Slo(99.0, 60.0)
 ATTEMPTS = 5
 
 
-def cards(folder: Path, **changes: Any) -> PlainTarget:
+def cards(folder: Path, **changes: Any) -> CountingTarget:
     """8 devices of 4 activations, 2 ms an inference of one sample."""
     options: dict[str, Any] = {"batch": 1, "devices": 8, "service_time_s": 0.002, **changes}
-    return PlainTarget(host(folder, **options), num_activations=4)
+    return CountingTarget(host(folder, **options), num_activations=4)
 
 
-async def run(target: PlainTarget, plan: Plan, folder: Path, **options: Any) -> dict[str, Any]:
+async def run(target: CountingTarget, plan: Plan, folder: Path, **options: Any) -> dict[str, Any]:
     """One run under LoadGen."""
     info = await target.open()
     try:
-        inputs = Library(info)
+        inputs = library_of(info)
         return await run_loadgen(target, info, inputs, plan, output_dir=folder / "logs", **options)
     finally:
         await target.aclose()
@@ -123,9 +123,9 @@ def test_what_loadgen_cannot_run_is_refused(
     """At once, with the reason."""
 
     async def main() -> None:
-        target = PlainTarget(host(tmp_path))
+        target = CountingTarget(host(tmp_path))
         info = await target.open()
-        inputs = Library(info, rows=rows)
+        inputs = library_of(info, rows=rows)
         try:
             await run_loadgen(target, info, inputs, plan, output_dir=tmp_path)
         finally:
@@ -173,7 +173,7 @@ def test_offline_is_valid(tmp_path: Path) -> None:
     async def main() -> dict[str, Any]:
         target = cards(tmp_path)
         info = await target.open()
-        inputs = Library(info)
+        inputs = library_of(info)
         plan = plan_for("offline", rate=2 * await measure_rate(target, inputs), duration_s=1.0)
         result = await run_loadgen(target, info, inputs, plan, output_dir=tmp_path / "logs")
         await target.aclose()
@@ -237,7 +237,7 @@ def test_a_target_that_dies_ends_the_run_as_invalid(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_target_that_hangs_is_given_up(tmp_path: Path) -> None:
     """When nothing is answered for as long as the plan waits, the rest counts as unresolved."""
-    hanging = PlainTarget(
+    hanging = CountingTarget(
         host(tmp_path, batch=1, faults=[{"kind": "hang", "at_s": 0.5, "for_s": 2.5}]),
         health={"dispatch_timeout_s": 100.0},
     )

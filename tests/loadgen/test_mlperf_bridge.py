@@ -15,7 +15,7 @@ from qaic_sched.loadgen.mlperf_bridge import SENT_PER_TURN, Bridge
 from qaic_sched.loadgen.records import Outcome, Reply
 from qaic_sched.testing import run_virtual
 from tests.hosts import expected, host
-from tests.loadgen.loadgen_targets import Library, PlainTarget
+from tests.loadgen.loadgen_targets import CountingTarget, library_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,14 +40,14 @@ class Recorder:
             self.data[query_id] = ctypes.string_at(address, size)
 
 
-class SilentTarget(PlainTarget):
+class SilentTarget(CountingTarget):
     """Answers nothing."""
 
     def send(self, inputs: Tensors, timeout_s: float | None, done: Callable[[Reply], None]) -> None:
         self.num_sent += 1
 
 
-class BrokenTarget(PlainTarget):
+class BrokenTarget(CountingTarget):
     """Cannot even be sent to, each time for another reason."""
 
     def send(self, inputs: Tensors, timeout_s: float | None, done: Callable[[Reply], None]) -> None:
@@ -56,7 +56,7 @@ class BrokenTarget(PlainTarget):
 
 
 def carried(
-    target: PlainTarget,
+    target: CountingTarget,
     queries: int,
     then: Callable[[Bridge], None] = lambda bridge: None,
     **options: Any,
@@ -65,7 +65,7 @@ def carried(
     recorder = Recorder()
 
     async def main() -> Bridge:
-        library = Library(await target.open())
+        library = library_of(await target.open())
         loop = asyncio.get_running_loop()
         options.setdefault("timeout_s", None)
         options.setdefault("on_reply", None)
@@ -82,9 +82,9 @@ def carried(
 
 def test_every_query_is_completed_once_with_its_data(tmp_path: Path) -> None:
     """What LoadGen gets is the first output of the query's own input."""
-    target = PlainTarget(host(tmp_path))
+    target = CountingTarget(host(tmp_path))
     recorder, bridge = carried(target, 40)
-    library = Library(run_virtual(PlainTarget(host(tmp_path)).open), 16)
+    library = library_of(run_virtual(CountingTarget(host(tmp_path)).open))
 
     assert sorted(recorder.data) == list(range(1000, 1040))
     assert sum(map(len, recorder.calls)) == bridge.num_answered == 40
@@ -97,7 +97,7 @@ def test_every_query_is_completed_once_with_its_data(tmp_path: Path) -> None:
 
 def test_what_is_answered_together_is_completed_together(tmp_path: Path) -> None:
     """One call for a batch of 8, not one per query."""
-    recorder, _ = carried(PlainTarget(host(tmp_path)), 40)
+    recorder, _ = carried(CountingTarget(host(tmp_path)), 40)
 
     assert [len(call) for call in recorder.calls] == [8] * 5
 
@@ -108,7 +108,7 @@ def test_a_burst_goes_out_in_pieces(tmp_path: Path) -> None:
     seen: list[int] = []
 
     async def main() -> None:
-        library = Library(await target.open())
+        library = library_of(await target.open())
         loop = asyncio.get_running_loop()
         bridge = Bridge(loop, Recorder(), target, library, None, None)
         bridge.issue(list(range(600)), [0] * 600)
@@ -128,7 +128,7 @@ def test_queries_of_one_turn_share_one_wake_up(tmp_path: Path) -> None:
     wakeups = []
 
     async def main() -> None:
-        library = Library(await target.open())
+        library = library_of(await target.open())
         loop = asyncio.get_running_loop()
         bridge = Bridge(loop, Recorder(), target, library, None, None)
         real = loop.call_soon_threadsafe
@@ -155,7 +155,7 @@ def test_failures_are_completed_without_data_and_counted(tmp_path: Path) -> None
     failing = host(tmp_path, faults=[{"kind": "error", "probability": 1.0}])
     replies: list[tuple[int, Outcome]] = []
     recorder, bridge = carried(
-        PlainTarget(failing),
+        CountingTarget(failing),
         5,
         on_reply=lambda index, reply: replies.append((index, reply.outcome)),
     )
@@ -168,7 +168,7 @@ def test_failures_are_completed_without_data_and_counted(tmp_path: Path) -> None
 
 def test_a_deadline_is_given_to_each_request(tmp_path: Path) -> None:
     """What one device cannot do in time expires, or is refused."""
-    _, bridge = carried(PlainTarget(host(tmp_path)), 80, timeout_s=0.035)
+    _, bridge = carried(CountingTarget(host(tmp_path)), 80, timeout_s=0.035)
 
     assert bridge.num_answered == 80
     assert sum(bridge.failures.values()) == 80 - 3 * 8
@@ -205,7 +205,7 @@ def test_a_target_that_is_given_up_fails_the_rest(tmp_path: Path) -> None:
 def test_an_answer_after_giving_up_is_not_told_twice(tmp_path: Path) -> None:
     """LoadGen has forgotten the query by then, and would crash."""
     late = host(tmp_path, service_time_s=1.5)
-    recorder, bridge = carried(PlainTarget(late), 8, lambda bridge: bridge.give_up("no answer"))
+    recorder, bridge = carried(CountingTarget(late), 8, lambda bridge: bridge.give_up("no answer"))
 
     assert sorted(query for call in recorder.calls for query in call) == list(range(1000, 1008))
     assert bridge.failures == {"unresolved": 8}
@@ -214,7 +214,7 @@ def test_an_answer_after_giving_up_is_not_told_twice(tmp_path: Path) -> None:
 def test_after_leaving_nothing_is_told(tmp_path: Path) -> None:
     """LoadGen is left waiting, whatever the target still answers."""
     late = host(tmp_path, service_time_s=1.5)
-    recorder, bridge = carried(PlainTarget(late), 8, lambda bridge: bridge.leave())
+    recorder, bridge = carried(CountingTarget(late), 8, lambda bridge: bridge.leave())
 
     assert recorder.calls == []
     assert bridge.num_out == 0

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qaic_sched.errors import DeviceError
-from qaic_sched.loadgen.pilot import ask, measure_latency, measure_rate
+from qaic_sched.loadgen.pilot import Inputs, ask, measure_latency, measure_rate
 from qaic_sched.loadgen.records import Outcome, Reply
 from qaic_sched.testing import run_virtual
 from tests.hosts import host
-from tests.loadgen.loadgen_targets import Library, PlainTarget
+from tests.loadgen.loadgen_targets import CountingTarget, library_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def measured(
-    measure: Callable[[PlainTarget, Library], Awaitable[Any]], folder: Path, **changes: Any
+    measure: Callable[[CountingTarget, Inputs], Awaitable[Any]], folder: Path, **changes: Any
 ) -> Any:
     """What a measurement gives of one simulated device of 10 ms and batches of 8."""
 
     async def main() -> Any:
-        target = PlainTarget(host(folder, **changes))
-        inputs = Library(await target.open())
+        target = CountingTarget(host(folder, **changes))
+        inputs = library_of(await target.open())
         try:
             return await measure(target, inputs)
         finally:
@@ -64,7 +64,7 @@ def test_what_fails_before_the_load_is_an_error(tmp_path: Path) -> None:
 def test_a_request_without_an_answer_is_unresolved(tmp_path: Path) -> None:
     """After as long as it was waited for."""
 
-    async def impatient(target: PlainTarget, inputs: Library) -> Reply:
+    async def impatient(target: CountingTarget, inputs: Inputs) -> Reply:
         return await ask(target, inputs[0], patience_s=0.005)
 
     reply = measured(impatient, tmp_path)

@@ -39,16 +39,18 @@ def _disturbed(duration_s: float, seed: int, begin_s: float, end_s: float, servi
 @pytest.mark.parametrize(("duration_s", "service_s"), [(10, 0.002), (30, 0.002), (10, 0.01)])
 def test_a_run_at_80_percent_load_is_steady(duration_s: float, service_s: float) -> None:
     """In at least 95 of 100 seeds, and next to nothing is cut."""
-    found = [find(*_run(0.8, duration_s, seed, service_s)) for seed in range(100)]
+    found = [find(*_run(0.8, duration_s, seed, service_s)) for seed in range(1000, 1100)]
 
     assert sum(each.is_steady for each in found) >= 95
     assert max(each.until_s for each in found) < 0.05 * duration_s
 
 
-@pytest.mark.parametrize(("load", "duration_s"), [(1.1, 10), (1.2, 10), (1.2, 3), (2.0, 10)])
+@pytest.mark.parametrize(
+    ("load", "duration_s"), [(1.05, 10), (1.1, 10), (1.2, 10), (1.2, 3), (2.0, 10)]
+)
 def test_an_overloaded_run_is_never_steady(load: float, duration_s: float) -> None:
     """Latency grows as long as the run lasts, whatever the seed."""
-    assert not any(find(*_run(load, duration_s, seed)).is_steady for seed in range(100))
+    assert not any(find(*_run(load, duration_s, seed)).is_steady for seed in range(1000, 1100))
 
 
 @pytest.mark.parametrize("count", [100, 150, 1_000, 100_000])
