@@ -242,6 +242,8 @@ class Report(Struct, frozen=True, kw_only=True):
     checks: tuple[Check, ...]
     series: Series
     problems: dict[str, int]
+    ended_early: str = ""
+    """Why the run ended before its plan did; empty where it did not."""
     correctness: dict[str, Any] = {}
     """What `correctness` found; empty where outputs were not checked."""
     mlperf: dict[str, Any] = {}

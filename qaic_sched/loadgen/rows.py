@@ -40,7 +40,6 @@ class Rows:
 
     def __init__(self, origin: float, planned_ns: NDArray[np.int64] | None) -> None:
         self._origin = origin
-        self._is_growing = planned_ns is None
         if planned_ns is None:
             planned_ns = np.full(_FIRST_SIZE, -1, np.int64)
         self._use(Records.for_requests(np.ascontiguousarray(planned_ns, np.int64)))
@@ -86,9 +85,9 @@ class Rows:
             self._answered[row] = round((inference.answered_at - origin) * 1e9)
 
     def records(self, count: int) -> Records:
-        """The first so many rows; those of a run that does not grow are all there anyway."""
+        """The first so many rows."""
         records = self._records
-        if self._is_growing:
+        if count < self.size:
             for name in ARRAYS:
                 setattr(records, name, getattr(records, name)[:count].copy())
         return records

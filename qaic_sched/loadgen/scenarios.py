@@ -25,6 +25,7 @@ __all__ = [
     "OFFICIAL_S",
     "OFFLINE_SAMPLES",
     "SAMPLES_PER_QUERY",
+    "is_official",
     "official_length",
     "plan_for",
     "score",
@@ -43,6 +44,11 @@ _MIN_REQUESTS = {"single_stream": 64, "multi_stream": 662, "server": 662}
 """What LoadGen's early stopping needs for that percentile, one of them beyond it."""
 
 
+def is_official(scenario: Scenario) -> bool:
+    """Whether it is one of MLPerf's."""
+    return scenario in _PERCENTILES
+
+
 def plan_for(
     scenario: Scenario,
     *,
@@ -58,7 +64,7 @@ def plan_for(
     `rate` is Server's; for Offline it is what the target is expected to reach, so that the burst
     lasts. `samples` are how many there must be at least.
     """
-    if scenario not in _PERCENTILES:
+    if not is_official(scenario):
         raise ConfigError(f"{scenario}: not a scenario of MLPerf: {', '.join(_PERCENTILES)}")
     length_s = OFFICIAL_S if duration_s is None else duration_s
     if length_s <= 0:
@@ -118,7 +124,7 @@ def score(report: Report) -> tuple[str, float, str]:
         return "scheduled samples per second", report.scheduled_rate, "samples/s"
     if scenario == "offline":
         return "samples per second", report.completed_rate, "samples/s"
-    if scenario not in _PERCENTILES:
+    if not is_official(scenario):
         raise ConfigError(f"{scenario}: not a scenario of MLPerf, it has no score")
     percentile = _PERCENTILES[scenario]
     return f"{percentile:g}th percentile of the latency", _latency(report, percentile), "s"
