@@ -39,6 +39,10 @@ SAMPLES_PER_QUERY = 8
 MARGIN = 1.1
 """A burst has so many times the samples that the expected rate needs, as LoadGen's does."""
 
+DRAIN_S = 60.0
+MOST_OVERTIME = 3.0
+"""A burst that takes so many times as long as was expected is given up."""
+
 _PERCENTILES = {"single_stream": 90.0, "multi_stream": 99.0, "server": 99.0, "offline": 99.0}
 _MIN_REQUESTS = {"single_stream": 64, "multi_stream": 662, "server": 662}
 """What LoadGen's early stopping needs for that percentile, one of them beyond it."""
@@ -90,6 +94,8 @@ def plan_for(
         samples_per_request=samples_per_request,
         seed=seed,
         timeout_s=timeout_s,
+        # A burst is all sent at once: what others do while they send, it does in the drain.
+        drain_s=DRAIN_S + (MOST_OVERTIME * length_s if scenario == "offline" else 0.0),
         rules=Rules(
             min_duration_s=length_s,
             percentile=percentile,
