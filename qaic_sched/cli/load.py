@@ -154,7 +154,7 @@ async def _main(options: LoadOptions) -> tuple[Run, bool]:
     progress, console = RunProgress(), stderr_console()
     async with AsyncExitStack() as stack:
         ctrl_c = stack.enter_context(CtrlC(lambda: interrupted.set_result(None)))
-        if console.is_terminal or not options.virtual:
+        if options.processes == 1 and (console.is_terminal or not options.virtual):
             await stack.enter_async_context(LiveView(console, progress))
         run = await Job(options, progress, interrupted).run()
         return run, not ctrl_c.is_pressed

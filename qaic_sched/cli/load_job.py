@@ -176,7 +176,7 @@ class Job:
         if options.kind == "offline":
             inputs = await test.inputs(Plan(scenario="offline", seed=options.seed))
             rate = await measure_rate(test.target, inputs)
-        return plan_for(
+        plan = plan_for(
             options.kind,
             rate=rate,
             duration_s=options.duration,
@@ -185,6 +185,7 @@ class Job:
             seed=options.seed,
             timeout_s=options.timeout_s,
         )
+        return msgspec.structs.replace(plan, is_precise=options.precise)
 
     def _free_plan(self, info: TargetInfo, samples: int) -> Plan:
         options = self._options

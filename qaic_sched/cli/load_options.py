@@ -216,12 +216,13 @@ def _check_official(options: LoadOptions) -> None:
     name = (options.scenario or "") + " is MLPerf's"
     scenario = f"--scenario {options.scenario}"
     why = f"{name}, whose rules say how requests are sent: --scenario open or closed is free"
-    _refuse_in(scenario, options, why, *OF_ARRIVALS, "concurrency", "samples", "precise", *SEARCHES)
+    _refuse_in(scenario, options, why, *OF_ARRIVALS, "concurrency", "samples", *SEARCHES)
     if options.kind != "offline":
         why = f"{name}, which lasts for --duration"
         _refuse_in(scenario, options, why, "requests")
     if options.kind != "server":
         _refuse_in(scenario, options, "only server and open have a rate", "rate")
+        _refuse_in(scenario, options, "nothing is planned that could be late", "precise")
     elif options.rate is None or options.slo is None:
         missing = "--rate" if options.rate is None else "--slo, like --slo p99=15ms"
         raise ConfigError(f"{scenario}: it needs a rate and a limit: give {missing}")

@@ -30,6 +30,7 @@ from qaic_sched.loadgen.inputs import InputLibrary
 from qaic_sched.loadgen.mlperf import compare_p99, run_loadgen
 from qaic_sched.loadgen.pilot import ask_all
 from qaic_sched.loadgen.processes import ProcessDiedError, inject_from_processes
+from qaic_sched.loadgen.records import Outcome
 from qaic_sched.loadgen.run_progress import RunProgress
 from qaic_sched.loadgen.verdict import judge
 
@@ -281,8 +282,17 @@ class LoadTest:
         inputs = await self.inputs(msgspec.structs.replace(plan, samples_per_request=1))
         # An offline burst may take long as a whole; LoadGen's patience is for silence.
         plan = msgspec.structs.replace(plan, drain_s=min(plan.drain_s, _LOADGEN_PATIENCE_S))
+        progress = self._progress.begin()
+
+        def count(_: int, reply: Reply) -> None:
+            progress.sent += 1
+            progress.done += 1
+            progress.errors += reply.outcome is not Outcome.DONE
+
         running = asyncio.ensure_future(
-            run_loadgen(self.target, self.info, inputs, plan, output_dir=output_dir)
+            run_loadgen(
+                *(self.target, self.info, inputs, plan), output_dir=output_dir, on_reply=count
+            )
         )
 
         def cancel(_: object) -> None:
@@ -290,7 +300,8 @@ class LoadTest:
 
         self._interrupted.add_done_callback(cancel)
         try:
-            return await running
+            with frozen_gc():
+                return await running
         finally:
             self._interrupted.remove_done_callback(cancel)
             running.cancel()

@@ -168,7 +168,7 @@ def _on_time(report: Report) -> RuleResult:
         holds=holds,
         text=f"{'p99' if p99_s is not None else 'the longest'} of the dispatch lag is {_ms(lag_s)},"
         f" {share:.1%} of the median latency {_ms(median_s)}, of at most {limit:.0%}"
-        + _mend(holds, "send precisely, from more processes, or at a lower rate"),
+        + _mend(holds, "send precisely (--precise), from more processes, or at a lower rate"),
         value=share,
         limit=limit,
     )
