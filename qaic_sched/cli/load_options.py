@@ -114,7 +114,11 @@ class LoadOptions:
 
     def has(self, name: str) -> bool:
         """Whether an option was given."""
-        return getattr(self, name) not in (None, False, [], 1 if name == "processes" else None)
+        value = getattr(self, name)
+        if name == "processes":
+            return bool(value > 1)
+        # 0 was given, too: a ramp may end there.
+        return value is not None and value is not False and value != []
 
     def parsed_slo(self) -> Slo | None:
         """`p99=15ms` as a promise."""

@@ -237,7 +237,7 @@ def test_inputs_come_from_a_file(tmp_path: Path) -> None:
 def test_a_plan_that_cannot_be_is_refused_before_anything_is_sent() -> None:
     """Its field is named."""
     target = Odd()
-    with pytest.raises(ConfigError, match="^rate"):
+    with pytest.raises(ConfigError, match=r"^rate"):
         run_plan(target, msgspec.structs.replace(OPEN, arrivals=Poisson(-1)))
 
     assert (target.count, target.is_closed) == (0, True)
