@@ -22,7 +22,7 @@ FLOORS = {
     room: floor
     for floor, rooms in enumerate(
         [
-            ["errors", "histogram", "clock"],
+            ["errors", "histogram", "clock", "virtual_time"],
             ["core", "program"],
             [
                 "config",

@@ -207,7 +207,7 @@ def test_bad_arguments_are_refused(
     assert f"error: {arguments[0]}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["magika", "least_latency", "simulated_host"])
+@pytest.mark.parametrize("name", ["magika", "least_latency", "simulated_host", "eight_cards"])
 def test_the_configurations_that_come_along_work(name: str) -> None:
     """Each opens without a change and answers a request of nine rows."""
 

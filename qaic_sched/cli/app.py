@@ -10,6 +10,7 @@ from qaic_sched.cli.bench import bench
 from qaic_sched.cli.check import check
 from qaic_sched.cli.compile import compile_
 from qaic_sched.cli.devices import devices
+from qaic_sched.cli.load import load
 from qaic_sched.cli.replay import replay
 from qaic_sched.cli.run import run
 
@@ -19,6 +20,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     devices: "qaic-sched devices",
     run: "qaic-sched run magika.yaml --input files.npz --output labels.npz",
     bench: "qaic-sched bench magika.yaml --time 10",
+    load: "qaic-sched load magika.yaml --rate 100 --slo p99=50ms --report out",
     replay: "qaic-sched replay events.jsonl",
     check: "qaic-sched check magika.yaml",
     compile_: "qaic-sched compile resnet50.onnx --options resnet50.yaml",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["INTERRUPTED", "CtrlC", "run_async"]
+__all__ = ["INTERRUPTED", "CtrlC", "exit_now", "run_async"]
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it: 128 + SIGINT."""

@@ -38,8 +38,8 @@ def seconds(value_s: float | None) -> str:
 
 
 def percent(share: float | None, digits: int = 3) -> str:
-    """A share of 1: 80.1 %."""
-    return NOTHING if share is None else f"{number(100 * share, digits)} %"
+    """A share of 1: 80.1 %; what is below a millionth is none, but of floating point's making."""
+    return NOTHING if share is None else f"{number(round(100 * share, 4), digits)} %"
 
 
 def percentile_name(percentile: float) -> str:

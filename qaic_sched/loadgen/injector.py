@@ -7,6 +7,7 @@ Rules of this file:
   the caller pauses for `_PAUSE_S`, or a target that refuses at once would do nothing else.
 - No task per request: timers and callbacks, and one future for the end.
 - Nothing is lost: each request has its row before it is sent, whatever the target does with it.
+- A run that is interrupted keeps what was due by then; the answers that are out are awaited.
 - Times are the loop's, so that a run in virtual time is exact. Timers of real loops are not:
   asyncio's fire up to 1 ms late, uvloop's up to 1 ms early or late (after an early one it spins
   through the rest). A precise run stops relying on them `_SPIN_S` before each send.
@@ -15,6 +16,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -73,21 +75,27 @@ async def inject(
     on_reply: OnReply | None = None,
     progress: Progress | None = None,
     starts_at: float | None = None,
+    interrupted: asyncio.Future[None] | None = None,
 ) -> Records:
     """Run a plan against an open target: at `planned_ns`, or as a closed loop where that is None.
 
     `on_reply` gets the row and the reply of each request, `progress` is kept up to date;
     `starts_at` is the instant of the loop's clock that counts as 0, by default now. What has no
-    answer `plan.drain_s` after the last request was due is `UNRESOLVED`.
+    answer `plan.drain_s` after the last request was due is `UNRESOLVED`. Once `interrupted` is
+    done, nothing more is sent.
     """
     _check(plan)
     kind = _ClosedLoop if planned_ns is None else _OpenLoop
     run = kind(target, info, plan, planned_ns, inputs, on_reply, progress or Progress(), starts_at)
+    if interrupted is not None:
+        interrupted.add_done_callback(run.interrupt)
     try:
         with own_garbage_only():
             return await run.records()
     finally:
         run.stop()
+        if interrupted is not None:
+            interrupted.remove_done_callback(run.interrupt)
 
 
 def _check(plan: Plan) -> None:
@@ -120,8 +128,10 @@ class _Run:
         self._progress = progress
         self._loop = asyncio.get_running_loop()
         self._clock = clock_of(self._loop)
+        self._rows = Rows(planned_ns)
+        # Afterwards: to make room for millions of rows takes a second.
         self._origin = self._clock() if starts_at is None else starts_at
-        self._rows = Rows(self._origin, planned_ns)
+        self._rows.origin = self._origin
         self._sampler = Sampler(target, self._clock, self._origin, plan.duration_s)
         self._has_devices = bool(info.activations)
         progress.planned = None if planned_ns is None else len(planned_ns)
@@ -138,12 +148,20 @@ class _Run:
         """From the beginning to the last answer, or until nobody waits for it any more."""
         self._timer = self._loop.call_at(self._origin, self._begin)
         ended_ns = await self._finished
-        records = self._rows.records(self._next)
+        records = self._rows.records(self._count())
         records.ended_ns = ended_ns
         if self._has_devices:
             self._sampler.take()
         records.device_samples = self._sampler.samples
         return records
+
+    def interrupt(self, _: object = None) -> None:
+        """Send nothing more; what is out is awaited."""
+        if self._is_all_sent or self._is_over:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._end_sending()
 
     def stop(self) -> None:
         """Note and send nothing more."""
@@ -163,6 +181,10 @@ class _Run:
     def _wake(self) -> None:
         """Send what is due, and see to it that this is called again."""
         raise NotImplementedError
+
+    def _count(self) -> int:
+        """Rows that the run has come to."""
+        return self._next
 
     def _now_ns(self) -> int:
         return round((self._clock() - self._origin) * 1e9)
@@ -226,6 +248,17 @@ class _OpenLoop(_Run):
     """Sends at planned instants, whatever becomes of it."""
 
     _waited_at = -1.0
+    _due: int | None = None
+    """Rows that were due when the run was interrupted, sent or not."""
+
+    def interrupt(self, _: object = None) -> None:
+        if not self._is_all_sent and not self._is_over:
+            due = bisect_right(self._rows.planned, self._now_ns())
+            self._due = max(self._next, due)
+        super().interrupt()
+
+    def _count(self) -> int:
+        return self._rows.size if self._due is None else self._due
 
     def _wake(self) -> None:
         planned, end = self._rows.planned, self._rows.size

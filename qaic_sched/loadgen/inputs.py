@@ -69,6 +69,12 @@ class InputLibrary:
             Generator(PCG64([seed, 1])).permuted(order, axis=1).ravel().tolist()
         )
 
+    def repeated(self) -> Self:
+        """The first input alone, again and again."""
+        library = type(self).__new__(type(self))
+        library._requests, library._order = self._requests[:1], [0]
+        return library
+
     def __len__(self) -> int:
         return len(self._requests)
 

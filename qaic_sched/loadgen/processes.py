@@ -105,11 +105,12 @@ async def inject_from_processes(
     n: int,
     *,
     inputs_path: Path | None = None,
+    interrupted: asyncio.Future[None] | None = None,
 ) -> Records:
     """Run a plan against a server from `n` processes of its own; what `inject` gives, merged.
 
-    A closed loop's callers, and its number of requests, are divided. Raises what `open` of a
-    target does in words, and `ProcessDiedError`.
+    A closed loop's callers, and its number of requests, are divided. Once `interrupted` is done,
+    nothing more is sent. Raises what `open` of a target does in words, and `ProcessDiedError`.
     """
     _check(plan, planned_ns, n)
     shares = _shares(plan, planned_ns, n)
@@ -123,6 +124,14 @@ async def inject_from_processes(
         starts_at = time.monotonic() + _LEAD_S
         for worker in workers:
             worker.begin(starts_at)
+
+        def interrupt(_: object) -> None:
+            for worker in workers:
+                worker.interrupt()
+
+        if interrupted is not None:
+            interrupted.add_done_callback(interrupt)
+            stack.callback(interrupted.remove_done_callback, interrupt)
         results = await asyncio.gather(*(worker.records() for worker in workers))
     there = [each for each in results if isinstance(each, Records)]
     deaths = [each for each in results if isinstance(each, str)]
@@ -217,6 +226,12 @@ class _Worker:
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(f"{starts_at!r}\n".encode())
+
+    def interrupt(self) -> None:
+        """Have it send nothing more."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"stop\n")
 
     async def records(self) -> Records | str:
         """What it has measured, or how it died."""

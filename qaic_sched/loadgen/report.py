@@ -36,6 +36,7 @@ __all__ = [
     "Series",
     "Verdict",
     "WarmUp",
+    "encode_report",
     "read_report",
     "write_report",
 ]
@@ -242,6 +243,8 @@ class Report(Struct, frozen=True, kw_only=True):
     checks: tuple[Check, ...]
     series: Series
     problems: dict[str, int]
+    ended_early: str = ""
+    """Why the run ended before its plan did; empty where it did not."""
     correctness: dict[str, Any] = {}
     """What `correctness` found; empty where outputs were not checked."""
     mlperf: dict[str, Any] = {}
@@ -254,8 +257,13 @@ class Report(Struct, frozen=True, kw_only=True):
 
 def write_report(report: Report, path: Path) -> None:
     """Write `report.json`: the same bytes for the same report."""
-    encoded = msgspec.json.format(msgspec.json.encode(report, order="deterministic"), indent=1)
-    path.write_bytes(encoded + b"\n")
+    path.write_bytes(encode_report(report))
+
+
+def encode_report(report: Report) -> bytes:
+    """What stands in `report.json`."""
+    encoded = msgspec.json.encode(report, order="deterministic")
+    return msgspec.json.format(encoded, indent=1) + b"\n"
 
 
 def read_report(path: Path) -> Report:

@@ -38,9 +38,9 @@ def count_problem(problems: dict[str, int], problem: str, count: int = 1) -> Non
 class Rows:
     """The columns of `Records`; `planned_ns` None makes rows as they are asked for."""
 
-    def __init__(self, origin: float, planned_ns: NDArray[np.int64] | None) -> None:
-        self._origin = origin
-        self._is_growing = planned_ns is None
+    def __init__(self, planned_ns: NDArray[np.int64] | None) -> None:
+        self.origin = 0.0
+        """The instant that counts as 0, in seconds of the loop's clock."""
         if planned_ns is None:
             planned_ns = np.full(_FIRST_SIZE, -1, np.int64)
         self._use(Records.for_requests(np.ascontiguousarray(planned_ns, np.int64)))
@@ -77,7 +77,7 @@ class Rows:
             count_problem(self._records.problems, reply.problem)
         inference = reply.inference
         if inference is not None:
-            origin = self._origin
+            origin = self.origin
             self._inference[row] = inference.id
             self._device[row] = inference.device_id
             self._activation[row] = inference.activation
@@ -86,9 +86,9 @@ class Rows:
             self._answered[row] = round((inference.answered_at - origin) * 1e9)
 
     def records(self, count: int) -> Records:
-        """The first so many rows; those of a run that does not grow are all there anyway."""
+        """The first so many rows."""
         records = self._records
-        if self._is_growing:
+        if count < self.size:
             for name in ARRAYS:
                 setattr(records, name, getattr(records, name)[:count].copy())
         return records

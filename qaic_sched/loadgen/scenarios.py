@@ -25,6 +25,7 @@ __all__ = [
     "OFFICIAL_S",
     "OFFLINE_SAMPLES",
     "SAMPLES_PER_QUERY",
+    "is_official",
     "official_length",
     "plan_for",
     "score",
@@ -38,9 +39,18 @@ SAMPLES_PER_QUERY = 8
 MARGIN = 1.1
 """A burst has so many times the samples that the expected rate needs, as LoadGen's does."""
 
+DRAIN_S = 60.0
+MOST_OVERTIME = 3.0
+"""A burst that takes so many times as long as was expected is given up."""
+
 _PERCENTILES = {"single_stream": 90.0, "multi_stream": 99.0, "server": 99.0, "offline": 99.0}
 _MIN_REQUESTS = {"single_stream": 64, "multi_stream": 662, "server": 662}
 """What LoadGen's early stopping needs for that percentile, one of them beyond it."""
+
+
+def is_official(scenario: Scenario) -> bool:
+    """Whether it is one of MLPerf's."""
+    return scenario in _PERCENTILES
 
 
 def plan_for(
@@ -58,7 +68,7 @@ def plan_for(
     `rate` is Server's; for Offline it is what the target is expected to reach, so that the burst
     lasts. `samples` are how many there must be at least.
     """
-    if scenario not in _PERCENTILES:
+    if not is_official(scenario):
         raise ConfigError(f"{scenario}: not a scenario of MLPerf: {', '.join(_PERCENTILES)}")
     length_s = OFFICIAL_S if duration_s is None else duration_s
     if length_s <= 0:
@@ -84,6 +94,8 @@ def plan_for(
         samples_per_request=samples_per_request,
         seed=seed,
         timeout_s=timeout_s,
+        # A burst is all sent at once: what others do while they send, it does in the drain.
+        drain_s=DRAIN_S + (MOST_OVERTIME * length_s if scenario == "offline" else 0.0),
         rules=Rules(
             min_duration_s=length_s,
             percentile=percentile,
@@ -118,7 +130,7 @@ def score(report: Report) -> tuple[str, float, str]:
         return "scheduled samples per second", report.scheduled_rate, "samples/s"
     if scenario == "offline":
         return "samples per second", report.completed_rate, "samples/s"
-    if scenario not in _PERCENTILES:
+    if not is_official(scenario):
         raise ConfigError(f"{scenario}: not a scenario of MLPerf, it has no score")
     percentile = _PERCENTILES[scenario]
     return f"{percentile:g}th percentile of the latency", _latency(report, percentile), "s"

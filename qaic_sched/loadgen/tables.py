@@ -6,11 +6,13 @@ Nothing is computed here but sums of what stands in the report.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from qaic_sched.loadgen.formats import NOTHING, number, percent, percentile_name, seconds, time_unit
+from qaic_sched.loadgen.scenarios import is_official, score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,7 +82,16 @@ def headline(report: Report) -> str:
         for each in latency.percentiles
         if each.percentile in shown and each.value_s is not None
     ]
-    return f"{', '.join([rate, *parts])} from the planned instant."
+    return f"{', '.join([rate, *parts])} from the planned instant.{_score(report)}"
+
+
+def _score(report: Report) -> str:
+    """What MLPerf ranks it by, if it is one of its scenarios."""
+    if not is_official(report.plan.scenario):
+        return ""
+    name, value, unit = score(report)
+    shown = seconds(value) if unit == "s" else f"{number(value)} {unit}"
+    return f" Score: {name}, {NOTHING if isnan(value) else shown}."
 
 
 def result_tables(report: Report) -> list[Table]:
@@ -94,7 +105,8 @@ def result_tables(report: Report) -> list[Table]:
         _search(report.search),
         _pairs("Problems", report.problems),
         _pairs("Correctness", report.correctness),
-        _pairs("LoadGen", report.mlperf),
+        # Its rules are among the verdict's.
+        _pairs("LoadGen", {name: v for name, v in report.mlperf.items() if name != "rules"}),
     ]
     return [table for table in tables if table and (table.rows or table.note)]
 

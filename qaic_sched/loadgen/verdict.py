@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from qaic_sched.loadgen.percentiles import floor
 from qaic_sched.loadgen.plan import Burst
 from qaic_sched.loadgen.report import Check, Latency, Percentile, RuleResult, Verdict
+from qaic_sched.loadgen.scenarios import is_official, official_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +36,11 @@ def judge(report: Report) -> Verdict:
 
 
 def _rules(report: Report) -> Iterator[RuleResult]:
+    if report.ended_early:
+        yield RuleResult(name="complete", holds=False, text=report.ended_early)
     yield _duration(report)
+    if is_official(report.plan.scenario):
+        yield official_length(report.plan)
     if report.plan.rules.min_requests:
         yield _requests(report)
     yield _samples(report)
@@ -50,6 +57,9 @@ def _rules(report: Report) -> Iterator[RuleResult]:
             yield _law(check)
     if "wrong" in report.correctness:
         yield _correctness(report)
+    if "repeated_input" in report.correctness:
+        yield _repeated_input(report)
+    yield from msgspec.convert(report.mlperf.get("rules", ()), tuple[RuleResult, ...])
 
 
 def _is_burst(plan: Plan) -> bool:
@@ -158,7 +168,7 @@ def _on_time(report: Report) -> RuleResult:
         holds=holds,
         text=f"{'p99' if p99_s is not None else 'the longest'} of the dispatch lag is {_ms(lag_s)},"
         f" {share:.1%} of the median latency {_ms(median_s)}, of at most {limit:.0%}"
-        + _mend(holds, "send precisely, from more processes, or at a lower rate"),
+        + _mend(holds, "send precisely (--precise), from more processes, or at a lower rate"),
         value=share,
         limit=limit,
     )
@@ -191,6 +201,18 @@ def _correctness(report: Report) -> RuleResult:
         text=f"{wrong} of {compared} compared outputs were wrong",
         value=wrong,
         limit=0,
+    )
+
+
+def _repeated_input(report: Report) -> RuleResult:
+    """MLPerf's TEST04, which must have found an answer."""
+    found = report.correctness["repeated_input"]
+    return RuleResult(
+        name="repeated_input",
+        holds=found["is_caching"] is False,
+        text=found["text"],
+        value=found["gain"],
+        limit=found["limit"],
     )
 
 

@@ -1,7 +1,8 @@
 """One of several load processes: `python -m qaic_sched.loadgen.worker JOB`.
 
 It connects, says `ready`, is told the instant of the beginning on its standard input, runs, and
-leaves its records in a file. It ends early when that input closes: then its parent is gone.
+leaves its records in a file. A further line there interrupts it; when that input closes its parent
+is gone, and it ends.
 """
 
 from __future__ import annotations
@@ -37,14 +38,25 @@ async def run_job(job: Job) -> None:
         planned_ns = None if job.planned_path is None else np.load(job.planned_path)
         print("ready", flush=True)
         starts_at = float(await parent.readline())
-        work = asyncio.ensure_future(
-            inject(target, info, job.plan, planned_ns, inputs, starts_at=starts_at)
+        interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        run = inject(
+            *(target, info, job.plan, planned_ns, inputs),
+            starts_at=starts_at,
+            interrupted=interrupted,
         )
-        orphaned = asyncio.ensure_future(parent.read())
-        orphaned.add_done_callback(lambda _: work.cancel())
+        work = asyncio.ensure_future(run)
+        heeding = asyncio.ensure_future(_heed(parent, interrupted))
+        heeding.add_done_callback(lambda _: work.cancel())
         save_records(await work, Path(job.records_path))
     finally:
         await target.aclose()
+
+
+async def _heed(parent: asyncio.StreamReader, interrupted: asyncio.Future[None]) -> None:
+    """Pass the parent's interruption on, until the parent is gone."""
+    while await parent.readline():
+        if not interrupted.done():
+            interrupted.set_result(None)
 
 
 async def _parent() -> asyncio.StreamReader:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qaic_sched.errors import ConfigError, InputError
 from qaic_sched.loadgen.arrivals import schedule
@@ -25,6 +26,7 @@ from tests.loadgen.load_helpers import INFO, TimedTarget, run_on_host, run_on_ta
 OPEN = Plan(scenario="open", duration_s=1.0)
 CLOSED = Plan(scenario="closed", duration_s=1.0, concurrency=4)
 PLANNED = schedule(Poisson(1000), 1.0, 1)
+Planned = NDArray[np.int64] | None
 
 
 def outcomes(records: Records) -> dict[str, int]:
@@ -315,6 +317,86 @@ def test_what_the_scheduler_refuses_is_a_reply(tmp_path: Path) -> None:
     assert failed == pytest.approx(len(PLANNED) / 64, abs=2)
     assert outcomes(records)["DONE"] == len(PLANNED) - failed
     assert [text for text in records.problems if "shape (1, 3)" in text]
+
+
+def _interrupted(plan: Plan, planned: Planned, at_s: float, service_s: float) -> Records:
+    """A run that is interrupted at an instant."""
+
+    async def main() -> Records:
+        loop = asyncio.get_running_loop()
+        interrupted: asyncio.Future[None] = loop.create_future()
+        loop.call_at(at_s, interrupted.set_result, None)
+        target, inputs = TimedTarget(service_s), InputLibrary(INFO)
+        return await inject(target, INFO, plan, planned, inputs, interrupted=interrupted)
+
+    return run_virtual(main)
+
+
+@pytest.mark.parametrize(("plan", "planned"), [(OPEN, PLANNED), (CLOSED, None)])
+def test_an_interrupted_run_keeps_what_was_due_and_awaits_its_answers(
+    plan: Plan, planned: Planned
+) -> None:
+    """Nothing is sent afterwards, nothing planned for later is in the records."""
+    records = _interrupted(plan, planned, 0.5, 0.030)
+
+    assert (records.outcome == Outcome.DONE).all()
+    assert 0.46e9 < records.planned_ns.max() < 0.5e9
+    assert records.ended_ns == records.planned_ns.max() + 30_000_000
+    if planned is not None:
+        assert records.planned_ns.tolist() == planned[planned < 500_000_000].tolist()
+
+
+def test_what_was_due_before_an_interruption_and_not_sent_counts() -> None:
+    """Of a burst some are sent in each turn of the loop: the others are due, too."""
+
+    async def main() -> Records:
+        interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        target, planned = TimedTarget(), np.repeat([0, 1_000_000_000], 500)
+
+        def reply(row: int) -> Reply:
+            if row == 70:
+                interrupted.set_result(None)
+            return Reply(Outcome.DONE)
+
+        target.answer = reply
+        return await inject(
+            target, INFO, OPEN, planned, InputLibrary(INFO), interrupted=interrupted
+        )
+
+    records = run_virtual(main)
+
+    assert records.planned_ns.tolist() == [0] * 500
+    assert outcomes(records)["DONE"] == 128
+    assert outcomes(records)["UNRESOLVED"] == 372
+
+
+def test_an_interruption_after_the_last_request_changes_nothing() -> None:
+    """All was sent by then."""
+    records = _interrupted(OPEN, PLANNED, 1.010, 0.5)
+
+    assert records.planned_ns.tolist() == PLANNED.tolist()
+    assert outcomes(records)["DONE"] == len(PLANNED)
+
+
+@pytest.mark.slow
+def test_room_for_many_requests_is_made_before_the_run_begins() -> None:
+    """The first of five million is on time."""
+
+    async def main() -> Records:
+        interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def reply(row: int) -> Reply:
+            if not interrupted.done():
+                interrupted.set_result(None)
+            return Reply(Outcome.DONE)
+
+        planned_ns = np.arange(5_000_000) * 1_000_000
+        target, inputs = TimedTarget(answer=reply), InputLibrary(INFO)
+        return await inject(target, INFO, OPEN, planned_ns, inputs, interrupted=interrupted)
+
+    records = asyncio.run(main())
+
+    assert records.sent_ns[0] < 50_000_000
 
 
 @pytest.mark.slow

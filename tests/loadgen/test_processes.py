@@ -214,3 +214,24 @@ def test_a_process_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
             assert process.wait(10) != 0
 
     assert not (tmp_path / "records.npz").exists()
+
+
+@pytest.mark.slow
+def test_an_interruption_reaches_every_process() -> None:
+    """All stop, and what they had sent comes back answered."""
+
+    async def main(url: str) -> Records:
+        loop = asyncio.get_running_loop()
+        interrupted: asyncio.Future[None] = loop.create_future()
+        loop.call_later(3.0, interrupted.set_result, None)
+        plan = Plan(scenario="closed", duration_s=60.0, concurrency=4)
+        return await inject_from_processes(url, plan, None, 2, interrupted=interrupted)
+
+    with running(delay=0.010) as url:
+        begun = time.monotonic()
+        records = asyncio.run(main(url))
+
+    assert time.monotonic() - begun < 20
+    assert records.ended_ns < 20e9
+    assert (records.outcome == Outcome.DONE).all()
+    assert len(records.planned_ns) > 20

@@ -241,3 +241,45 @@ def test_a_report_can_be_judged_again() -> None:
 
     assert judge(report) == report.verdict
     assert not judge(msgspec.structs.replace(report, plan=stricter)).is_valid
+
+
+def test_a_run_that_ended_early_says_so_first() -> None:
+    """Whatever else holds."""
+    report = msgspec.structs.replace(_report(), ended_early="interrupted by Ctrl-C")
+
+    first, *others = judge(report).rules
+
+    assert (first.name, first.holds, first.text) == ("complete", False, "interrupted by Ctrl-C")
+    assert all(rule.holds for rule in others)
+
+
+@pytest.mark.parametrize(("is_caching", "holds"), [(False, True), (True, False), (None, False)])
+def test_a_cache_is_a_broken_rule(is_caching: bool | None, holds: bool) -> None:
+    """And so is a test that found nothing out."""
+    found = {"is_caching": is_caching, "gain": 0.3, "limit": 0.1, "text": "what was found"}
+    report = msgspec.structs.replace(_report(), correctness={"repeated_input": found})
+
+    verdict = judge(report)
+
+    assert (verdict.is_valid, verdict.rules[-1].text) == (holds, "what was found")
+
+
+def test_loadgens_rules_are_the_verdicts_too() -> None:
+    """As they stand in the report, also once that was read from a file."""
+    rule = RuleResult(name="loadgen", holds=False, text="LoadGen says INVALID")
+    mlperf = {"rules": msgspec.to_builtins([rule])}
+    report = msgspec.structs.replace(_report(), mlperf=mlperf)
+
+    assert judge(report).rules[-1] == rule
+    assert not judge(report).is_valid
+
+
+def test_a_scenario_of_mlperf_says_whether_its_length_is_official() -> None:
+    """Ten seconds hold, and are told to be no official length."""
+    plan = msgspec.structs.replace(_report().plan, scenario="server")
+    report = msgspec.structs.replace(_report(), plan=plan)
+
+    assert (
+        "not an official length"
+        in _rule(msgspec.structs.replace(report, verdict=judge(report)), "official_length").text
+    )

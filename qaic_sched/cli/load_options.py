@@ -1,0 +1,302 @@
+"""What the options of `qaic-sched load` mean together, and which do not go together.
+
+Rules of this file:
+- Everything that is known to be wrong before a target is open is told here: a `ConfigError` that
+  begins with the option and says what mends it.
+- Rates of options are requests a second, as `--rate` is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from qaic_sched.errors import ConfigError
+from qaic_sched.loadgen.arrivals import schedule
+from qaic_sched.loadgen.plan import Constant, Gamma, Mmpp, Poisson, Ramp, Slo, Step, Trace
+from qaic_sched.loadgen.scenarios import is_official
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qaic_sched.loadgen.plan import Arrivals, Scenario
+
+__all__ = ["LoadOptions", "check", "numbers"]
+
+T = TypeVar("T", int, float)
+
+SEARCHES = ("find_rate", "sweep_rates", "sweep_concurrency", "sweep")
+SHAPE = ("devices", "num_activations", "set_size", "batch")
+KIND_OF = {
+    "cv": "gamma",
+    "rates": "step",
+    "to_rate": "ramp",
+    "burst_factor": "mmpp",
+    "burst_share": "mmpp",
+    "cycle": "mmpp",
+    "trace": "trace",
+    "speedup": "trace",
+}
+"""The arrivals that an option belongs to, and which follow from it."""
+NEEDS = {"gamma": "cv", "step": "rates", "ramp": "to_rate", "trace": "trace"}
+OF_ARRIVALS = ("arrivals", *KIND_OF)
+WITHOUT_RATE = ("step", "trace")
+SCALABLE = ("constant", "poisson", "gamma", "mmpp")
+"""Arrivals of one mean rate, which a search can turn up."""
+UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+_SLO = re.compile(r"p(\d+(?:\.\d+)?)=(\d+(?:\.\d+)?)\s*(us|µs|ms|s)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """The options as they were given; their names are those of the command line."""
+
+    target: str
+    scenario: str | None = None
+    rate: float | None = None
+    arrivals: str | None = None
+    cv: float | None = None
+    rates: str | None = None
+    to_rate: float | None = None
+    burst_factor: float | None = None
+    burst_share: float | None = None
+    cycle: float | None = None
+    trace: Path | None = None
+    speedup: float | None = None
+    concurrency: int | None = None
+    duration: float | None = None
+    requests: int | None = None
+    samples: int | None = None
+    timeout_s: float | None = None
+    slo: str | None = None
+    seed: int = 1
+    precise: bool = False
+    processes: int = 1
+    loadgen: bool = False
+    find_rate: bool = False
+    sweep_rates: str | None = None
+    sweep_concurrency: str | None = None
+    sweep: list[str] | None = None
+    check_outputs: bool = False
+    repeated_input: bool = False
+    input_path: Path | None = None
+    model: str | None = None
+    virtual: bool = False
+    report: Path | None = None
+    as_json: bool = False
+
+    @property
+    def is_server(self) -> bool:
+        """Whether the target is an address, not a file."""
+        return "://" in self.target
+
+    @property
+    def kind(self) -> Scenario:
+        """The scenario, also where none was named."""
+        if self.scenario is not None:
+            name: Any = self.scenario.replace("-", "_")
+            return name  # type: ignore[no-any-return]
+        opens = ("rate", *OF_ARRIVALS, "find_rate", "sweep_rates")
+        return "open" if any(map(self.has, opens)) else "closed"
+
+    @property
+    def arrivals_kind(self) -> str:
+        """The arrivals, also where they only follow from another option."""
+        implied = (kind for name, kind in KIND_OF.items() if self.has(name))
+        return self.arrivals or next(implied, "poisson")
+
+    @property
+    def search(self) -> str | None:
+        """Which search was asked for, if any."""
+        return next((name for name in SEARCHES if self.has(name)), None)
+
+    def has(self, name: str) -> bool:
+        """Whether an option was given."""
+        value = getattr(self, name)
+        if name == "processes":
+            return bool(value > 1)
+        # 0 was given, too: a ramp may end there.
+        return value is not None and value is not False and value != []
+
+    def parsed_slo(self) -> Slo | None:
+        """`p99=15ms` as a promise."""
+        if self.slo is None:
+            return None
+        found = _SLO.fullmatch(self.slo.strip())
+        if found is None:
+            raise ConfigError(f"--slo: {self.slo}: wanted a percentile and a time, like p99=15ms")
+        percentile, limit_s = float(found[1]), float(found[2]) * UNITS[found[3]]
+        if not 0 < percentile < 100 or limit_s <= 0:
+            raise ConfigError(f"--slo: {self.slo}: wanted a percentile below 100, a time above 0")
+        return Slo(percentile, limit_s)
+
+    def parsed_arrivals(self) -> Arrivals:
+        """When the requests of an open loop are due; 1 a second where a search sets the rate."""
+        rate = 1.0 if self.rate is None else self.rate
+        match self.arrivals_kind:
+            case "constant":
+                return Constant(rate)
+            case "gamma":
+                return Gamma(rate, self.cv or 1.0)
+            case "mmpp":
+                given = (self.burst_factor, self.burst_share, self.cycle)
+                return Mmpp(rate, *_or_defaults(given))
+            case "step":
+                return Step(numbers("--rates", self.rates or "", float, 0.0))
+            case "ramp":
+                return Ramp(rate, self.to_rate or 0.0)
+            case "trace":
+                return Trace(str(self.trace), self.speedup or 1.0)
+        return Poisson(rate)
+
+    def shape(self) -> dict[str, tuple[int, ...]]:
+        """What is to be swept, by name."""
+        shape: dict[str, tuple[int, ...]] = {}
+        for each in self.sweep or ():
+            name, _, values = each.partition("=")
+            name = name.strip().replace("-", "_")
+            if name not in SHAPE:
+                raise ConfigError(f"--sweep: {each}: wanted NAME=N,N,... of {', '.join(SHAPE)}")
+            if name in shape:
+                raise ConfigError(f"--sweep: {name} is given twice: give all its values at once")
+            shape[name] = numbers(f"--sweep {name}", values, int, 1)
+        return shape
+
+
+def _or_defaults(given: tuple[float | None, ...]) -> tuple[float, ...]:
+    defaults = Mmpp.__struct_defaults__
+    return tuple(d if g is None else g for g, d in zip(given, defaults, strict=True))
+
+
+def numbers(option: str, text: str, kind: Callable[[str], T], least: T) -> tuple[T, ...]:
+    """The numbers of a list with commas, each at least `least`; `ConfigError` names the option."""
+    try:
+        values = tuple(kind(each) for each in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(least <= each < float("inf") for each in values):
+        raise ConfigError(f"{option}: {text!r}: wanted numbers with commas, like 1,2,4")
+    return values
+
+
+def check(options: LoadOptions) -> None:
+    """`ConfigError` for what cannot be."""
+    _check_search(options)
+    if is_official(options.kind):
+        _check_official(options)
+    elif options.kind == "open":
+        _check_open(options)
+    else:
+        _check_closed(options)
+    _check_target(options)
+    _check_parts(options)
+    options.parsed_slo()
+    options.shape()
+
+
+def _check_search(options: LoadOptions) -> None:
+    given = [name for name in SEARCHES if options.has(name)]
+    if len(given) > 1:
+        named = " and ".join(map(_spelled, given))
+        raise ConfigError(f"{named} are all given: one search at a time")
+    if options.search == "find_rate" and options.slo is None:
+        raise ConfigError("--find-rate: a limit is missing: give --slo, like --slo p99=15ms")
+    if options.search == "sweep_rates":
+        numbers("--sweep-rates", options.sweep_rates or "", float, 1e-6)
+        _refuse(options, "it has the rates", "sweep_rates", "rate")
+    if options.search == "sweep_concurrency":
+        numbers("--sweep-concurrency", options.sweep_concurrency or "", int, 1)
+        _refuse(options, "it has the numbers of callers", "sweep_concurrency", "concurrency")
+    if options.search is not None:
+        why = "they are tests of one run: leave out the search"
+        _refuse(options, why, options.search, "check_outputs", "repeated_input", "loadgen")
+    if "batch" in options.shape():
+        _refuse(options, "batch is the samples of a request", "sweep", "samples")
+
+
+def _check_official(options: LoadOptions) -> None:
+    name = (options.scenario or "") + " is MLPerf's"
+    scenario = f"--scenario {options.scenario}"
+    why = f"{name}, whose rules say how requests are sent: --scenario open or closed is free"
+    _refuse_in(scenario, options, why, *OF_ARRIVALS, "concurrency", "samples", *SEARCHES)
+    if options.kind != "offline":
+        why = f"{name}, which lasts for --duration"
+        _refuse_in(scenario, options, why, "requests")
+    if options.kind != "server":
+        _refuse_in(scenario, options, "only server and open have a rate", "rate")
+        _refuse_in(scenario, options, "nothing is planned that could be late", "precise")
+    elif options.rate is None or options.slo is None:
+        missing = "--rate" if options.rate is None else "--slo, like --slo p99=15ms"
+        raise ConfigError(f"{scenario}: it needs a rate and a limit: give {missing}")
+
+
+def _check_open(options: LoadOptions) -> None:
+    _refuse_in("an open loop", options, "it has no callers: --scenario closed has", "concurrency")
+    _refuse_in("an open loop", options, "that is a closed loop's", "sweep_concurrency")
+    kind = options.arrivals_kind
+    for name, owner in KIND_OF.items():
+        if options.has(name) and owner != kind:
+            raise ConfigError(f"{_spelled(name)}: that is of --arrivals {owner}, not of {kind}")
+    needed = NEEDS.get(kind)
+    if needed is not None and not options.has(needed):
+        raise ConfigError(f"--arrivals {kind}: give {_spelled(needed)}")
+    if options.search in ("find_rate", "sweep_rates") and kind not in SCALABLE:
+        raise ConfigError(
+            f"--arrivals {kind}: {_spelled(options.search)} needs one rate to turn up: "
+            f"{', '.join(SCALABLE)}"
+        )
+    if kind in WITHOUT_RATE:
+        why = f"--arrivals {kind} has its own: leave it out"
+        _refuse_in("--rate", options, why, "rate")
+    elif options.rate is None and options.search not in ("find_rate", "sweep_rates"):
+        raise ConfigError("--rate: missing: how many requests a second is an open loop to send?")
+    schedule(options.parsed_arrivals(), options.duration or 1e-3, 0, 1)
+
+
+def _check_closed(options: LoadOptions) -> None:
+    why = "callers send when they have an answer: --scenario open has a rate"
+    _refuse_in("a closed loop", options, why, "rate", *OF_ARRIVALS, "sweep_rates", "find_rate")
+    why = "nothing is planned that could be late: leave it out"
+    _refuse_in("a closed loop", options, why, "precise")
+
+
+def _check_target(options: LoadOptions) -> None:
+    if options.is_server:
+        why = "it is a server's own: give a configuration file"
+        _refuse_in("an address", options, why, "virtual", "sweep")
+        name = "http://host:port/NAME"
+        _refuse_in("an address", options, f"the model is part of it, as in {name}", "model")
+    else:
+        why = "a scheduler is in this process: they are for an address"
+        _refuse_in("a configuration file", options, why, "processes")
+
+
+def _check_parts(options: LoadOptions) -> None:
+    if options.loadgen and not is_official(options.kind):
+        wanted = "single-stream, multi-stream, server or offline"
+        raise ConfigError(f"--loadgen: it runs MLPerf's scenarios: give --scenario {wanted}")
+    if options.loadgen:
+        why = "LoadGen is a thread in real time"
+        _refuse(options, why, "loadgen", "virtual", "processes")
+    if options.processes > 1:
+        why = "the answers are in the other processes"
+        _refuse(options, why, "processes", "check_outputs", "repeated_input")
+
+
+def _refuse(options: LoadOptions, why: str, name: str, *others: str) -> None:
+    _refuse_in(_spelled(name), options, why, *others)
+
+
+def _refuse_in(where: str, options: LoadOptions, why: str, *names: str) -> None:
+    for name in names:
+        if options.has(name):
+            what = _spelled(name)
+            raise ConfigError(
+                f"{what}: {why}" if what == where else f"{what}: not with {where}: {why}"
+            )
+
+
+def _spelled(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,153 @@
+"""Searches and sweeps on a target: many runs, each with a seed of its own, and one report.
+
+Rules of this file:
+- The report is that of the best run, or of the last one where none passed; it carries the search.
+- An interrupted search keeps the runs that it had made.
+- Records are kept of a few runs only: of the last, and of those that may be the best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from qaic_sched.errors import ConfigError
+from qaic_sched.loadgen.load import INTERRUPTED, Run, opened
+from qaic_sched.loadgen.pilot import measure_rate
+from qaic_sched.loadgen.plan import Constant, Gamma, Mmpp, Poisson
+from qaic_sched.loadgen.points import judged
+from qaic_sched.loadgen.report import Search
+from qaic_sched.loadgen.search import find_highest_rate, sweep_concurrency, sweep_rates
+from qaic_sched.loadgen.sweep import sweep_shapes
+from qaic_sched.loadgen.verdict import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from qaic_sched.loadgen.load import LoadTest
+    from qaic_sched.loadgen.plan import Plan
+    from qaic_sched.loadgen.report import Point, Report
+    from qaic_sched.loadgen.sweep import Grid, Shape
+    from qaic_sched.loadgen.target import Target, TargetInfo
+
+__all__ = ["find_rate", "over_concurrency", "over_rates", "over_shapes"]
+
+FIRST_SHARE = 0.5
+"""A search begins with this share of what a burst reached."""
+_MOST_KEPT = 5
+
+
+class _InterruptedError(Exception):
+    """No more runs are to be made."""
+
+
+class _Runs:
+    """All runs of one search, and the few whose records are kept."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._points: list[Point] = []
+        self._last: Run | None = None
+        self._passed: dict[float, Run] = {}
+
+    async def measure(self, test: LoadTest, plan: Plan, **asked: Any) -> Report:
+        """Make one run; `asked` is what `points.judged` takes."""
+        seed = plan.seed + len(self._points)
+        run = await test.run(msgspec.structs.replace(plan, seed=seed))
+        if test.is_interrupted:
+            self._last = self._last or run
+            raise _InterruptedError
+        result = judged(run.report, plan.rules.slo, **asked)
+        self._points.append(result.point)
+        self._last = run
+        if result.passes:
+            rate = asked.get("offered_rate")
+            self._passed[run.report.completed_rate if rate is None else rate] = run
+            if len(self._passed) > _MOST_KEPT:
+                del self._passed[min(self._passed)]
+        return run.report
+
+    async def result(self, search: Awaitable[Search]) -> Run:
+        """The best run of a search, with what it found."""
+        ended_early = ""
+        try:
+            found = await search
+        except _InterruptedError:
+            ended_early = INTERRUPTED
+            found = Search(kind=self._kind, points=tuple(self._points), note="Interrupted.")
+        best = self._passed.get(found.best_rate or 0.0)
+        run = best or self._passed.get(max(self._passed, default=0.0)) or self._last
+        if run is None:
+            raise ConfigError(found.note.replace("\n", " ") or "there was nothing to run")
+        report = msgspec.structs.replace(run.report, search=found)
+        if ended_early:
+            report = msgspec.structs.replace(report, ended_early=ended_early)
+        return Run(msgspec.structs.replace(report, verdict=judge(report)), run.records)
+
+
+async def find_rate(test: LoadTest, plan: Plan, start_rate: float | None = None) -> Run:
+    """The highest rate that keeps the plan's SLO; rates are samples a second."""
+    slo = plan.rules.slo
+    if slo is None:
+        raise ConfigError("a search of the highest rate needs a limit of the latency")
+    runs = _Runs("slo")
+    inputs = await test.inputs(plan)
+    if start_rate is None:
+        pilot = await measure_rate(test.target, inputs)
+        start_rate = FIRST_SHARE * pilot * plan.samples_per_request
+
+    async def measure(rate: float) -> Report:
+        return await runs.measure(test, _at_rate(plan, rate), offered_rate=rate)
+
+    return await runs.result(find_highest_rate(measure, slo, start_rate=start_rate))
+
+
+async def over_rates(test: LoadTest, plan: Plan, rates: Sequence[float]) -> Run:
+    """One run at each rate, in samples a second."""
+    runs = _Runs("rates")
+
+    async def measure(rate: float) -> Report:
+        return await runs.measure(test, _at_rate(plan, rate), offered_rate=rate)
+
+    return await runs.result(sweep_rates(measure, rates))
+
+
+async def over_concurrency(test: LoadTest, plan: Plan, levels: Sequence[int]) -> Run:
+    """One run with each number of callers."""
+    runs = _Runs("concurrency")
+
+    async def measure(level: int) -> Report:
+        its_plan = msgspec.structs.replace(plan, concurrency=level)
+        return await runs.measure(test, its_plan, concurrency=level)
+
+    return await runs.result(sweep_concurrency(measure, levels))
+
+
+async def over_shapes(
+    make_target: Callable[[Shape], Target],
+    plan_of: Callable[[TargetInfo, Shape], Plan],
+    grid: Grid,
+    **options: Any,
+) -> Run:
+    """One run on a new target of each shape; `options` are those of `opened`."""
+    runs = _Runs("shapes")
+
+    async def measure(shape: Shape) -> Report:
+        async with opened(make_target(shape), **options) as test:
+            plan = plan_of(test.info, shape)
+            return await runs.measure(test, plan, shape=asdict(shape))
+
+    return await runs.result(sweep_shapes(measure, grid))
+
+
+def _at_rate(plan: Plan, rate: float) -> Plan:
+    """The same plan at so many samples a second."""
+    arrivals = plan.arrivals
+    if not isinstance(arrivals, Constant | Poisson | Gamma | Mmpp):
+        raise ConfigError("a search over rates needs arrivals of one mean rate")
+    rate_of_requests = rate / plan.samples_per_request
+    return msgspec.structs.replace(
+        plan, arrivals=msgspec.structs.replace(arrivals, rate=rate_of_requests)
+    )
