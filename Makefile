@@ -14,10 +14,13 @@ BIN := $(VENV)/bin
 run: $(VENV)/.installed-main-job
 	@$(BIN)/python -m bench.main_job $(ARGS)
 
-# The slow tests run apart: tracing for coverage would make them several times slower.
+# Only the core's own tests are traced for coverage: tracing makes tests several times slower. The
+# slow ones run one at a time: they are about real time.
 test: lint
-	$(BIN)/coverage run -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/coverage run -m pytest -m 'not slow' tests/core tests/simulation $(ARGS)
 	$(BIN)/coverage report --fail-under=100 --show-missing --include='qaic_sched/core/*'
+	$(BIN)/python -m pytest -n auto -m 'not slow' \
+	  --ignore=tests/core --ignore=tests/simulation $(ARGS)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.installed-dev
@@ -39,7 +42,7 @@ build/compiled/.built: $(VENV)/.installed-dev setup.py $(shell find qaic_sched -
 
 # The fast tests, and a thousand seeds of the simulation, on the compiled core.
 test-compiled: compiled
-	QAIC_SCHED_COMPILE=1 $(BIN)/python -m pytest -o pythonpath='build/compiled .' \
+	QAIC_SCHED_COMPILE=1 $(BIN)/python -m pytest -n auto -o pythonpath='build/compiled .' \
 	  -m 'not (slow or interpreted)' $(ARGS)
 	QAIC_SCHED_COMPILE=1 $(BIN)/python -m pytest -o pythonpath='build/compiled .' \
 	  tests/simulation -k many_hosts
