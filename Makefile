@@ -43,7 +43,7 @@ build/compiled/.built: $(VENV)/.installed-dev setup.py $(shell find qaic_sched -
 # The fast tests, and a thousand seeds of the simulation, on the compiled core.
 test-compiled: compiled
 	QAIC_SCHED_COMPILE=1 $(BIN)/python -m pytest -n auto -o pythonpath='build/compiled .' \
-	  -m 'not (slow or interpreted)' $(ARGS)
+	  -m 'not (slow or long or interpreted)' $(ARGS)
 	QAIC_SCHED_COMPILE=1 $(BIN)/python -m pytest -o pythonpath='build/compiled .' \
 	  tests/simulation -k many_hosts
 

@@ -98,7 +98,7 @@ def test_percentiles_are_those_of_queueing_theory(
         assert percentile_s(report, percentile) == pytest.approx(ideal, rel=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_long_run_has_the_exact_percentiles(tmp_path: Path) -> None:
     """320,000 requests, whose p99 chance puts off by 2 %: within 5 % of M/D/4 by themselves."""
     report, _ = judged_on_host(tmp_path, plan_of(Poisson(RATE), 200.0, seed=4))
@@ -169,7 +169,7 @@ def test_laws_hold_on_every_valid_run(tmp_path: Path, name: str) -> None:
         assert check.holds
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", RUNS)
 def test_laws_hold_for_many_seeds(tmp_path: Path, name: str) -> None:
     """The same for twenty seeds of each, most of which are valid."""
