@@ -17,10 +17,9 @@ run: $(VENV)/.installed-main-job
 # Only the core's own tests are traced for coverage: tracing makes tests several times slower. The
 # slow ones run one at a time: they are about real time.
 test: lint
-	$(BIN)/coverage run -m pytest -m 'not slow' tests/core tests/simulation $(ARGS)
+	$(BIN)/coverage run -m pytest -m 'not (slow or long)' tests/core tests/simulation $(ARGS)
 	$(BIN)/coverage report --fail-under=100 --show-missing --include='qaic_sched/core/*'
-	$(BIN)/python -m pytest -n auto -m 'not slow' \
-	  --ignore=tests/core --ignore=tests/simulation $(ARGS)
+	$(BIN)/python -m pytest -n auto -m 'not slow' $(ARGS)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.installed-dev

@@ -247,7 +247,7 @@ def test_shapes_take_the_first_of_the_devices_that_are_named(
     assert "3 are asked for of 2" in report.search.note
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_highest_rate_of_a_host_is_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -339,7 +339,9 @@ def interrupt(process: subprocess.Popen[str], after_s: float, limit_s: float = 6
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [["--rate", 100], ["--rate", 100, "--virtual"], []])
+@pytest.mark.parametrize(
+    "more", [["--rate", 100], ["--rate", 100, "--virtual", "--duration", 20_000], []]
+)
 def test_ctrl_c_reports_what_was_measured(tmp_path: Path, more: list[object]) -> None:
     """INVALID, interrupted, with files, and status 130."""
     out = tmp_path / "out"

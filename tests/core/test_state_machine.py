@@ -287,7 +287,7 @@ class Schedules(RuleBasedStateMachine):
             self.step()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_random_schedules_keep_every_promise() -> None:
     """Arrivals, cancels, answers, faults, silence, reloads, drain and close in any order."""
     run_state_machine_as_test(

@@ -273,7 +273,7 @@ def test_a_closed_run_is_measured_from_when_callers_were_free() -> None:
     assert [device.utilisation for device in report.devices] == pytest.approx([1, 1], rel=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_million_requests_can_be_analysed() -> None:
     """In a minute or so: only the recursion of the ideal replay goes one by one."""
     rate = 0.8 * 1_024 / SERVICE_NS * 1e9

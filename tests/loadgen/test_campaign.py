@@ -33,7 +33,7 @@ def cards(folder: Path, devices: int = 4, **changes: Any) -> SchedulerTarget:
     return SchedulerTarget(Scheduler(host(folder, **spec), devices=devices))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("start", [None, 37.0])
 def test_the_highest_rate_is_the_capacity(tmp_path: Path, start: float | None) -> None:
     """Four cards of 10 ms do 400 a second: found within 5 %, from wherever it begins."""

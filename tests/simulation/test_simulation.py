@@ -21,7 +21,7 @@ def test_every_promise_holds_on_some_hosts() -> None:
     assert _violations(range(60)) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_promise_holds_on_many_hosts() -> None:
     """A thousand more."""
     assert _violations(range(1000, 2000)) == {}
@@ -67,7 +67,7 @@ def test_scenarios_have_devices_that_are_shut_for_being_slow() -> None:
     assert too_slow > 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.interpreted
 @pytest.mark.parametrize("name", MUTANTS)
 def test_known_bugs_are_noticed(name: str) -> None:
