@@ -31,6 +31,7 @@ FLOORS = {
                 "config_table",
                 "vendor_options",
                 "yaml_file",
+                "npz_file",
                 "tensors",
                 "metrics",
             ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,24 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from qaic_sched.program import Tensors
 
-__all__ = ["check_output_path", "read_arrays", "write_arrays"]
-
-
-def read_arrays(path: Path) -> Tensors:
-    """All arrays of an `.npz` file, by name; `InputError` names the file."""
-    try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise zipfile.BadZipFile("no zip archive of arrays, as numpy.savez writes")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not an npz file of plain arrays: {error}") from error
+__all__ = ["check_output_path", "write_arrays"]
 
 
 def check_output_path(path: Path) -> None:

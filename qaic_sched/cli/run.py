@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qaic_sched.cli.arrays import check_output_path, read_arrays, write_arrays
+from qaic_sched.cli.arrays import check_output_path, write_arrays
 from qaic_sched.cli.ctrl_c import INTERRUPTED, CtrlC, run_async
 from qaic_sched.cli.hangup import Hangup
 from qaic_sched.cli.output import print_json
@@ -17,6 +17,7 @@ from qaic_sched.cli.progress import progress_bar, stderr_console
 from qaic_sched.errors import InputError, SchedulerError
 from qaic_sched.metrics import format_device_table
 from qaic_sched.models import name_of
+from qaic_sched.npz_file import read_arrays
 from qaic_sched.scheduler import Scheduler
 from qaic_sched.tensors import allocate_outputs, copy_rows, validate
 

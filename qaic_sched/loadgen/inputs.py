@@ -8,13 +8,13 @@ Rules of this file:
 
 from __future__ import annotations
 
-import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.random import PCG64, Generator
 
 from qaic_sched.errors import ConfigError, InputError
+from qaic_sched.npz_file import read_arrays
 from qaic_sched.program import Program
 from qaic_sched.tensors import validate
 
@@ -55,8 +55,9 @@ class InputLibrary:
         """
         rows = _rows_of(info, samples_per_request)
         library = cls.__new__(cls)
+        arrays = read_arrays(path)
         try:
-            library._fill(_cut(_read(path), info, rows), seed)
+            library._fill(_cut(arrays, info, rows), seed)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         return library
@@ -109,20 +110,6 @@ def _draw(spec: TensorSpec, rows: int, rng: Generator) -> NDArray[np.generic]:
     if kind in "iu":
         return rng.integers(0, 10, shape).astype(spec.dtype)
     raise ConfigError(f"input {spec.name!r}: {spec.dtype} cannot be drawn; give inputs in a file")
-
-
-def _read(path: Path) -> Tensors:
-    try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise zipfile.BadZipFile("no zip archive of arrays, as numpy.savez writes")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}") from error
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"not an npz file of plain arrays: {error}") from error
 
 
 def _cut(arrays: Tensors, info: TargetInfo, rows: int) -> list[Tensors]:

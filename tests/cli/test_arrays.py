@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from qaic_sched.cli.arrays import check_output_path, read_arrays, write_arrays
+from qaic_sched.cli.arrays import check_output_path, write_arrays
 from qaic_sched.errors import InputError, SchedulerError
+from qaic_sched.npz_file import read_arrays
 
 if TYPE_CHECKING:
     from pathlib import Path
