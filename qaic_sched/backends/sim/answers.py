@@ -6,6 +6,7 @@ All of it belongs to the loop's thread.
 from __future__ import annotations
 
 import math
+from collections import deque
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -33,11 +34,15 @@ _InFlight: TypeAlias = (
 
 
 class Answers:
-    """Holds inferences until they are due, and answers those that are due together."""
+    """Holds inferences until they are due, and answers those that are due together.
+
+    Most are added in the order in which they end: only the others need a heap.
+    """
 
     __slots__ = (
         "_early_s",
         "_heap",
+        "_line",
         "_model",
         "_sequence",
         "_wakeup",
@@ -53,6 +58,8 @@ class Answers:
         # such step early and look again at each turn of the loop, for a step late idles a device.
         self._early_s = 0.0 if self.clock == loop.time else 0.001
         self._model = model
+        self._line: deque[_InFlight] = deque()
+        #: Those that end before one that stood in the line already.
         self._heap: list[_InFlight] = []
         self._sequence = 0
         self._wakeup: asyncio.Handle | None = None
@@ -70,14 +77,15 @@ class Answers:
     ) -> None:
         """Answer at `end`; never before the caller's callback has returned."""
         self._sequence += 1
-        heappush(self._heap, (end, self._sequence, rows, inputs, done, executable, fault))
+        self._put((end, self._sequence, rows, inputs, done, executable, fault))
         if end < self._wakeup_at:
             self._wake_at(end, now)
 
     def take(self, executable: SimExecutable) -> list[Done]:
         """Forget the executable's inferences; what answers them, in the order of their ends."""
-        taken = sorted(each for each in self._heap if each[5] is executable)
-        self._heap[:] = [each for each in self._heap if each[5] is not executable]
+        taken = sorted(each for each in (*self._line, *self._heap) if each[5] is executable)
+        self._line = deque(each for each in self._line if each[5] is not executable)
+        self._heap = [each for each in self._heap if each[5] is not executable]
         heapify(self._heap)
         self._wake_for_first()
         return [each[4] for each in taken]
@@ -96,21 +104,43 @@ class Answers:
 
     def _take_due(self, now: float, last: int) -> list[_InFlight]:
         """The first that is due, and those right after it that can be computed with it."""
-        heap = self._heap
         due: list[_InFlight] = []
         rows, room = 0, 1
-        while room and heap:
-            first = heap[0]
-            if first[0] > now or first[1] > last:
+        while room:
+            first = self._first()
+            if first is None or first[0] > now or first[1] > last:
                 break
             if not due:
                 rows = first[2]
                 room = self._model.most_together[rows] if rows else 1
             elif first[2] != rows:
                 break
-            due.append(heappop(heap))
+            due.append(first)
+            self._drop_first()
             room -= 1
         return due
+
+    def _put(self, inference: _InFlight) -> None:
+        line = self._line
+        # What never ends would bar the line for good.
+        if inference[0] < math.inf and (not line or inference[0] >= line[-1][0]):
+            line.append(inference)
+        else:
+            heappush(self._heap, inference)
+
+    def _first(self) -> _InFlight | None:
+        """What ends first; of those that end together, what was added first."""
+        line, heap = self._line, self._heap
+        if heap and (not line or heap[0] < line[0]):
+            return heap[0]
+        return line[0] if line else None
+
+    def _drop_first(self) -> None:
+        line, heap = self._line, self._heap
+        if heap and (not line or heap[0] < line[0]):
+            heappop(heap)
+        else:
+            line.popleft()
 
     def _answer(self, due: list[_InFlight]) -> None:
         """Answer inferences that can be computed together, or one that fails."""
@@ -135,8 +165,9 @@ class Answers:
             self._wakeup.cancel()
             self._wakeup = None
         self._wakeup_at = math.inf
-        if self._heap:
-            self._wake_at(self._heap[0][0], self.clock())
+        first = self._first()
+        if first is not None:
+            self._wake_at(first[0], self.clock())
 
     def _wake_at(self, end: float, now: float) -> None:
         """Replace the wakeup by one for what ends then; none for what hangs for ever."""
