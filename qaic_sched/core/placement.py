@@ -183,7 +183,7 @@ class SlotLedger:
             group = self._groups[activation.device_id]
             if group not in self._order:
                 self._order.append(group)
-                self._order.sort(key=lambda each: each.times.mean_s(1) or 0.0)
+                self._order.sort(key=lambda each: each.times.mean_s(1))
             activation.is_parked = False
             group.num_activations += 1
             if not activation.held:
@@ -204,7 +204,7 @@ class SlotLedger:
             return next(iter(self._order[0].idle))
         rate = fastest_s = waiting_s = 0.0
         for group in self._order:
-            mean_s = group.times.mean_s(size) or 0.0
+            mean_s = group.times.mean_s(size)
             if rate:
                 is_forgotten = now - group.used_at > _FORGOTTEN * mean_s
                 waiting_s = fastest_s + max(batches, 1) / rate
@@ -233,16 +233,16 @@ class SlotLedger:
 
     def mean_s(self, device_id: int, size: int) -> float:
         """Seconds that an inference of this size takes; 0 while nobody knows."""
-        return self._groups[device_id].times.mean_s(size) or 0.0
+        return self._groups[device_id].times.mean_s(size)
 
     def likely_s(self, device_id: int, size: int) -> float:
         """Seconds within which most inferences of this size are done; 0 while nobody knows."""
         times = self._groups[device_id].times
-        return (times.mean_s(size) or 0.0) * (1 + _MARGIN * sqrt(times.cv2))
+        return times.mean_s(size) * (1 + _MARGIN * sqrt(times.cv2))
 
     def fastest_s(self, size: int) -> float:
         """Seconds that an inference of a size takes where it takes least; 0 while nobody knows."""
-        return next((group.times.mean_s(size) or 0.0 for group in self._order), 0.0)
+        return next((group.times.mean_s(size) for group in self._order), 0.0)
 
     def rate(self, size: int) -> float:
         """Inferences of a size that all can do in a second; 0 while nobody knows."""
@@ -275,7 +275,7 @@ class SlotLedger:
     def take(self, activation: Activation, now: float, batch: Batch) -> None:
         """Fill one slot of an activation that has a free one."""
         group = self._groups[activation.device_id]
-        batch.expected_s = expected_s = group.times.mean_s(batch.size) or 0.0
+        batch.expected_s = expected_s = group.times.mean_s(batch.size)
         if not activation.held:
             del group.idle[activation]
             activation.free_at = activation.busy_since = now
@@ -317,11 +317,11 @@ class SlotLedger:
             lag = execute_s / fastest_s if fastest_s else 1.0
         speed.record(ratio)
         if speed.is_apart(group.times.cv2):
-            mean_s = speed.ratio * (group.times.mean_s(size) or 0.0)
+            mean_s = speed.ratio * group.times.mean_s(size)
             other = self._alike(group, size, mean_s) or SpeedGroup(group.times.scaled(speed.ratio))
             self._move([device_id], other, size)
         elif len(self._order) > 1:
-            other_or_none = self._alike(group, size, group.times.mean_s(size) or 0.0)
+            other_or_none = self._alike(group, size, group.times.mean_s(size))
             if other_or_none is not None:
                 devices = [each for each, its in self._groups.items() if its is group]
                 self._move(devices, other_or_none, size)
@@ -351,7 +351,7 @@ class SlotLedger:
                     group.add_busy(activation)
         self._order = list(dict.fromkeys((*self._order, group)))
         self._drop_empty_groups()
-        self._order.sort(key=lambda each: each.times.mean_s(size) or 0.0)
+        self._order.sort(key=lambda each: each.times.mean_s(size))
 
     def __iter__(self) -> Iterator[Activation]:
         """All activations, by device, in the order they came."""

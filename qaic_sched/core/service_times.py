@@ -26,47 +26,61 @@ _ENOUGH: Final = 4
 """Times of a device before its ratio counts, and of a size before its cost does."""
 
 
+class _Mean:
+    """The running mean of the times of one compiled batch size."""
+
+    __slots__ = ("count", "seconds")
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self.count = count
+        self.seconds = seconds
+
+
 class ServiceTimes:
     """Mean execute time by compiled batch size, and how much times vary."""
 
-    __slots__ = ("_counts", "_means", "cv2")
+    __slots__ = ("_means", "cv2")
 
     def __init__(self) -> None:
         self.cv2 = 0.0
         """Squared coefficient of variation."""
-        self._means: dict[int, float] = {}
-        self._counts: dict[int, int] = {}
+        self._means: dict[int, _Mean] = {}
 
     def record(self, size: int, execute_s: float) -> float:
         """Learn from one answer; its ratio to what was expected."""
-        count = self._counts.get(size, 0) + 1
-        self._counts[size] = count
-        mean = self._means.get(size, execute_s)
-        weight = 1 / count if count < _MANY else _MEMORY
-        ratio = counted = execute_s / mean if mean > 0 else 1.0
-        if ratio > _OUTLIER and count > _ENOUGH:
-            counted, execute_s = _OUTLIER, _OUTLIER * mean
-        self._means[size] = mean + weight * (execute_s - mean)
-        self.cv2 += weight * ((counted - 1) ** 2 - self.cv2)
+        mean = self._means.get(size)
+        if mean is None:
+            mean = self._means[size] = _Mean(0, execute_s)
+        mean.count += 1
+        weight = 1 / mean.count if mean.count < _MANY else _MEMORY
+        ratio = counted = execute_s / mean.seconds if mean.seconds > 0 else 1.0
+        if ratio > _OUTLIER and mean.count > _ENOUGH:
+            counted, execute_s = _OUTLIER, _OUTLIER * mean.seconds
+        mean.seconds += weight * (execute_s - mean.seconds)
+        self.cv2 += weight * ((counted - 1) * (counted - 1) - self.cv2)
         return ratio
 
-    def mean_s(self, size: int) -> float | None:
-        """Expected seconds of one inference; of the nearest size known, None while none is."""
+    def mean_s(self, size: int) -> float:
+        """Expected seconds of one inference; of the nearest size known, 0 while none is."""
         mean = self._means.get(size)
-        if mean is not None or not self._means:
-            return mean
-        return self._means[min(self._means, key=lambda known: (abs(known - size), known))]
+        if mean is not None:
+            return mean.seconds
+        if not self._means:
+            return 0.0
+        return self._means[min(self._means, key=lambda known: (abs(known - size), known))].seconds
 
     def measured_s(self, size: int) -> float | None:
         """Expected seconds of one inference of just this size; None before it ran a few times."""
-        return self._means[size] if self._counts.get(size, 0) >= _ENOUGH else None
+        mean = self._means.get(size)
+        return mean.seconds if mean is not None and mean.count >= _ENOUGH else None
 
     def scaled(self, ratio: float) -> ServiceTimes:
         """What to expect of devices that take `ratio` times as long."""
         other = ServiceTimes()
         other.cv2 = self.cv2
-        other._means = {size: ratio * mean for size, mean in self._means.items()}
-        other._counts = dict.fromkeys(self._means, _ENOUGH)
+        other._means = {
+            size: _Mean(_ENOUGH, ratio * mean.seconds) for size, mean in self._means.items()
+        }
         return other
 
 
