@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from qaic_sched.core.model import Batch
 
-__all__ = ["SlotLedger"]
+__all__ = ["SlotLedger", "least_loaded"]
 
 _NEVER: Final = float("inf")
 _JOINS: Final = 1.15
@@ -261,16 +261,21 @@ class SlotLedger:
         """Whether there are faster devices than the activation's."""
         return self._groups[activation.device_id] is not self._order[0]
 
+    def with_room(self) -> list[Activation]:
+        """Activations with a free slot that may be chosen, by device."""
+        return [each for each in self if each.in_flight < self.set_size and not each.is_parked]
+
     def choose_elsewhere(self, avoid: int) -> Activation | None:
         """The least loaded activation with a free slot on another device than `avoid`.
 
         On that one where it is the only one.
         """
-        able = [each for each in self if each.in_flight < self.set_size and not each.is_parked]
-        others = [each for each in able if each.device_id != avoid]
-        if others or any(not each.is_parked for each in self if each.device_id != avoid):
-            able = others
-        return min(able, key=lambda each: (each.in_flight, each.free_at), default=None)
+        able = self.with_room()
+        elsewhere = least_loaded(able, avoid)
+        others = (each for each in self if each.device_id != avoid)
+        if elsewhere is not None or any(not each.is_parked for each in others):
+            return elsewhere
+        return least_loaded(able)
 
     def take(self, activation: Activation, now: float, batch: Batch) -> None:
         """Fill one slot of an activation that has a free one."""
@@ -375,3 +380,9 @@ class SlotLedger:
             assert group.num_activations == members > 0, "a group miscounts its activations"
         idle = sum(len(group.idle) for group in self._order)
         assert idle == sum(not each.held for each in live), "idle in two groups"
+
+
+def least_loaded(able: Iterable[Activation], avoid: int | None = None) -> Activation | None:
+    """The one that holds least, on another device than `avoid`, and will be free first."""
+    others = (each for each in able if each.device_id != avoid)
+    return min(others, key=lambda each: (each.in_flight, each.free_at), default=None)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from qaic_sched.core.dispatching import Dispatching
 from qaic_sched.core.health import DeviceState
 from qaic_sched.core.model import Fault, RequestState
+from qaic_sched.core.placement import least_loaded
 
 if TYPE_CHECKING:
     from qaic_sched.core.model import Activation, Batch, Part
@@ -130,15 +131,19 @@ class Recovery(Dispatching):
             self._abandon_others(activation.device_id)
 
     def _hedge_late(self) -> None:
-        if self.unhedged:
-            batches = self.admission.queued.samples / self.policy.max_batch_size
-            self.is_crowded = batches > _CROWD * self.ledger.num_live
-            self.unhedged = [each for each in self.unhedged if not self._hedge(each)]
+        if not self.unhedged:
+            return
+        batches = self.admission.queued.samples / self.policy.max_batch_size
+        self.is_crowded = batches > _CROWD * self.ledger.num_live
+        # Looked for once for all that are late: on a host that stood still, those are many.
+        may_hedge = not self.is_crowded and self._has_hedges_left()
+        able = self.ledger.with_room() if may_hedge else []
+        self.unhedged = [each for each in self.unhedged if not self._hedge(each, able)]
 
-    def _hedge(self, activation: Activation) -> bool:
+    def _hedge(self, activation: Activation, able: list[Activation]) -> bool:
         """Repeat elsewhere what a late activation holds; False if some of it has to wait for that.
 
-        For a free slot, before anybody else gets one, or for the budget.
+        For a free slot among the `able`, before anybody else gets one, or for the budget.
         """
         if not self._is_late(activation):
             return True
@@ -147,15 +152,17 @@ class Recovery(Dispatching):
             parts = [each for each in parts if not each.request.is_resolved]
             if not parts:
                 continue
-            is_spent = self.num_hedges >= self.policy.hedge_max_extra * self.num_batches
-            if is_spent or self.is_crowded:
-                return False
-            able = self.ledger.choose_elsewhere(activation.device_id)
-            if able is None or able.device_id == activation.device_id:
+            other = least_loaded(able, activation.device_id) if self._has_hedges_left() else None
+            if other is None:
                 return False
             self.num_hedges += 1
-            self._send(parts, able).is_hedge = True
+            self._send(parts, other).is_hedge = True
+            if other.in_flight == self.ledger.set_size:
+                able.remove(other)
         return True
+
+    def _has_hedges_left(self) -> bool:
+        return self.num_hedges < self.policy.hedge_max_extra * self.num_batches
 
     def _is_late(self, activation: Activation) -> bool:
         started_at = activation.busy_since
