@@ -83,8 +83,8 @@ class Pool:
     """One executable per device. All methods but `landed` belong to the loop's thread."""
 
     def __init__(self, backend: Backend, program: Program) -> None:
-        self.on_landed: Callable[[Sequence[Flight]], None]
-        """What to call, on the loop, with flights that were answered; set before `submit`."""
+        self.on_landed: Callable[[], object]
+        """What to call, on the loop, when flights were answered that it has not taken yet."""
         self.executables: dict[int, Executable] = {}
         self._backend = backend
         self._buffers = BatchBuffers(program)
@@ -189,6 +189,17 @@ class Pool:
         elif not self._is_closed:
             self._loop.call_soon_threadsafe(self._deliver)
 
+    def take_landed(self) -> list[Flight]:
+        """The flights that were answered since the last call; their buffers are free again."""
+        # Before the inbox is emptied: whoever appends from here on wakes the loop again.
+        self._is_woken = False
+        inbox = self._inbox
+        flights = [inbox.popleft() for _ in range(len(inbox))]
+        for flight in flights:
+            if flight.buffer is not None:
+                self._buffers.give_back(flight.batch.size, flight.buffer)
+        return flights
+
     async def _load(self, device_id: int) -> None:
         load = self._backend.load(device_id, self._num_activations, self._set_size)
         self.executables[device_id] = await _bounded(load, device_id)
@@ -203,14 +214,8 @@ class Pool:
         return buffer
 
     def _deliver(self) -> None:
-        # Before the inbox is emptied: whoever appends from here on wakes the loop again.
-        self._is_woken = False
-        inbox = self._inbox
-        flights = [inbox.popleft() for _ in range(len(inbox))]
-        for flight in flights:
-            if flight.buffer is not None:
-                self._buffers.give_back(flight.batch.size, flight.buffer)
-        self.on_landed(flights)
+        if self._inbox:
+            self.on_landed()
 
 
 async def _bounded(load: Awaitable[T], device_id: int) -> T:

@@ -88,7 +88,7 @@ class Shell:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unloading: dict[int, asyncio.Future[bool]] = {}
         self._closing: dict[int, asyncio.Future[bool]] = {}
-        pool.on_landed = self._landed
+        pool.on_landed = self.flush
 
     def submit(self, request: ScheduledRequest) -> None:
         """Bring in a new request."""
@@ -104,18 +104,29 @@ class Shell:
         self._events.append(event)
         if not self._is_flush_due:
             self._is_flush_due = True
-            self._loop.call_soon(self.flush)
+            self._loop.call_soon(self._flush_posted)
 
-    def flush(self, errors: Mapping[int, DeviceError] = _NO_ERRORS) -> None:
-        """Handle what was posted now; `errors` are those of failed batches, by batch id."""
+    def flush(self) -> None:
+        """Handle now what was posted, and what devices have answered.
+
+        Their answers are taken in at every call, whatever it is for: nobody is taken for late who
+        has answered while the loop was busy.
+        """
         self._is_flush_due = False
+        flights = self.pool.take_landed()
         events, self._events = self._events, []
         if self.error is not None:
             return
         try:
-            self._carry_out(events, errors)
+            self._carry_out(events, self._take_in(flights, events) if flights else _NO_ERRORS)
         except Exception as error:
             self._break(error)
+        for flight in flights:
+            self._measure(flight)
+
+    def _flush_posted(self) -> None:
+        if self._events:
+            self.flush()
 
     def opened(self, device_id: int, num_activations: int) -> None:
         """Tell that a device has the program loaded, for the first time or anew."""
@@ -230,7 +241,8 @@ class Shell:
             return SchedulerClosedError("the scheduler was closed before the request was done")
         return None
 
-    def _landed(self, flights: Sequence[Flight]) -> None:
+    def _take_in(self, flights: Sequence[Flight], events: list[Event]) -> Mapping[int, DeviceError]:
+        """Give outputs to their requests, add the answers to `events`; errors by batch id."""
         errors: dict[int, DeviceError] = {}
         for flight in flights:
             batch, answer = flight.batch, flight.answer
@@ -240,10 +252,8 @@ class Shell:
                 fault = Fault(answer.kind)
             else:
                 self._scatter(flight, answer)
-            self._events.append(Answered(batch.id, flight.answered_at, fault))
-        self.flush(errors)
-        for flight in flights:
-            self._measure(flight)
+            events.append(Answered(batch.id, flight.answered_at, fault))
+        return errors
 
     def _scatter(self, flight: Flight, outputs: Tensors) -> None:
         row, batch = 0, flight.batch

@@ -18,7 +18,7 @@ from qaic_sched.backends.cpu import CpuBackend
 from qaic_sched.config_keys import ModelOptions
 from qaic_sched.core.model import Activation, Batch, Part, Request
 from qaic_sched.errors import DeviceError
-from qaic_sched.pool import Flight, Pool
+from qaic_sched.pool import Pool
 from qaic_sched.program import Program, TensorSpec
 from qaic_sched.testing import run_virtual
 from tests.models import linear_model, unbatched_model
@@ -183,7 +183,7 @@ def test_buffers_are_used_again_only_after_the_answer() -> None:
     async def main() -> None:
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_landed = lambda flights: None
+        pool.on_landed = pool.take_landed
         await pool.open([0], 1, 1)
         for _ in range(2):
             pool.submit(batch_of(1), [tensors(1)])
@@ -194,6 +194,24 @@ def test_buffers_are_used_again_only_after_the_answer() -> None:
         await asyncio.sleep(0.001)
         pool.submit(batch_of(1), [tensors(1)])
         assert np.shares_memory(backend.loaded[0].submitted[2][1]["x"], first)
+
+    run_virtual(main)
+
+
+def test_what_was_taken_before_its_turn_wakes_nobody() -> None:
+    """Who looks between an answer and its wake-up has it; the wake-up then tells nothing."""
+
+    async def main() -> None:
+        backend = EchoBackend()
+        pool = Pool(backend, PROGRAM)
+        pool.on_landed = lambda: pytest.fail("there is nothing left to take")
+        await pool.open([0], 1, 1)
+        batch = batch_of(4)
+        pool.submit(batch, [tensors(4)])
+        backend.loaded[0].submitted[0][2]({}, 0.0)
+
+        assert [each.batch for each in pool.take_landed()] == [batch]
+        await asyncio.sleep(0.001)
 
     run_virtual(main)
 
@@ -210,7 +228,7 @@ def reload(answer: Answer, limit_s: float | None = None) -> Echo:
     async def main() -> Echo:
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_landed = lambda flights: pytest.fail("a probe is nobody's batch")
+        pool.on_landed = lambda: pytest.fail("a probe is nobody's batch")
         await pool.open([0], 1, 1)
         reloading = asyncio.ensure_future(pool.reload(0, limit_s))
         await asyncio.sleep(0.01)
@@ -287,14 +305,14 @@ def test_answers_of_many_threads_share_wake_ups() -> None:
     async def main() -> None:
         landed = asyncio.Event()
 
-        def on_landed(flights: list[Flight]) -> None:
-            bunches.append(len(flights))
+        def on_landed() -> None:
+            bunches.append(len(pool.take_landed()))
             if sum(bunches) == 400:
                 landed.set()
 
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_landed = on_landed  # type: ignore[assignment]
+        pool.on_landed = on_landed
         await pool.open([0], 1, 1)
         for _ in range(400):
             pool.submit(batch_of(4), [tensors(4)])

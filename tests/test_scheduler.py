@@ -19,6 +19,7 @@ from qaic_sched.errors import (
     QueueFullError,
     SchedulerClosedError,
 )
+from qaic_sched.explain import Explanation
 from qaic_sched.scheduler import Scheduler
 from qaic_sched.testing import run_virtual
 from tests.hosts import expected, host, replace_handle, rows
@@ -288,6 +289,20 @@ def test_a_failed_batch_is_tried_again_on_another_device(tmp_path: Path) -> None
             assert devices[0]["retries"] == 2 * devices[1]["errors"]
 
     run_virtual(main)
+
+
+def test_who_answers_in_the_moment_when_the_time_is_up_was_in_time(tmp_path: Path) -> None:
+    """The timer may come before the answer's own way through the loop: the answer counts."""
+    model = host(tmp_path, devices=2, service_time_s=0.5)
+
+    async def main() -> Explanation:
+        async with Scheduler(model, health={"dispatch_timeout_s": 0.5}) as scheduler:
+            request = scheduler.submit(rows(8))
+            await request
+            return request.explain()
+
+    explanation = run_virtual(main)
+    assert (explanation.outcome, explanation.retries) == ("done", 0)
 
 
 def test_use_outside_of_async_with_is_refused(tmp_path: Path) -> None:
