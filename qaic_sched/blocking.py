@@ -80,7 +80,7 @@ class BlockingScheduler:
 
         The stream is read by the thread that iterates.
         """
-        model = options.get("model")
+        model, largest = options.get("model"), 0
         outstanding: dict[Future[Tensors], int] = {}
         landed: SimpleQueue[Future[Tensors]] = SimpleQueue()
 
@@ -92,9 +92,11 @@ class BlockingScheduler:
 
         try:
             for inputs in stream:
-                while sum(outstanding.values()) >= self._scheduler.samples_to_keep_busy_of(model):
+                most = self._scheduler.samples_to_keep_busy_of(model) + largest
+                while sum(outstanding.values()) >= most:
                     yield take()
                 samples = validate(self._scheduler.shell_of(model).program, inputs)[1]
+                largest = max(largest, samples)
                 future = self.submit(inputs, **options)
                 outstanding[future] = samples
                 future.add_done_callback(landed.put)

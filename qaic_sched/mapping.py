@@ -25,7 +25,8 @@ async def map_requests(
     """Submit every element of the stream and yield its outputs.
 
     The stream is read while fewer than `max_samples()` samples are submitted and not yet yielded,
-    also while the consumer waits. The first error ends it; what is outstanding is cancelled.
+    also while the consumer waits. Those of one request are not counted, the largest so far: all of
+    it may be done but its last sample. The first error ends it; what is outstanding is cancelled.
     """
     feed = _Feed(submit, max_samples, ordered=ordered)
     feeder = asyncio.ensure_future(feed.read(stream))
@@ -59,6 +60,7 @@ class _Feed:
         self._max_samples = max_samples
         self._ordered = ordered
         self._samples = 0
+        self._largest = 0
         self._ready: deque[ScheduledRequest] = deque()
         self._is_read = False
         self._changed = asyncio.Event()
@@ -91,11 +93,12 @@ class _Feed:
         self._changed.set()
 
     async def _put(self, inputs: Any) -> None:
-        while self._samples >= self._max_samples():
+        while self._samples >= self._max_samples() + self._largest:
             await self._change()
         request = self._submit(inputs)
         self.outstanding.add(request)
         self._samples += request.core.samples
+        self._largest = max(self._largest, request.core.samples)
         if self._ordered:
             self._be_ready(request)
         else:

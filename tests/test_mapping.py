@@ -65,9 +65,24 @@ def test_is_bounded_in_flight_and_keeps_devices_busy(tmp_path: Path, ordered: bo
             taken = 0
             async for _ in scheduler.map(stream(), ordered=ordered):
                 taken += 1
-                assert 4 * (read - taken) <= scheduler.samples_to_keep_busy
+                assert 4 * (read - taken) <= scheduler.samples_to_keep_busy + 4
             assert taken == 200
             assert asyncio.get_running_loop().time() == pytest.approx(1.0)
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_requests_as_large_as_the_bound_keep_devices_busy(tmp_path: Path, ordered: bool) -> None:
+    """While the last batch of one is out, those of the next are with the device already."""
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path, host_turnaround_s=0.001)) as scheduler:
+            stream = [rows(scheduler.samples_to_keep_busy, seed) for seed in range(20)]
+            async for _ in scheduler.map(stream, ordered=ordered):
+                pass
+            batches = 20 * scheduler.samples_to_keep_busy / 8
+            assert asyncio.get_running_loop().time() == pytest.approx(batches * 0.010)
 
     run_virtual(main)
 
