@@ -49,8 +49,8 @@ class Flight:
         self.answer: Tensors | DeviceError
         self.answered_at: float
 
-    def done(self, answer: Tensors | DeviceError, answered_at: float) -> None:
-        """Take the device's answer; on any thread."""
+    def __call__(self, answer: Tensors | DeviceError, answered_at: float) -> None:
+        """Take the device's answer, as the `done` that the device was given; on any thread."""
         self.answer = answer
         self.answered_at = answered_at
         self._pool.landed(self)
@@ -176,7 +176,7 @@ class Pool:
             inputs, buffer = {name: rows[part.offset : end] for name, rows in source.items()}, None
         activation = batch.activation
         flight = Flight(self, batch, buffer)
-        self.executables[activation.device_id].submit(activation.index, inputs, flight.done)
+        self.executables[activation.device_id].submit(activation.index, inputs, flight)
 
     def landed(self, flight: Flight) -> None:
         """Put an answered flight into the inbox; on any thread."""

@@ -47,7 +47,7 @@ class ScheduledRequest:
         """The core's record of the request; read only."""
         self.inputs = inputs
         """What came in, as the program takes it."""
-        self.sent: Sent = None
+        self.sent: Sent | None = None
         """The batches that its parts were sent in; the shell's to write."""
         self._cancel = cancel
         self._outputs: Tensors | None = None

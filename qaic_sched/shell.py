@@ -189,7 +189,11 @@ class Shell:
             sources = []
             for part in batch.parts:
                 request = requests[part.request.id]
-                request.sent = (request.sent, part, batch)
+                if request.sent is None:
+                    request.sent = [part, batch]
+                else:
+                    request.sent.append(part)
+                    request.sent.append(batch)
                 sources.append(request.inputs)
             self.pool.submit(batch, sources)
             if batch.is_hedge:
@@ -271,7 +275,7 @@ class Shell:
         else:
             self.metrics.record_batch(device_id, batch.execute_s, samples, batch.size)
         # A request that somebody keeps knows its batches: they must not keep all others in turn.
-        batch.parts = []
+        batch.unload()
 
     async def _ask(
         self,

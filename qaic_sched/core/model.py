@@ -229,6 +229,14 @@ class Batch:
         """Seconds from start to answer, once answered."""
         return self.answered_at - self.started_at
 
+    def unload(self) -> None:
+        """Forget the parts: nobody waits for them here any more."""
+        self.parts = _NOTHING
+
+
+_NOTHING: Final[list[Part]] = []
+"""What all unloaded batches share, and nobody adds to."""
+
 
 class Answered:
     """The device answered a batch, with outputs or, given a `fault`, with an error."""

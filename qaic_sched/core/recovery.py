@@ -53,7 +53,7 @@ class Recovery(Dispatching):
                 batch.is_abandoned = True
                 for part in batch.parts:
                     self._part_failed(part, batch, Fault.LOST)
-                batch.parts = []
+                batch.unload()
 
     def _part_failed(self, part: Part, batch: Batch, fault: Fault) -> None:
         part.copies -= 1
@@ -127,7 +127,7 @@ class Recovery(Dispatching):
         if batch is not None:
             batch.is_abandoned = True
             self._batch_failed(batch, Fault.STUCK)
-            batch.parts = []
+            batch.unload()
             self._abandon_others(activation.device_id)
 
     def _hedge_late(self) -> None:

@@ -106,7 +106,7 @@ class SchedulerTarget(Target):
         inference = None
         batch, sent = core.last_batch, request.sent
         # The first part that was sent had all the samples: so had every repetition of it.
-        if batch is not None and sent is not None and sent[1].samples == core.samples:
+        if batch is not None and sent is not None and sent[0].samples == core.samples:
             activation = batch.activation
             inference = Inference(
                 batch.id,
