@@ -16,11 +16,12 @@ from qaic_sched import pool as pool_module
 from qaic_sched.backends.base import Backend, DeviceInfo, Done, Executable, unused_indexes
 from qaic_sched.backends.cpu import CpuBackend
 from qaic_sched.config_keys import ModelOptions
-from qaic_sched.core.model import Activation, Batch, Part, Request
+from qaic_sched.core.model import Batch, Part, Request
 from qaic_sched.errors import DeviceError
 from qaic_sched.pool import Pool
 from qaic_sched.program import Program, TensorSpec
 from qaic_sched.testing import run_virtual
+from tests.core.harness import make_activation
 from tests.models import linear_model, unbatched_model
 
 PROGRAM = Program.of(
@@ -82,7 +83,7 @@ class EchoBackend(Backend):
 def batch_of(*samples: int, size: int = 4) -> Batch:
     """A batch on activation 0 of device 0, of one request per number of samples."""
     parts = [Part(Request(each, count, 0.0), 0, count) for each, count in enumerate(samples)]
-    return Batch(0, Activation(0, 0), size, sum(samples), parts, 0.0)
+    return Batch(0, make_activation(0, 0), size, sum(samples), parts, 0.0)
 
 
 def tensors(count: int, fill: float = 1.0) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def test_a_request_that_fills_a_batch_is_not_copied() -> None:
     assert submit(batch_of(4), source)["x"] is source["x"]
 
     large = {"x": np.arange(24, dtype=np.float32).reshape(12, 2)}
-    batch = Batch(0, Activation(0, 0), 4, 4, [Part(Request(0, 12, 0.0), 4, 4)], 0.0)
+    batch = Batch(0, make_activation(0, 0), 4, 4, [Part(Request(0, 12, 0.0), 4, 4)], 0.0)
     got = submit(batch, large)["x"]
     assert np.shares_memory(got, large["x"])
     np.testing.assert_array_equal(got, large["x"][4:8])

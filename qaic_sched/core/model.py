@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.values import DeviceStatistics, Policy, Statistics, Tenant
+
+if TYPE_CHECKING:
+    from qaic_sched.core.service_times import DeviceSpeed
 
 __all__ = [
     "Activation",
@@ -161,6 +164,8 @@ class Activation:
 
     device_id: int
     index: int
+    speed: DeviceSpeed
+    """Its device's: the same object for all of them."""
     held: list[Batch] = field(default_factory=list)
     """Its batches, in the order in which it serves them."""
     answered_at: float = float("-inf")

@@ -46,7 +46,6 @@ class SlotLedger:
     """Who holds how much. Each activation has `set_size` slots, the same number on every device."""
 
     __slots__ = (
-        "_groups",
         "_order",
         "_speeds",
         "commit_at",
@@ -69,7 +68,6 @@ class SlotLedger:
         self.commit_at = _NEVER
         """When `choose` may find an activation, where it found none, even if nothing happens."""
         self._speeds: dict[int, DeviceSpeed] = {}
-        self._groups: dict[int, SpeedGroup] = {}
         self._order: list[SpeedGroup] = []
 
     @property
@@ -79,14 +77,15 @@ class SlotLedger:
 
     def add_device(self, device_id: int, num_activations: int, set_size: int) -> None:
         """Bring in a device, all its slots free."""
-        activations = [Activation(device_id, index) for index in range(num_activations)]
-        self.devices[device_id] = activations
-        self.set_size = set_size
-        self._speeds[device_id] = DeviceSpeed()
         if not self._order:
             # What devices that are parked now took is the best guess, and groups stay comparable.
-            self._order.append(next(iter(self._groups.values()), SpeedGroup(ServiceTimes())))
-        group = self._groups[device_id] = self._order[0]
+            known = (each.group for each in self._speeds.values())
+            self._order.append(next(known, SpeedGroup(ServiceTimes())))
+        group = self._order[0]
+        speed = self._speeds[device_id] = DeviceSpeed(group)
+        activations = [Activation(device_id, index, speed) for index in range(num_activations)]
+        self.devices[device_id] = activations
+        self.set_size = set_size
         group.num_activations += num_activations
         # First activations of all devices before second ones: work spreads over devices first.
         group.idle.update(dict.fromkeys(activations))
@@ -95,7 +94,7 @@ class SlotLedger:
 
     def park(self, device_id: int) -> None:
         """Choose nothing on a device any more; what it holds may still be released."""
-        group = self._groups[device_id]
+        group = self._speeds[device_id].group
         for activation in self.devices[device_id]:
             group.idle.pop(activation, None)
             group.num_activations -= not activation.is_parked
@@ -107,13 +106,12 @@ class SlotLedger:
 
         `as_fast` forgets what it took before: it is expected to be as fast as the fastest.
         """
-        if as_fast and self._order:
-            self._groups[device_id] = self._order[0]
-        first, *others = (Activation(device_id, index) for index in range(num_activations))
+        speed = self._speeds[device_id]
+        speed.join(self._order[0] if as_fast and self._order else speed.group)
+        first, *others = (Activation(device_id, index, speed) for index in range(num_activations))
         for activation in others:
             activation.is_parked = True
         self.devices[device_id] = [first, *others]
-        self._speeds[device_id] = DeviceSpeed()
         self.retiring.pop(device_id, None)
         if device_id in self.leaving:
             self.retiring[device_id] = self.devices[device_id]
@@ -126,8 +124,9 @@ class SlotLedger:
 
     def add_activations(self, device_id: int, indexes: Iterable[int]) -> None:
         """Bring in more activations of a device; they are parked until `admit`."""
-        activations = self.devices[device_id]
-        activations += [Activation(device_id, index, is_parked=True) for index in indexes]
+        speed = self._speeds[device_id]
+        new = [Activation(device_id, index, speed, is_parked=True) for index in indexes]
+        self.devices[device_id] += new
 
     def may_retire(self) -> bool:
         """Whether an activation may be chosen that is not to be given back."""
@@ -137,7 +136,7 @@ class SlotLedger:
     def retire(self) -> None:
         """Choose nothing any more of what is to be given back."""
         for device_id, activations in self.retiring.items():
-            group = self._groups[device_id]
+            group = self._speeds[device_id].group
             for activation in activations:
                 group.idle.pop(activation, None)
                 group.num_activations -= not activation.is_parked
@@ -153,7 +152,7 @@ class SlotLedger:
     def forget_device(self, device_id: int) -> None:
         """Take out a device that holds nothing."""
         del self.devices[device_id], self.retiring[device_id], self.leaving[device_id]
-        del self._speeds[device_id], self._groups[device_id]
+        del self._speeds[device_id]
 
     def change_set_size(self, set_size: int, now: float) -> None:
         """Let every activation hold so many; what it holds beyond that drains away."""
@@ -162,7 +161,7 @@ class SlotLedger:
         self.set_size = set_size
         for activation in self:
             if 0 < activation.in_flight < set_size and not activation.is_parked:
-                self._groups[activation.device_id].add_busy(activation)
+                activation.speed.group.add_busy(activation)
 
     def is_last_live(self, device_id: int) -> bool:
         """Whether all activations that may be chosen are on this device."""
@@ -180,7 +179,7 @@ class SlotLedger:
 
     def _admit(self, activations: list[Activation]) -> None:
         for activation in activations:
-            group = self._groups[activation.device_id]
+            group = activation.speed.group
             if group not in self._order:
                 self._order.append(group)
                 self._order.sort(key=lambda each: each.times.mean_s(1))
@@ -217,7 +216,7 @@ class SlotLedger:
             if batches:
                 # Before anything was measured nobody is expected at any time, so nobody is overdue.
                 overdue_at = now - group.grace_s(mean_s) if mean_s else -_NEVER
-                activation = group.soonest(self._groups, self.set_size, overdue_at)
+                activation = group.soonest(self.set_size, overdue_at)
                 if activation is not None and (
                     not rate or _RELIEF * (activation.free_at - now + mean_s) <= waiting_s
                 ):
@@ -233,11 +232,11 @@ class SlotLedger:
 
     def mean_s(self, device_id: int, size: int) -> float:
         """Seconds that an inference of this size takes; 0 while nobody knows."""
-        return self._groups[device_id].times.mean_s(size)
+        return self._speeds[device_id].group.times.mean_s(size)
 
     def likely_s(self, device_id: int, size: int) -> float:
         """Seconds within which most inferences of this size are done; 0 while nobody knows."""
-        times = self._groups[device_id].times
+        times = self._speeds[device_id].group.times
         return times.mean_s(size) * (1 + _MARGIN * sqrt(times.cv2))
 
     def fastest_s(self, size: int) -> float:
@@ -251,15 +250,15 @@ class SlotLedger:
 
     def measured_s(self, device_id: int, size: int) -> float | None:
         """Mean seconds of an inference of this size; None while it is hardly known."""
-        return self._groups[device_id].times.measured_s(size)
+        return self._speeds[device_id].group.times.measured_s(size)
 
     def is_idle_beside(self, activation: Activation) -> bool:
         """Whether another activation of like speed than this idle one is idle, too."""
-        return len(self._groups[activation.device_id].idle) > 1
+        return len(activation.speed.group.idle) > 1
 
     def is_slow(self, activation: Activation) -> bool:
         """Whether there are faster devices than the activation's."""
-        return self._groups[activation.device_id] is not self._order[0]
+        return activation.speed.group is not self._order[0]
 
     def with_room(self) -> list[Activation]:
         """Activations with a free slot that may be chosen, by device."""
@@ -279,7 +278,7 @@ class SlotLedger:
 
     def take(self, activation: Activation, now: float, batch: Batch) -> None:
         """Fill one slot of an activation that has a free one."""
-        group = self._groups[activation.device_id]
+        group = activation.speed.group
         batch.expected_s = expected_s = group.times.mean_s(batch.size)
         if not activation.held:
             del group.idle[activation]
@@ -294,7 +293,7 @@ class SlotLedger:
     def release(self, batch: Batch, at: float) -> None:
         """Free the slot of a batch that was answered."""
         activation = batch.activation
-        group = self._groups[activation.device_id]
+        group = activation.speed.group
         activation.held.remove(batch)
         # The answer may be older than what was submitted meanwhile.
         activation.busy_since = max(at, activation.held[0].submitted_at) if activation.held else at
@@ -314,8 +313,8 @@ class SlotLedger:
 
         Returns how many times as long that is as the fastest devices take, 1 if nobody knows.
         """
-        group = self._groups[device_id]
         speed = self._speeds[device_id]
+        group = speed.group
         lag = ratio = group.times.record(size, execute_s)
         if self._order and group is not self._order[0]:
             fastest_s = self._order[0].times.measured_s(size)
@@ -328,7 +327,7 @@ class SlotLedger:
         elif len(self._order) > 1:
             other_or_none = self._alike(group, size, group.times.mean_s(size))
             if other_or_none is not None:
-                devices = [each for each, its in self._groups.items() if its is group]
+                devices = [each for each, its in self._speeds.items() if its.group is group]
                 self._move(devices, other_or_none, size)
         return lag
 
@@ -342,8 +341,9 @@ class SlotLedger:
 
     def _move(self, device_ids: list[int], group: SpeedGroup, size: int) -> None:
         for device_id in device_ids:
-            old, self._groups[device_id] = self._groups[device_id], group
-            self._speeds[device_id] = DeviceSpeed()
+            speed = self._speeds[device_id]
+            old = speed.group
+            speed.join(group)
             for activation in self.devices[device_id]:
                 if activation.is_parked:
                     continue
@@ -366,7 +366,7 @@ class SlotLedger:
     def check(self) -> None:
         """Assert that every activation stands where it belongs, once."""
         for device_id, activations in self.devices.items():
-            group = self._groups[device_id]
+            group = self._speeds[device_id].group
             for each in activations:
                 assert each.is_parked or group in self._order, "a device of no group"
                 fits = len(each.held) <= self.set_size
@@ -376,7 +376,7 @@ class SlotLedger:
                 assert (each in group.idle) == is_idle, f"{each} is lost"
         live = [each for each in self if not each.is_parked]
         for group in self._order:
-            members = sum(self._groups[each.device_id] is group for each in live)
+            members = sum(each.speed.group is group for each in live)
             assert group.num_activations == members > 0, "a group miscounts its activations"
         idle = sum(len(group.idle) for group in self._order)
         assert idle == sum(not each.held for each in live), "idle in two groups"

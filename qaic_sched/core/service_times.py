@@ -8,7 +8,10 @@ ratio to the group, and leaves the group when that ratio says that it does not b
 from __future__ import annotations
 
 from math import sqrt
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from qaic_sched.core.speed_group import SpeedGroup
 
 __all__ = ["DeviceSpeed", "ServiceTimes"]
 
@@ -85,11 +88,16 @@ class ServiceTimes:
 
 
 class DeviceSpeed:
-    """How one device's times compare with those of its group."""
+    """The group that a device belongs to, and how its own times compare with those of the group."""
 
-    __slots__ = ("_count", "ratio")
+    __slots__ = ("_count", "group", "ratio")
 
-    def __init__(self) -> None:
+    def __init__(self, group: SpeedGroup) -> None:
+        self.join(group)
+
+    def join(self, group: SpeedGroup) -> None:
+        """Belong to this group from now on, and compare anew."""
+        self.group = group
         self.ratio = 1.0
         self._count = 0
 

@@ -41,9 +41,7 @@ class SpeedGroup:
         self._sequence += 1
         heappush(self._busy, (activation.free_at, self._sequence, activation))
 
-    def soonest(
-        self, groups: dict[int, SpeedGroup], set_size: int, overdue_at: float
-    ) -> Activation | None:
+    def soonest(self, set_size: int, overdue_at: float) -> Activation | None:
         """The busy activation with room that is expected to be free first.
 
         One that should have been free before `overdue_at` is none of them until it answers.
@@ -52,8 +50,7 @@ class SpeedGroup:
         while busy:
             free_at, _, activation = busy[0]
             has_room = 0 < activation.in_flight < set_size and not activation.is_parked
-            # One without room may be of a device that is gone.
-            holds = has_room and groups[activation.device_id] is self
+            holds = has_room and activation.speed.group is self
             if holds and activation.free_at == free_at >= overdue_at:
                 return activation
             heappop(busy)

@@ -10,7 +10,9 @@ from typing import Any, TypeAlias
 
 from qaic_sched.core.commands import Commands
 from qaic_sched.core.events import Answered, DeviceOpened, Event
-from qaic_sched.core.model import Batch, Fault, Policy, Request
+from qaic_sched.core.model import Activation, Batch, Fault, Policy, Request
+from qaic_sched.core.service_times import DeviceSpeed, ServiceTimes
+from qaic_sched.core.speed_group import SpeedGroup
 from qaic_sched.core.state import SchedulerState
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "held_by",
     "lose",
     "lost",
+    "make_activation",
     "make_state",
     "on_probation",
     "outcomes",
@@ -41,6 +44,11 @@ def make_state(
     state = SchedulerState(Policy(**policy))
     drive(state, 0.0, *(DeviceOpened(each, num_activations, set_size) for each in range(devices)))
     return state
+
+
+def make_activation(device_id: int = 0, index: int = 0) -> Activation:
+    """An activation of no ledger, on a device of which nothing is known."""
+    return Activation(device_id, index, DeviceSpeed(SpeedGroup(ServiceTimes())))
 
 
 def drive(state: SchedulerState, now: float, *events: Event) -> Commands:

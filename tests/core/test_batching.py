@@ -5,11 +5,21 @@ from __future__ import annotations
 import math
 
 import pytest
-from harness import answer, answer_all, cargo, drive, make_state, outcomes, places, requests
+from harness import (
+    answer,
+    answer_all,
+    cargo,
+    drive,
+    make_activation,
+    make_state,
+    outcomes,
+    places,
+    requests,
+)
 
 from qaic_sched.core.batching import cheapest_size, closes_at, compiled_size
 from qaic_sched.core.events import Cancelled, DeviceOpened, DrainStarted
-from qaic_sched.core.model import Activation, Batch, Policy, Request, RequestState
+from qaic_sched.core.model import Batch, Policy, Request, RequestState
 from qaic_sched.core.request_queue import RequestQueue
 from qaic_sched.core.state import SchedulerState
 
@@ -42,7 +52,7 @@ def test_when_the_next_batch_closes(
     queue.push(Request(0, samples, 10.0))
     policy = Policy(batch_sizes=(4,), max_samples=3, max_queue_delay_s=0.5)
 
-    activation = Activation(0, 0)
+    activation = make_activation(0, 0)
     activation.held = [Batch(0, activation, 4, 4, [], 10.0)] * in_flight
 
     assert closes_at(policy, queue, activation, can_grow=can_grow) == expected

@@ -67,11 +67,11 @@ def _miss_a_probe(state: SchedulerState) -> None:
 
 def _leave_a_parked_activation_in_line(state: SchedulerState) -> None:
     activation = state.ledger.devices[2][1]
-    state.ledger._groups[2].idle[activation] = None
+    state.ledger._speeds[2].group.idle[activation] = None
 
 
 def _miscount_what_a_group_can_do(state: SchedulerState) -> None:
-    state.ledger._groups[0].num_activations += 1
+    state.ledger._speeds[0].group.num_activations += 1
 
 
 def _keep_a_group_that_nobody_is_in(state: SchedulerState) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from harness import make_activation
 
-from qaic_sched.core.model import Activation, Batch, Part, Policy, Request, RequestState
+from qaic_sched.core.model import Batch, Part, Policy, Request, RequestState
 
 
 @pytest.mark.parametrize("state", RequestState)
@@ -33,7 +34,7 @@ def test_requests_are_themselves_and_nobody_else() -> None:
 
 def test_a_batch_measures_from_start_to_answer() -> None:
     """`execute_s` leaves out what it waited behind another."""
-    batch = Batch(0, Activation(0, 0), 8, 4, [], submitted_at=1.0)
+    batch = Batch(0, make_activation(0, 0), 8, 4, [], submitted_at=1.0)
     batch.started_at, batch.answered_at = 1.5, 4.0
 
     assert batch.execute_s == 2.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from harness import answer, answer_all, drive, make_state, places, requests
+from harness import answer, answer_all, drive, make_activation, make_state, places, requests
 
 from qaic_sched.core.events import DeviceOpened
 from qaic_sched.core.model import Activation, Batch, DeviceStatistics, Request
@@ -292,7 +292,7 @@ def _is_missing(ledger: SlotLedger) -> None:
 
 
 def _is_a_stranger(ledger: SlotLedger) -> None:
-    ledger._order[0].idle[Activation(9, 0)] = None
+    ledger._order[0].idle[make_activation(9, 0)] = None
 
 
 def _holds_more_than_set_size(ledger: SlotLedger) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qaic_sched.core.service_times import DeviceSpeed, ServiceTimes
+from qaic_sched.core.speed_group import SpeedGroup
 
 
 def test_nothing_is_expected_before_anything_was_measured() -> None:
@@ -49,7 +50,8 @@ def test_old_times_are_forgotten() -> None:
 
 def test_one_that_hung_says_nothing_of_the_next() -> None:
     """A second among milliseconds moves the mean by a fifth, not five hundred times over."""
-    times, speed = ServiceTimes(), DeviceSpeed()
+    times = ServiceTimes()
+    speed = DeviceSpeed(SpeedGroup(times))
     for _ in range(100):
         times.record(1, 0.002)
         speed.record(1.0)
@@ -106,7 +108,7 @@ def test_scaled_times_keep_their_proportions() -> None:
 @pytest.mark.parametrize(("ratio", "apart"), [(1.3, False), (1.5, True), (0.8, False), (0.5, True)])
 def test_a_device_stands_apart_by_its_ratio(ratio: float, apart: bool) -> None:
     """By more than a third, either way."""
-    speed = DeviceSpeed()
+    speed = DeviceSpeed(SpeedGroup(ServiceTimes()))
     for _ in range(10):
         speed.record(ratio)
 
@@ -115,7 +117,7 @@ def test_a_device_stands_apart_by_its_ratio(ratio: float, apart: bool) -> None:
 
 def test_chance_moves_no_device() -> None:
     """A few times far off the mean prove nothing where times vary that much, or are so few."""
-    speed = DeviceSpeed()
+    speed = DeviceSpeed(SpeedGroup(ServiceTimes()))
     for _ in range(3):
         speed.record(2.0)
     assert not speed.is_apart(cv2=0.0)

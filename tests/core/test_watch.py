@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from harness import make_activation
+
 from qaic_sched.core.model import Activation, Batch
 from qaic_sched.core.watch import Watch
 
@@ -20,7 +22,7 @@ def _give_work(watch: Watch, activation: Activation, at: float) -> None:
 
 def _at_work(watch: Watch, *since: float) -> list[Activation]:
     """One activation at work, and watched, since each of these instants."""
-    activations = [Activation(0, index) for index in range(len(since))]
+    activations = [make_activation(0, index) for index in range(len(since))]
     for activation, at in zip(activations, since, strict=True):
         _give_work(watch, activation, at)
     return activations
