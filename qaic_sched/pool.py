@@ -193,8 +193,8 @@ class Pool:
         """The flights that were answered since the last call; their buffers are free again."""
         # Before the inbox is emptied: whoever appends from here on wakes the loop again.
         self._is_woken = False
-        inbox = self._inbox
-        flights = [inbox.popleft() for _ in range(len(inbox))]
+        take = self._inbox.popleft
+        flights = [take() for _ in range(len(self._inbox))]
         for flight in flights:
             if flight.buffer is not None:
                 self._buffers.give_back(flight.batch.size, flight.buffer)

@@ -6,7 +6,6 @@ Python even where the core is compiled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -46,6 +45,7 @@ class RequestState(Enum):
     __hash__ = object.__hash__
 
 
+_LONG_AGO: Final = float("-inf")
 _WAITING: Final = RequestState.WAITING
 """Names like this one spare the hot path the slow look-up of an Enum's member."""
 
@@ -158,29 +158,48 @@ class Part:
         """The device of the last failure, once there was one."""
 
 
-@dataclass(slots=True, eq=False)
 class Activation:
     """One running instance of the program, and what it holds."""
 
-    device_id: int
-    index: int
-    speed: DeviceSpeed
-    """Its device's: the same object for all of them."""
-    held: list[Batch] = field(default_factory=list)
-    """Its batches, in the order in which it serves them."""
-    answered_at: float = float("-inf")
-    """When it last answered: a batch queued behind another starts there."""
-    busy_since: float = float("-inf")
-    """When it began what it is at: its oldest batch was submitted, or the one before answered."""
-    is_parked: bool = False
-    """Whether it is to be given nothing: its device is in quarantine or on probation, or it is
-    retiring."""
-    is_retiring: bool = False
-    """Whether it is to be given back once it holds nothing."""
-    backlog_s: float = 0.0
-    """Seconds expected for all that it holds."""
-    free_at: float = float("-inf")
-    """When it is expected to have done all that it holds."""
+    __slots__ = (
+        "answered_at",
+        "backlog_s",
+        "busy_since",
+        "device_id",
+        "free_at",
+        "held",
+        "index",
+        "is_parked",
+        "is_retiring",
+        "speed",
+    )
+
+    def __init__(
+        self, device_id: int, index: int, speed: DeviceSpeed, *, is_parked: bool = False
+    ) -> None:
+        self.device_id = device_id
+        self.index = index
+        self.speed = speed
+        """Its device's: the same object for all of them."""
+        self.held: list[Batch] = []
+        """Its batches, in the order in which it serves them."""
+        self.answered_at = _LONG_AGO
+        """When it last answered: a batch queued behind another starts there."""
+        self.busy_since = _LONG_AGO
+        """When it began what it is at: its oldest batch was submitted, or the one before
+        answered."""
+        self.is_parked = is_parked
+        """Whether it is to be given nothing: its device is in quarantine or on probation, or it is
+        retiring."""
+        self.is_retiring = False
+        """Whether it is to be given back once it holds nothing."""
+        self.backlog_s = 0.0
+        """Seconds expected for all that it holds."""
+        self.free_at = _LONG_AGO
+        """When it is expected to have done all that it holds."""
+
+    def __repr__(self) -> str:
+        return f"<Activation {self.device_id}/{self.index}: {self.in_flight} in flight>"
 
     @property
     def in_flight(self) -> int:

@@ -40,6 +40,14 @@ def test_a_batch_measures_from_start_to_answer() -> None:
     assert batch.execute_s == 2.5
 
 
+def test_an_activation_reads_as_its_place_and_what_it_holds() -> None:
+    """As in the device table: device, then index."""
+    activation = make_activation(3, 1)
+    activation.held.append(Batch(0, activation, 8, 4, [], submitted_at=1.0))
+
+    assert repr(activation) == "<Activation 3/1: 1 in flight>"
+
+
 def test_the_largest_compiled_size_is_the_most_in_one_inference() -> None:
     """The policy's sizes ascend."""
     assert Policy(batch_sizes=(1, 4, 16)).max_batch_size == 16
