@@ -16,7 +16,8 @@ def number(value: float | None, digits: int = 4) -> str:
     """At least so many digits that matter, and whole thousands told apart: 0.01234, 12,345."""
     if value is None:
         return NOTHING
-    return f"{value:,.0f}" if value == int(value) else _rounded(value, digits)
+    # As an integer, which has no zero below zero.
+    return f"{int(value):,}" if value == int(value) else _rounded(value, digits)
 
 
 def _rounded(value: float, digits: int) -> str:

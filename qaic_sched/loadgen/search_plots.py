@@ -143,7 +143,8 @@ def figure_for_scaling(report: Report) -> Figure | None:
         label="other shapes",
     )
     ideal = [per_card * count for count in counts]
-    axes.plot(counts, ideal, "--", color=GREY, label="ideal", linewidth=1.4)
+    # On top: what scales ideally would hide it.
+    axes.plot(counts, ideal, "--", color=GREY, label="ideal", linewidth=1.4, zorder=3)
     axes.plot(counts, rates, "o-", color=BLUE, label="best shape", linewidth=1.8)
     _card_axes(axes, counts)
     for count, rate in best.items():

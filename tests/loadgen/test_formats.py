@@ -57,6 +57,11 @@ def test_shares_are_percent() -> None:
     ]
 
 
+def test_what_is_next_to_nothing_has_no_sign() -> None:
+    """Floating point knows a zero below zero; people do not."""
+    assert percent(-1e-9) == "0 %"
+
+
 def test_percentiles_have_the_names_that_people_use() -> None:
     """Without zeros that say nothing."""
     assert [percentile_name(each) for each in (50.0, 99.0, 99.9, 99.99)] == [
