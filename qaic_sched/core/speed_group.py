@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from heapq import heappop, heappush
 from math import sqrt
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
     from qaic_sched.core.model import Activation
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["SpeedGroup"]
 
 _NEVER: Final = float("inf")
+_FEW: Final = 16
 _LEAD: Final = 0.25
 """How early the next batch is committed behind a running one, in mean service times ..."""
 _LEAD_S: Final = 0.001
@@ -21,11 +22,22 @@ _LEAD_S: Final = 0.001
 _SIGMAS: Final = 3.0
 """Standard deviations beyond the mean from which on an inference is overdue."""
 
+_Entry: TypeAlias = "tuple[float, int, Activation]"
+"""When an activation was expected to be free, the number of the entry, and the activation."""
+
 
 class SpeedGroup:
     """Devices of like speed, and their activations with room: idle ones, and busy ones."""
 
-    __slots__ = ("_busy", "_sequence", "idle", "num_activations", "times", "used_at")
+    __slots__ = (
+        "_busy",
+        "_compact_at",
+        "_sequence",
+        "idle",
+        "num_activations",
+        "times",
+        "used_at",
+    )
 
     def __init__(self, times: ServiceTimes) -> None:
         self.times = times
@@ -33,11 +45,15 @@ class SpeedGroup:
         self.used_at = -_NEVER
         """When a batch was last sent to one of them."""
         self.idle: OrderedDict[Activation, None] = OrderedDict()
-        self._busy: list[tuple[float, int, Activation]] = []
+        #: A heap that forgets lazily: stale entries are skipped, or compacted when over half.
+        self._busy: list[_Entry] = []
+        self._compact_at = _FEW
         self._sequence = 0
 
     def add_busy(self, activation: Activation) -> None:
         """Let `soonest` find a busy activation with room; again whenever `free_at` changes."""
+        if len(self._busy) >= self._compact_at:
+            self._compact()
         self._sequence += 1
         heappush(self._busy, (activation.free_at, self._sequence, activation))
 
@@ -55,6 +71,17 @@ class SpeedGroup:
                 return activation
             heappop(busy)
         return None
+
+    def _compact(self) -> None:
+        """Drop what `soonest` would skip: where some are always idle, nobody asks it to."""
+        kept: dict[Activation, _Entry] = {}
+        for entry in sorted(self._busy):
+            free_at, _, activation = entry
+            is_here = activation.speed.group is self and not activation.is_parked
+            if is_here and activation.held and activation.free_at == free_at:
+                kept.setdefault(activation, entry)
+        self._busy = list(kept.values())
+        self._compact_at = max(2 * len(kept), _FEW)
 
     def ready_at(self, activation: Activation, mean_s: float) -> float:
         """When a batch may be committed behind what the activation holds."""

@@ -37,6 +37,40 @@ def take_all(ledger: SlotLedger) -> list[tuple[int, int]]:
     return order
 
 
+def test_what_is_kept_of_busy_activations_does_not_grow_with_their_work() -> None:
+    """Where one is always idle nobody asks for a busy one, and what is kept goes stale."""
+    state = make_state(devices=4, set_size=2)
+    (group,) = state.ledger._order
+    for index in range(1_000):
+        now = index * 0.010
+        (batch,) = drive(state, now, *requests(1, index, accepted_at=now)).dispatch
+        drive(state, now + 0.005, answer(batch, now + 0.005))
+
+    assert len(group._busy) <= 32
+
+
+def test_what_is_kept_of_busy_activations_is_found() -> None:
+    """After a thousand entries went stale, too: the one that will be free first."""
+    ledger = _ledger_of(3, set_size=3)
+    (group,) = ledger._order
+    first, second, third = (ledger.devices[device_id][0] for device_id in range(3))
+    ledger.learn(0, 1, 0.010)
+    for activation, now in ((first, 0.002), (second, 0.001), (third, 0.0)):
+        _take(ledger, activation, now)
+    for now in range(1, 1_001):
+        _take(ledger, third, now)
+        _release(ledger, third, now)
+
+    assert len(group._busy) <= 32
+    assert group.soonest(3, 0.0) is second
+    ledger.park(1)
+    assert group.soonest(3, 0.0) is first
+    _take(ledger, first, 1_001.0)
+    assert group.soonest(3, 0.0) is first, "it will still be free before the third"
+    ledger.park(0)
+    assert group.soonest(3, 0.0) is third
+
+
 def test_an_empty_ledger_has_nothing_to_choose() -> None:
     """Before a device opens there is no activation."""
     ledger = SlotLedger()
