@@ -39,10 +39,11 @@ build/compiled/.built: $(VENV)/.installed-dev setup.py $(shell find qaic_sched -
 	@QAIC_SCHED_COMPILE=1 $(BIN)/python setup.py --quiet build --build-lib build/compiled
 	@touch $@
 
-# The fast tests, and a thousand seeds of the simulation, on the compiled core.
+# The fast tests, and a thousand seeds of the simulation, on the compiled core; not those of the
+# load tester and the commands, of which nothing is compiled.
 test-compiled: compiled
 	QAIC_SCHED_COMPILE=1 $(BIN)/python -m pytest -n auto -o pythonpath='build/compiled .' \
-	  -m 'not (slow or long or interpreted)' $(ARGS)
+	  --ignore=tests/loadgen --ignore=tests/cli -m 'not (slow or long or interpreted)' $(ARGS)
 	QAIC_SCHED_COMPILE=1 $(BIN)/python -m pytest -o pythonpath='build/compiled .' \
 	  tests/simulation -k many_hosts
 
