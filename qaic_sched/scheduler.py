@@ -324,7 +324,10 @@ class Scheduler:
 
     @property
     def samples_to_keep_busy(self) -> int:
-        """Samples in flight that fill every slot of every device twice: the bound of `map`."""
+        """Samples in flight that fill every slot of every device twice.
+
+        The bound of `map`, which does not count its largest request.
+        """
         return self.samples_to_keep_busy_of(None)
 
     def samples_to_keep_busy_of(self, model: str | None) -> int:

@@ -15,6 +15,7 @@ __all__ = ["SpeedGroup"]
 
 _NEVER: Final = float("inf")
 _FEW: Final = 16
+"""So many entries of busy activations are never too many."""
 _LEAD: Final = 0.25
 """How early the next batch is committed behind a running one, in mean service times ..."""
 _LEAD_S: Final = 0.001
