@@ -145,7 +145,7 @@ def _check_retiring(state: SchedulerState) -> None:
 
 def _check_watch(state: SchedulerState) -> None:
     for batch in state.batches.values():
-        is_seen = batch.is_abandoned or batch.activation in state.stuck.watched
+        is_seen = batch.is_abandoned or batch.activation in state.stuck
         assert is_seen, f"nobody would notice if batch {batch.id} were never answered"
 
 

@@ -96,7 +96,7 @@ class SlotLedger:
         """Choose nothing on a device any more; what it holds may still be released."""
         group = self._speeds[device_id].group
         for activation in self.devices[device_id]:
-            group.idle.pop(activation, None)
+            group.forget(activation)
             group.num_activations -= not activation.is_parked
             activation.is_parked = True
         self._drop_empty_groups()
@@ -138,7 +138,7 @@ class SlotLedger:
         for device_id, activations in self.retiring.items():
             group = self._speeds[device_id].group
             for activation in activations:
-                group.idle.pop(activation, None)
+                group.forget(activation)
                 group.num_activations -= not activation.is_parked
                 activation.is_parked = activation.is_retiring = True
         self._drop_empty_groups()

@@ -34,6 +34,7 @@ class SpeedGroup:
         "_busy",
         "_compact_at",
         "_sequence",
+        "_unsorted",
         "idle",
         "num_activations",
         "times",
@@ -46,6 +47,9 @@ class SpeedGroup:
         self.used_at = -_NEVER
         """When a batch was last sent to one of them."""
         self.idle: OrderedDict[Activation, None] = OrderedDict()
+        #: Busy ones whose `free_at` has changed since `soonest` was asked: where one is always
+        #: idle nobody asks, and there is nothing to sort.
+        self._unsorted: dict[Activation, None] = {}
         #: A heap that forgets lazily: stale entries are skipped, or compacted when over half.
         self._busy: list[_Entry] = []
         self._compact_at = _FEW
@@ -53,36 +57,42 @@ class SpeedGroup:
 
     def add_busy(self, activation: Activation) -> None:
         """Let `soonest` find a busy activation with room; again whenever `free_at` changes."""
-        if len(self._busy) >= self._compact_at:
-            self._compact()
-        self._sequence += 1
-        heappush(self._busy, (activation.free_at, self._sequence, activation))
+        self._unsorted[activation] = None
+
+    def forget(self, activation: Activation) -> None:
+        """Let nobody find an activation any more."""
+        self.idle.pop(activation, None)
+        self._unsorted.pop(activation, None)
 
     def soonest(self, set_size: int, overdue_at: float) -> Activation | None:
         """The busy activation with room that is expected to be free first.
 
         One that should have been free before `overdue_at` is none of them until it answers.
         """
+        if self._unsorted:
+            self._sort_in()
         busy = self._busy
         while busy:
             free_at, _, activation = busy[0]
-            has_room = 0 < activation.in_flight < set_size and not activation.is_parked
-            holds = has_room and activation.speed.group is self
-            if holds and activation.free_at == free_at >= overdue_at:
+            has_room = activation.in_flight < set_size and self._is_current(busy[0])
+            if has_room and free_at >= overdue_at:
                 return activation
             heappop(busy)
         return None
 
-    def _compact(self) -> None:
-        """Drop what `soonest` would skip: where some are always idle, nobody asks it to."""
-        kept: dict[Activation, _Entry] = {}
-        for entry in sorted(self._busy):
-            free_at, _, activation = entry
-            is_here = activation.speed.group is self and not activation.is_parked
-            if is_here and activation.held and activation.free_at == free_at:
-                kept.setdefault(activation, entry)
-        self._busy = list(kept.values())
-        self._compact_at = max(2 * len(kept), _FEW)
+    def _sort_in(self) -> None:
+        for activation in self._unsorted:
+            self._sequence += 1
+            heappush(self._busy, (activation.free_at, self._sequence, activation))
+        self._unsorted.clear()
+        if len(self._busy) > self._compact_at:
+            self._busy = sorted(filter(self._is_current, self._busy))
+            self._compact_at = max(2 * len(self._busy), _FEW)
+
+    def _is_current(self, entry: _Entry) -> bool:
+        free_at, _, activation = entry
+        is_here = activation.speed.group is self and not activation.is_parked
+        return is_here and bool(activation.held) and activation.free_at == free_at
 
     def ready_at(self, activation: Activation, mean_s: float) -> float:
         """When a batch may be committed behind what the activation holds."""

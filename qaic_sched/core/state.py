@@ -112,10 +112,12 @@ class SchedulerState(Resizing):
         return commands
 
     def next_wakeup(self) -> float | None:
-        """When `handle` must be called even if nothing happens; None is never."""
+        """When `handle` must be called at the latest if nothing happens; None is never."""
         at = min(self.batch_closes_at, self.deadlines.next_at())
         if not self.is_closed:
-            at = min(at, self.stuck.next_at(), self.late.next_at(), self.health.next_probe_at())
+            at = min(at, self.health.next_probe_at())
+            if self.batches:
+                at = min(at, self.stuck.next_at(), self.late.next_at())
         return None if at == _NEVER else at
 
     def check_invariants(self) -> None:

@@ -38,7 +38,7 @@ def take_all(ledger: SlotLedger) -> list[tuple[int, int]]:
 
 
 def test_what_is_kept_of_busy_activations_does_not_grow_with_their_work() -> None:
-    """Where one is always idle nobody asks for a busy one, and what is kept goes stale."""
+    """Where one is always idle nobody asks for a busy one: each is noted once, and not sorted."""
     state = make_state(devices=4, set_size=2)
     (group,) = state.ledger._order
     for index in range(1_000):
@@ -46,11 +46,28 @@ def test_what_is_kept_of_busy_activations_does_not_grow_with_their_work() -> Non
         (batch,) = drive(state, now, *requests(1, index, accepted_at=now)).dispatch
         drive(state, now + 0.005, answer(batch, now + 0.005))
 
-    assert len(group._busy) <= 32
+    assert (len(group._unsorted), group._busy) == (4, [])
+    state.ledger.park(0)
+    assert len(group._unsorted) == 3
+
+
+def test_what_went_stale_behind_the_busy_activation_that_is_found_is_dropped() -> None:
+    """However often the others answer and get work, while it holds what it holds."""
+    ledger = _ledger_of(2, set_size=3)
+    (group,) = ledger._order
+    first, second = (ledger.devices[device_id][0] for device_id in range(2))
+    _take(ledger, first, 0.0)
+    _take(ledger, second, 0.0)
+    for now in range(1, 1_001):
+        _take(ledger, second, now)
+        _release(ledger, second, now)
+        assert group.soonest(3, 0.0) is first
+
+    assert len(group._busy) <= 17
 
 
 def test_what_is_kept_of_busy_activations_is_found() -> None:
-    """After a thousand entries went stale, too: the one that will be free first."""
+    """After a thousand changes, too: the one that will be free first."""
     ledger = _ledger_of(3, set_size=3)
     (group,) = ledger._order
     first, second, third = (ledger.devices[device_id][0] for device_id in range(3))
@@ -61,7 +78,6 @@ def test_what_is_kept_of_busy_activations_is_found() -> None:
         _take(ledger, third, now)
         _release(ledger, third, now)
 
-    assert len(group._busy) <= 32
     assert group.soonest(3, 0.0) is second
     ledger.park(1)
     assert group.soonest(3, 0.0) is first

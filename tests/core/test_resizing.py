@@ -284,6 +284,19 @@ def test_hedges_begin_with_a_policy_that_wants_them() -> None:
     assert state.num_hedges == 0
 
 
+def test_hedges_end_with_a_policy_that_wants_none() -> None:
+    """Who is late and waits for the budget of a hedge waits no more."""
+    state = make_state(devices=2, hedge_after=2.0, hedge_max_extra=0.0)
+    drive(state, 0.0, *requests(2))
+    answer_all(state, 0.005)
+    drive(state, 1.0, Request(6, 1, 1.0))
+    drive(state, state.next_wakeup() or 0.0)
+    assert len(state.unhedged) == 1
+    drive(state, 2.0, PolicyChanged(Policy(hedge_after=None, hedge_max_extra=1.0)))
+
+    assert (state.unhedged, state.num_hedges) == ([], 0)
+
+
 UNFIT: dict[str, Event] = {
     "more on no device": ActivationsAdded(7, (1,)),
     "the same once more": ActivationsAdded(0, (1,)),

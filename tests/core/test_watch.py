@@ -54,14 +54,10 @@ def test_who_was_found_is_watched_no_more() -> None:
     watch = _watch()
     (activation,) = _at_work(watch, 0.0)
     assert _late(watch, 10.0) == [0]
-    assert (activation in watch.watched, watch.next_at(), _late(watch, 99.0)) == (
-        False,
-        math.inf,
-        [],
-    )
+    assert (activation in watch, watch.next_at(), _late(watch, 99.0)) == (False, math.inf, [])
 
     _give_work(watch, activation, 100.0)
-    assert (activation in watch.watched, watch.next_at()) == (True, 110.0)
+    assert (activation in watch, watch.next_at()) == (True, 110.0)
 
 
 def test_who_answered_meanwhile_is_looked_at_again_when_its_time_is_up() -> None:
@@ -71,19 +67,19 @@ def test_who_answered_meanwhile_is_looked_at_again_when_its_time_is_up() -> None
     activation.busy_since = 7.0
     assert _late(watch, 10.0) == []
 
-    assert (watch.next_at(), activation in watch.watched) == (17.0, True)
+    assert (watch.next_at(), activation in watch) == (17.0, True)
     assert _late(watch, 17.0) == [0]
 
 
 def test_who_has_no_work_is_forgotten() -> None:
-    """It is not found, names no instant, and can be watched anew."""
+    """It is not found when its look is due, and can be watched anew."""
     watch = _watch()
     idle, _busy = _at_work(watch, 0.0, 5.0)
     idle.held = []
-    assert (watch.next_at(), idle in watch.watched) == (15.0, False)
+    assert (_late(watch, 10.0), idle in watch, watch.next_at()) == ([], False, 15.0)
 
-    _give_work(watch, idle, 9.0)
-    assert (_late(watch, 15.0), _late(watch, 19.0)) == ([1], [0])
+    _give_work(watch, idle, 11.0)
+    assert (_late(watch, 15.0), _late(watch, 21.0)) == ([1], [0])
 
 
 def test_work_that_comes_behind_an_old_entry_is_still_watched() -> None:
@@ -97,14 +93,27 @@ def test_work_that_comes_behind_an_old_entry_is_still_watched() -> None:
     assert _late(watch, 14.0) == [0]
 
 
-def test_each_is_watched_once_however_often_it_gets_work() -> None:
+def test_each_is_watched_once_however_often_it_falls_idle_and_gets_work() -> None:
     """A thousand batches leave one entry, not a thousand."""
     watch = _watch()
     (activation,) = _at_work(watch, 0.0)
-    for _ in range(1000):
-        watch.add(activation)
+    for number in range(1000):
+        activation.held = []
+        _give_work(watch, activation, number / 1000)
 
     assert len(watch._heap) == 1
+
+
+def test_work_that_should_take_less_is_looked_at_sooner() -> None:
+    """The earlier look takes the place of the one that was due, which finds nobody."""
+    limits_s = iter([30.0, 5.0, 5.0])
+    watch = Watch(lambda _activation: next(limits_s))
+    (activation,) = _at_work(watch, 0.0)
+    activation.held = []
+    _give_work(watch, activation, 1.0)
+
+    assert (watch.next_at(), _late(watch, 6.0)) == (6.0, [0])
+    assert (_late(watch, 99.0), watch.next_at()) == ([], math.inf)
 
 
 def test_the_limit_of_the_moment_counts() -> None:
