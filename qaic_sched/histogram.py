@@ -3,8 +3,9 @@
 Rules of this file:
 - Buckets are log-linear: each power of two of seconds is cut into equal parts, so that the middle
   of a bucket is never further than 0.4 % from what was recorded, between 1 ns and 6 days.
-- Recording is an append; numpy sorts a buffer of values into buckets at once. The buffer is an
-  array: a full collection of garbage would look at each number of a list, on every device.
+- Recording is an append to a list; numpy sorts a buffer of values into buckets at once. That buffer
+  is an array: a full collection of garbage would look at each number of a long list, on every
+  device. The list is short; appending to the array itself would take several times as long.
 - It belongs to one thread: who records from several holds a lock.
 """
 
@@ -22,6 +23,7 @@ _PARTS = 128
 _MIN_EXPONENT = -30
 _MAX_EXPONENT = 20
 _NUM_BUCKETS: Final = (_MAX_EXPONENT - _MIN_EXPONENT) * _PARTS
+_LIST_SIZE: Final = 64
 _BUFFER_SIZE: Final = 1024
 
 
@@ -32,10 +34,11 @@ class Histogram:
     6 days to the last. Everything reads 0 while nothing has been recorded.
     """
 
-    __slots__ = ("_buckets", "_buffer", "_count", "_max", "_min", "_sum")
+    __slots__ = ("_buckets", "_buffer", "_count", "_max", "_min", "_newest", "_sum")
 
     def __init__(self) -> None:
         self._buckets = np.zeros(_NUM_BUCKETS, dtype=np.int64)
+        self._newest: list[float] = []
         self._buffer = array("d")
         self._count = 0
         self._sum = 0.0
@@ -44,9 +47,11 @@ class Histogram:
 
     def record(self, seconds: float) -> None:
         """Count one duration."""
-        self._buffer.append(seconds)
-        if len(self._buffer) >= _BUFFER_SIZE:
-            self._flush()
+        self._newest.append(seconds)
+        if len(self._newest) >= _LIST_SIZE:
+            self._buffer_newest()
+            if len(self._buffer) >= _BUFFER_SIZE:
+                self._flush()
 
     def merge(self, other: Histogram) -> None:
         """Count everything that the other has counted; the other stays as it is."""
@@ -67,7 +72,7 @@ class Histogram:
     @property
     def count(self) -> int:
         """How many durations were recorded."""
-        return self._count + len(self._buffer)
+        return self._count + len(self._buffer) + len(self._newest)
 
     @property
     def sum(self) -> float:
@@ -99,7 +104,12 @@ class Histogram:
         middle = math.ldexp(_PARTS + part + 0.5, octave + _MIN_EXPONENT) / (2 * _PARTS)
         return min(max(middle, self._min), self._max)
 
+    def _buffer_newest(self) -> None:
+        self._buffer.fromlist(self._newest)
+        self._newest.clear()
+
     def _flush(self) -> None:
+        self._buffer_newest()
         if not self._buffer:
             return
         values = np.array(self._buffer)

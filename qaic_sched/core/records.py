@@ -27,13 +27,13 @@ from qaic_sched.core.placement import SlotLedger
 from qaic_sched.core.retries import Retries, RetryBudget
 from qaic_sched.core.watch import Watch
 
-__all__ = ["Records"]
+__all__ = ["LEAST_LATE_S", "Records"]
 
 _NEVER: Final = float("inf")
 _IN_FLIGHT: Final = RequestState.IN_FLIGHT
 _TIMEOUT_S: Final = 60.0
 """When an inference counts as stuck, or late, before any was measured."""
-_LEAST_LATE_S: Final = 0.010
+LEAST_LATE_S: Final = 0.010
 """It is never late before that: it may be the host that was late, which a hedge does not mend."""
 _LEAST_TIMEOUT_S: Final = 5.0
 _TIMEOUT: Final = 50.0
@@ -66,8 +66,8 @@ class Records:
         self.health = Health()
         self.laggards = Laggards()
         #: Activations at work: when what they are at has taken so long that it is stuck, or late.
-        self.stuck = Watch(self._timeout_s)
-        self.late = Watch(self._late_s)
+        self.stuck = Watch(self._timeout_s, _LEAST_TIMEOUT_S)
+        self.late = Watch(self._late_s, LEAST_LATE_S)
         #: Those that are late, and hold what could not be sent elsewhere yet.
         self.unhedged: list[Activation] = []
         #: Whether the queue was too long for hedges when they were last thought of.
@@ -151,7 +151,7 @@ class Records:
         expected_s = batch.expected_s or self.ledger.mean_s(activation.device_id, batch.size)
         if not expected_s:
             return _TIMEOUT_S
-        return max(after * expected_s, _LEAST_LATE_S)
+        return max(after * expected_s, LEAST_LATE_S)
 
     def _timeout_s(self, _activation: Activation) -> float:
         if self.policy.dispatch_timeout_s is not None:

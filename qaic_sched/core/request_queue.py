@@ -187,7 +187,7 @@ class RequestQueue:
         late = line.late
         parts: list[Part] = []
         while late and room:
-            request = late[-1][2]
+            request = late[-1]
             if self._holds(request):
                 if request.cursor or request.samples > room:
                     break
@@ -235,9 +235,7 @@ class RequestQueue:
         """All requests here, by priority, then tenant, then urgency."""
         for priority in reversed(self._order):
             for line in self._lanes[priority].lines.values():
-                for _, _, request in line.entries():
-                    if self._holds(request):
-                        yield request
+                yield from filter(self._holds, line.requests())
 
     def _next_line(self) -> Line | None:
         """The line whose first is served next; that one is not stale."""

@@ -142,9 +142,10 @@ class SchedulerState(Resizing):
         self.deadlines.add(request)
 
     def _answered(self, event: Answered) -> None:
-        batch = self.batches.pop(event.batch_id, None)
+        batch = self.batches.get(event.batch_id)
         if batch is None:
             raise InternalError(f"batch {event.batch_id} is not in flight")
+        del self.batches[event.batch_id]
         activation = batch.activation
         start = max(batch.submitted_at, activation.answered_at)
         is_first = activation.answered_at == -_NEVER

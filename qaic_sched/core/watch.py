@@ -22,13 +22,15 @@ _NEVER: Final = float("inf")
 class Watch:
     """Activations with work; each is looked at when its time would be up, not at each batch.
 
-    `limit_s(activation)` is how long it may be at what it is at now.
+    `limit_s(activation)` is how long it may be at what it is at now; that is asked anew where no
+    look at it is due within `soon_s` anyway.
     """
 
-    __slots__ = ("_heap", "_limit_s", "_looks_at", "_sequence")
+    __slots__ = ("_heap", "_limit_s", "_looks_at", "_sequence", "_soon_s")
 
-    def __init__(self, limit_s: Callable[[Activation], float]) -> None:
+    def __init__(self, limit_s: Callable[[Activation], float], soon_s: float = 0.0) -> None:
         self._limit_s = limit_s
+        self._soon_s = soon_s
         #: The next look at each; an entry of another time is stale.
         self._looks_at: dict[Activation, float] = {}
         self._heap: list[tuple[float, int, Activation]] = []
@@ -36,9 +38,11 @@ class Watch:
 
     def add(self, activation: Activation) -> None:
         """Watch what an activation begins now."""
-        at = activation.busy_since + self._limit_s(activation)
-        if at < self._looks_at.get(activation, _NEVER):
-            self._look_at(at, activation)
+        looks_at = self._looks_at.get(activation, _NEVER)
+        if looks_at > activation.busy_since + self._soon_s:
+            at = activation.busy_since + self._limit_s(activation)
+            if at < looks_at:
+                self._look_at(at, activation)
 
     def __contains__(self, activation: Activation) -> bool:
         """Whether it will be looked at."""

@@ -28,7 +28,7 @@ def _taken(parts: list[Part]) -> list[tuple[int, int, int]]:
 
 def _entries(queue: RequestQueue) -> int:
     lines = (line for lane in queue._lanes.values() for line in lane.lines.values())
-    return sum(len(line.entries()) for line in lines)
+    return sum(len(line.requests()) for line in lines)
 
 
 def test_an_empty_queue_has_no_head_no_oldest_and_nothing_to_take() -> None:
