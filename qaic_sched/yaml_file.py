@@ -59,6 +59,12 @@ class _Loader(yaml.SafeLoader):
             seen.add((key.tag, str(key.value)))
         return node
 
+    def flatten_mapping(self, node: Any) -> None:
+        super().flatten_mapping(node)
+        # PyYAML 6.0.4 forgets, when it merges this mapping into another, what was overridden here.
+        last = {(key.tag, str(key.value)): (key, value) for key, value in node.value}
+        node.value = list(last.values())
+
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
