@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.model import RequestState
 from qaic_sched.explain import explain
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from qaic_sched.program import Program, Tensors
 
 __all__ = ["ScheduledRequest"]
+
+_DONE: Final = RequestState.DONE
 
 
 class ScheduledRequest:
@@ -84,11 +86,11 @@ class ScheduledRequest:
         """The outputs, or the error raised; only once it is done."""
         if self._error is not None:
             raise self._error
+        if self.core.state is _DONE and self._outputs is not None:
+            return self._outputs
         if self.core.state is RequestState.CANCELLED:
             raise asyncio.CancelledError
-        if not self.done() or self._outputs is None:
-            raise asyncio.InvalidStateError(f"{self!r} is not done")
-        return self._outputs
+        raise asyncio.InvalidStateError(f"{self!r} is not done")
 
     def cancel(self) -> bool:
         """Give the request up; False if it is resolved already.

@@ -88,6 +88,8 @@ class Shell:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unloading: dict[int, asyncio.Future[bool]] = {}
         self._closing: dict[int, asyncio.Future[bool]] = {}
+        self.cancel: Callable[[ScheduledRequest], None] = self._cancel
+        """Gives a request up. Bound once, as every request gets it."""
         pool.on_landed = self.flush
 
     def submit(self, request: ScheduledRequest) -> None:
@@ -95,8 +97,7 @@ class Shell:
         self._requests[request.core.id] = request
         self.post(request.core)
 
-    def cancel(self, request: ScheduledRequest) -> None:
-        """Give a request up."""
+    def _cancel(self, request: ScheduledRequest) -> None:
         self.post(Cancelled(request.core.id))
 
     def post(self, event: Event) -> None:
@@ -215,7 +216,8 @@ class Shell:
             self.idle.set()
 
     def _resolve(self, core: Request, now: float, errors: Mapping[int, DeviceError]) -> None:
-        request = self._requests.pop(core.id)
+        request = self._requests[core.id]
+        del self._requests[core.id]  # compiled, `pop` takes twice as long
         if core.state is _DONE and core.last_batch is not None:
             accepted_at = core.accepted_at
             self.metrics.record_done(core.last_batch.submitted_at - accepted_at, now - accepted_at)

@@ -33,20 +33,25 @@ def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
     other exactly its shapes, which count as one row. Raises `InputError`, which names the input,
     what came and what was wanted.
     """
-    if not (type(inputs) is dict or isinstance(inputs, Mapping)):
+    given: dict[object, object]
+    if type(inputs) is dict:
+        given = inputs
+    elif isinstance(inputs, Mapping):
+        given = dict(inputs)
+    else:
         raise InputError(f"inputs: {_describe(inputs)}; wanted a dict of input name to numpy array")
     specs = program.inputs
-    if len(inputs) != len(specs):
-        raise _wrong_names(program, inputs)
+    if len(given) != len(specs):
+        raise _wrong_names(program, given)
     first_fixed = 1 if program.batch_sizes else 0
     rows = 0
     tensors: Tensors = {}
     for spec in specs:
         name, wanted = spec.name, spec.shape
-        value = inputs.get(name)
+        value = given.get(name)
         if type(value) is not np.ndarray:
-            if name not in inputs:
-                raise _wrong_names(program, inputs)
+            if name not in given:
+                raise _wrong_names(program, given)
             value = _as_plain_array(value, spec)
         shape = value.shape
         # What has all the rows of a batch needs no cut; what has no axis at all has no rows either.
@@ -57,8 +62,9 @@ def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
                 rows = shape[0]
             if shape[0] != rows or not rows:
                 raise _wrong_rows(specs[0], rows, spec, shape[0])
-        flags = value.flags
-        if value.dtype != spec.dtype or not (flags.c_contiguous and flags.aligned):
+        dtype, flags = value.dtype, value.flags
+        is_same = dtype is spec.dtype or dtype == spec.dtype
+        if not (is_same and flags.c_contiguous and flags.aligned):
             value = _cast(value, spec)
         tensors[name] = value
     return tensors, rows or 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heapify, heappop, heappush, merge
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PATIENCE_S", "Line", "urgency"]
 
-PATIENCE_S = 10.0
+PATIENCE_S: Final = 10.0
 """Seconds after which a request without a deadline is as urgent as one whose deadline is now."""
 
 

@@ -47,7 +47,9 @@ class RequestState(Enum):
 
 _LONG_AGO: Final = float("-inf")
 _WAITING: Final = RequestState.WAITING
-"""Names like this one spare the hot path the slow look-up of an Enum's member."""
+_QUEUED: Final = RequestState.QUEUED
+_IN_FLIGHT: Final = RequestState.IN_FLIGHT
+"""Names like these spare the hot path the slow look-up of an Enum's member."""
 
 
 class Fault(Enum):
@@ -116,16 +118,14 @@ class Request:
     @property
     def is_resolved(self) -> bool:
         """Whether the caller has its answer, of whatever kind."""
-        return self.state not in _UNRESOLVED
+        state = self.state
+        return not (state is _WAITING or state is _QUEUED or state is _IN_FLIGHT)
 
     def __repr__(self) -> str:
         return (
             f"<Request {self.id} {self.state.value}: {self.cursor} of {self.samples} dispatched, "
             f"{self.in_flight} in flight, {len(self.retrying)} parts retrying>"
         )
-
-
-_UNRESOLVED: Final = (RequestState.WAITING, RequestState.QUEUED, RequestState.IN_FLIGHT)
 
 
 class Part:
