@@ -3,13 +3,15 @@
 The model knows nothing of queues and policies. It keeps what was sent and what was answered, and
 holds the promises against it: exactly one outcome per request, every sample of a done request
 answered once (by a batch that was not given up on), no slot held twice, no partial batch behind
-another, nothing for a device in quarantine, one reload per probe. In the end either every device
-answers, or none ever does again: nobody is left without an outcome.
+another, nothing for a device in quarantine, one reload per probe, nothing given back that still
+holds a batch. In the end either every device answers, or none ever does again: nobody is left
+without an outcome.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,13 +28,18 @@ from hypothesis.stateful import (
 )
 
 from qaic_sched.core.events import (
+    ActivationsAdded,
+    ActivationsRetired,
     Answered,
     Cancelled,
     Closed,
     DeviceOpened,
+    DeviceRetired,
     DrainStarted,
     Event,
+    PolicyChanged,
     ReloadFailed,
+    SetSizeChanged,
 )
 from qaic_sched.core.line import urgency
 from qaic_sched.core.model import Batch, Fault, Part, Policy, Request, RequestState, Tenant
@@ -85,6 +92,7 @@ class Schedules(RuleBasedStateMachine):
         self.hedged: set[Part] = set()
         self.settled: set[Part] = set()
         self.reloading: set[int] = set()
+        self.closing: set[int] = set()
 
     @initialize(policy=POLICIES, set_size=st.integers(1, 3), falls_silent=st.booleans())
     def start(self, policy: Policy, set_size: int, falls_silent: bool) -> None:
@@ -104,6 +112,17 @@ class Schedules(RuleBasedStateMachine):
             assert device_id not in self.reloading, "reloaded twice for one probe"
             assert self.health_of(device_id) == "quarantined"
             self.reloading.add(device_id)
+        for device_id, indexes in commands.unload:
+            here = {each.activation.index for each in self.held_on(device_id)}
+            assert here.isdisjoint(indexes), "given back, and holds a batch"
+        for device_id in commands.close:
+            assert device_id not in {*self.reloading, *self.closing}, "closed twice, or reloading"
+            if device_id in self.state.ledger.devices:
+                assert self.held_on(device_id), "closed, holds nothing, and is still there"
+                self.closing.add(device_id)
+
+    def held_on(self, device_id: int) -> list[Batch]:
+        return [each for each in self.held.values() if each.activation.device_id == device_id]
 
     def health_of(self, device_id: int) -> str:
         return self.state.statistics().devices[device_id].state
@@ -161,7 +180,8 @@ class Schedules(RuleBasedStateMachine):
     @precondition(lambda self: len(self.state.ledger.devices) < 3 and not self.state.is_closed)
     @rule(num_activations=st.integers(1, 2))
     def open_device(self, num_activations: int) -> None:
-        device_id = len(self.state.ledger.devices)
+        devices = self.state.ledger.devices
+        device_id = next(each for each in range(3) if each not in devices)
         self.step(DeviceOpened(device_id, num_activations, self.set_size))
 
     @precondition(lambda self: not self.state.is_draining)
@@ -205,8 +225,7 @@ class Schedules(RuleBasedStateMachine):
         """What the device held is given back; then it is open anew, or could not be reloaded."""
         device_id = sorted(self.reloading)[choice % len(self.reloading)]
         self.reloading.remove(device_id)
-        held = [each for each in self.held.values() if each.activation.device_id == device_id]
-        events: list[Event] = [self.answer(each, Fault.LOST) for each in held]
+        events: list[Event] = [self.answer(it, Fault.LOST) for it in self.held_on(device_id)]
         if num_activations and not self.state.is_closed:
             events.append(DeviceOpened(device_id, num_activations, self.set_size))
         else:
@@ -218,8 +237,66 @@ class Schedules(RuleBasedStateMachine):
     def lose_a_device(self, choice: int) -> None:
         """All that one device holds is given back at once."""
         device_id = list(self.held.values())[choice % len(self.held)].activation.device_id
-        held = [each for each in self.held.values() if each.activation.device_id == device_id]
-        self.step(*(self.answer(each, Fault.LOST) for each in held))
+        self.step(*(self.answer(each, Fault.LOST) for each in self.held_on(device_id)))
+
+    @precondition(lambda self: self.closing)
+    @rule()
+    def end_a_close(self) -> None:
+        """What the device held is given back, and nothing is left of it."""
+        device_id = self.closing.pop()
+        self.step(*(self.answer(each, Fault.LOST) for each in self.held_on(device_id)))
+        assert device_id not in self.state.ledger.devices
+
+    def devices_to_change(self) -> list[int]:
+        ledger = self.state.ledger
+        is_over = self.state.is_closed
+        return [] if is_over else [each for each in ledger.devices if each not in ledger.leaving]
+
+    @precondition(lambda self: self.devices_to_change())
+    @rule(choice=st.integers(0, 2), count=st.integers(1, 2))
+    def add_activations(self, choice: int, count: int) -> None:
+        devices = self.devices_to_change()
+        device_id = devices[choice % len(devices)]
+        if self.health_of(device_id) != "quarantined":
+            top = 1 + max(each.index for each in self.state.ledger.devices[device_id])
+            self.step(ActivationsAdded(device_id, tuple(range(top, top + count))))
+
+    @precondition(lambda self: self.devices_to_change())
+    @rule(choice=st.integers(0, 2))
+    def retire_an_activation(self, choice: int) -> None:
+        """The last of those that are to stay, unless it is the only one."""
+        devices = self.devices_to_change()
+        device_id = devices[choice % len(devices)]
+        activations = self.state.ledger.devices[device_id]
+        stay = [
+            each
+            for each in activations
+            if each not in self.state.ledger.retiring.get(device_id, ())
+        ]
+        if len(stay) > 1:
+            self.step(ActivationsRetired(device_id, (stay[-1].index,)))
+
+    @precondition(lambda self: len(self.devices_to_change()) > 1)
+    @rule(choice=st.integers(0, 2))
+    def retire_a_device(self, choice: int) -> None:
+        """Another one stays, be it in quarantine."""
+        devices = self.devices_to_change()
+        self.step(DeviceRetired(devices[choice % len(devices)]))
+
+    @precondition(lambda self: self.state.ledger.devices and not self.state.is_closed)
+    @rule(set_size=st.integers(1, 3))
+    def change_the_set_size(self, set_size: int) -> None:
+        self.set_size = set_size
+        self.step(SetSizeChanged(set_size))
+
+    @precondition(lambda self: not self.state.is_closed)
+    @rule(policy=POLICIES)
+    def change_the_policy(self, policy: Policy) -> None:
+        """All but the compiled sizes and the tenants."""
+        self.policy = replace(
+            policy, batch_sizes=self.policy.batch_sizes, tenants=self.policy.tenants
+        )
+        self.step(PolicyChanged(self.policy))
 
     @rule(seconds=st.sampled_from([0.0, 0.125, 0.5, 3.0, 70.0]))
     def let_time_pass(self, seconds: float) -> None:
@@ -289,11 +366,11 @@ class Schedules(RuleBasedStateMachine):
 
 @pytest.mark.long
 def test_random_schedules_keep_every_promise() -> None:
-    """Arrivals, cancels, answers, faults, silence, reloads, drain and close in any order."""
+    """Arrivals, cancels, answers, faults, reloads, live changes, drain and close in any order."""
     run_state_machine_as_test(
         Schedules,
         settings=settings(
-            max_examples=80,
+            max_examples=200,
             stateful_step_count=40,
             derandomize=True,
             deadline=None,
