@@ -177,12 +177,15 @@ class Schedules(RuleBasedStateMachine):
                 self.answered[part.request.id].append((part.offset, part.samples))
         return Answered(batch.id, self.now, fault)
 
-    @precondition(lambda self: len(self.state.ledger.devices) < 3 and not self.state.is_closed)
+    def unused_ids(self) -> list[int]:
+        used = {*self.state.ledger.devices, *self.closing}
+        return [] if self.state.is_closed else [each for each in range(3) if each not in used]
+
+    @precondition(lambda self: self.unused_ids())
     @rule(num_activations=st.integers(1, 2))
     def open_device(self, num_activations: int) -> None:
-        devices = self.state.ledger.devices
-        device_id = next(each for each in range(3) if each not in devices)
-        self.step(DeviceOpened(device_id, num_activations, self.set_size))
+        """Also one that was given back, as soon as nothing is left of it."""
+        self.step(DeviceOpened(self.unused_ids()[0], num_activations, self.set_size))
 
     @precondition(lambda self: not self.state.is_draining)
     @rule(arrivals=ARRIVALS)
