@@ -1,7 +1,7 @@
 """Finds activations that have been at one batch for too long.
 
-Whoever falls idle in time stays in the heap until its look is due, and is looked at sooner only
-where its newest batch asks for that: at ten thousand batches a second the heap is hardly touched.
+Whoever answers in time keeps its place in the heap until its look is due, and is found idle then,
+or at something newer and looked at later. So a batch costs a look-up, and no change of the heap.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _NEVER: Final = float("inf")
 class Watch:
     """Activations with work; each is looked at when its time would be up, not at each batch.
 
-    `limit_s(activation)` is how long it may be at what it is at now; that is asked anew where no
-    look at it is due within `soon_s` anyway.
+    `limit_s(activation)` is how long it may be at what it is at now. A look that is due anyway
+    within `soon_s` of its beginning is early enough.
     """
 
     __slots__ = ("_heap", "_limit_s", "_looks_at", "_sequence", "_soon_s")
