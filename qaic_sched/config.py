@@ -46,7 +46,7 @@ logger = logging.getLogger("qaic_sched")
 
 LIVE_KEYS = (
     *("num_activations", "set_size", "devices"),
-    *("queue", "batching", "retry", "hedging", "health"),
+    *("queue", "batching", "retry", "hedging", "health", "tenants"),
 )
 """What may change while a scheduler runs."""
 _MODEL_KEYS = {name for name in ModelOptions.__struct_fields__ if name != "compiler"}
@@ -82,6 +82,7 @@ def load_config(path: str | Path, **overrides: object) -> Config:
 def changed_config(config: Config, options: Mapping[str, object]) -> Config:
     """The configuration of a running scheduler with some options changed, key by key in sections.
 
+    `tenants` is changed as a whole: who is not named any more is as all others again.
     `ConfigError` names a key that is wrong, or that cannot change while it runs.
     """
     for key in _spelled(options, "options"):
@@ -95,6 +96,7 @@ def changed_config(config: Config, options: Mapping[str, object]) -> Config:
         given[key] = {**msgspec.structs.asdict(getattr(config, key)), **given[key]}
     new = msgspec.convert({"model": config.model, **given}, Config)
     _check_devices(new)
+    _check_shares(new)
     return msgspec.structs.replace(config, **{key: getattr(new, key) for key in given})
 
 
@@ -130,10 +132,14 @@ def merged_config(layers: Iterable[dict[str, Any]]) -> Config:
     if config.enable_metrics and config.enable_profiling:
         raise ConfigError("enable_metrics and enable_profiling exclude each other: set one of them")
     _check_devices(config)
+    _check_shares(config)
+    return config
+
+
+def _check_shares(config: Config) -> None:
     shares = sum(tenant.share for tenant in config.tenants.values())
     if shares > 1:
         raise ConfigError(f"tenants: the shares add up to {shares:g}: 1 is all there is to give")
-    return config
 
 
 def warn_of_unknown(configs: Iterable[Config]) -> None:

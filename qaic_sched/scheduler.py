@@ -158,10 +158,10 @@ class Scheduler:
         """Change options while requests go on; returns when the change is in effect.
 
         `num_activations`, `set_size`, `devices` and the sections `queue`, `batching`, `retry`,
-        `hedging` and `health` may change, key by key; of one model where there are several, and
-        then not `devices`. No request fails for it: what is added takes work as soon as it is
-        loaded, what is given back finishes what it holds. Raises `ConfigError`, `DeviceError` or
-        `NoDeviceError`, and then all is as it was.
+        `hedging` and `health` may change, key by key, and `tenants` as a whole; of one model where
+        there are several, and then not `devices`. No request fails for it: what is added takes work
+        as soon as it is loaded, what is given back finishes what it holds. Raises `ConfigError`,
+        `DeviceError` or `NoDeviceError`, and then all is as it was.
         """
         shell = self.shell_of(model)
         if self._phase is _Phase.CLOSED:

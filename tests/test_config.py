@@ -283,6 +283,18 @@ def test_live_options_are_changed_key_by_key() -> None:
     assert changed_config(config, {}) == config
 
 
+def test_tenants_are_changed_as_a_whole() -> None:
+    """Who is not named any more is none, and the rest of the configuration stays."""
+    config = make_config("m.onnx", set_size=3, tenants={"a": {"weight": 2}, "b": {"share": 0.5}})
+    new = changed_config(config, {"tenants": {"b": {"share": 0.25}}})
+
+    assert ({name: each.share for name, each in new.tenants.items()}, new.set_size) == (
+        {"b": 0.25},
+        3,
+    )
+    assert changed_config(new, live_options(config)) == config
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -293,6 +305,7 @@ def test_live_options_are_changed_key_by_key() -> None:
         ({"dev_id": 1, "devices": 2}, r"dev_id and devices are both given"),
         ({"devices": [1, 1]}, r"devices: a device id comes twice"),
         ({"hedging": {"aftr": 2}}, r"hedging.aftr: unknown key \(did you mean after"),
+        ({"tenants": {"a": {"share": 0.6}, "b": {"share": 0.5}}}, r"tenants: the shares add up to"),
     ],
 )
 def test_a_live_change_that_is_wrong_names_its_key(options: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from qaic_sched.errors import (
     SchedulerClosedError,
 )
 from qaic_sched.replay import replay
+from qaic_sched.request import ScheduledRequest
 from qaic_sched.scheduler import Scheduler
 from qaic_sched.testing import run_virtual
 from tests.hosts import check_after_every_event, expected, host, rows
@@ -105,6 +107,29 @@ def test_all_at_once_and_set_size(tmp_path: Path) -> None:
         assert (config.num_activations, config.set_size, config.devices) == (2, 1, [0, 2])
         assert (config.queue.max_samples, config.batching.max_queue_delay_s) == (64, 0.01)
         assert scheduler.get_metrics()["requests"]["failed"] == 0
+
+    run_virtual(main)
+
+
+def test_tenants_get_other_weights_while_both_want_all(tmp_path: Path) -> None:
+    """Who is answered follows the weights of the time."""
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path), tenants={"a": {"weight": 3}}) as scheduler:
+            answered: list[str] = []
+            requests: dict[str, list[ScheduledRequest]] = {"a": [], "b": []}
+            for tenant in 1000 * "ab":
+                request = scheduler.submit(rows(1), tenant=tenant)
+                request.add_done_callback(lambda _, tenant=tenant: answered.append(tenant))
+                requests[tenant].append(request)
+            await requests["b"][99]
+            before = Counter(answered)
+            await scheduler.update_backend_options(tenants={"b": {"weight": 3}})
+            start = len(answered) + 2 * scheduler.samples_to_keep_busy  # those in flight
+            await requests["b"][799]
+            after = Counter(answered[start:])
+            assert before["a"] / before["b"] == pytest.approx(3, rel=0.1)
+            assert after["b"] / after["a"] == pytest.approx(3, rel=0.1)
 
     run_virtual(main)
 
@@ -287,7 +312,7 @@ def test_a_log_with_every_change_replays(tmp_path: Path) -> None:
     changes: list[dict[str, Any]] = [
         {"num_activations": 3, "set_size": 3},
         {"devices": [1], "num_activations": 1, "retry": {"max_attempts": 4}},
-        {"batching": {"max_queue_delay_s": float("inf")}},
+        {"batching": {"max_queue_delay_s": float("inf")}, "tenants": {"a": {"share": 0.5}}},
         {"batching": {"max_queue_delay_s": 0.0}, "devices": 2},
     ]
     run_virtual(_change_under_load, model, changes, {"devices": 2, "event_log": str(log)})

@@ -42,6 +42,12 @@ class Admission:
             return False
         return True
 
+    def change(self, policy: Policy) -> None:
+        """Follow another policy from now on; who is here stays."""
+        self.policy = policy
+        self.queued.tenants.change(policy.tenants)
+        self.waiting.tenants.change(policy.tenants)
+
     def admit_waiting(self) -> None:
         """Queue those that wait, in order, as far as there is room."""
         while self.waiting.num_requests:

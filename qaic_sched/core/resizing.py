@@ -71,7 +71,8 @@ class Resizing(Recovery):
         if self.is_closed or policy.batch_sizes != self.policy.batch_sizes:
             raise InternalError(f"{event} does not fit")
         self.retry_budget.change(policy, self.num_first_inferences)
-        self.policy = self.admission.policy = policy
+        self.policy = policy
+        self.admission.change(policy)
         self.last_of_old_policy = self._last_request_id
         # What was hedged beyond the budget of now is not held against those to come.
         self.num_hedges = min(self.num_hedges, int(policy.hedge_max_extra * self.num_batches))

@@ -76,9 +76,24 @@ class Tenants:
         if account is None:
             if len(self._accounts) >= self._too_many:
                 self._forget_idle()
-            tenant = self._configured.get(name, _DEFAULT) if name is not None else _DEFAULT
-            account = self._accounts[name] = Account(tenant, self._clock)
+            account = self._accounts[name] = Account(self._tenant(name), self._clock)
         return account
+
+    def change(self, configured: Mapping[str, Tenant]) -> None:
+        """Other weights and shares from now on; what everyone has been served still counts."""
+        self._configured = configured
+        for name, account in self._accounts.items():
+            if account.num_requests:
+                self._turn_up(account, -1)
+            account.tenant = self._tenant(name)
+            if account.num_requests:
+                self._turn_up(account, 1)
+            if not account.tenant.share:
+                account.credit = 0.0
+        self.guaranteed = [self.account(name) for name, its in configured.items() if its.share]
+
+    def _tenant(self, name: str | None) -> Tenant:
+        return self._configured.get(name, _DEFAULT) if name is not None else _DEFAULT
 
     def enter(self, account: Account, request: Request) -> None:
         """A request of the tenant is queued now."""

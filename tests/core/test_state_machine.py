@@ -295,10 +295,8 @@ class Schedules(RuleBasedStateMachine):
     @precondition(lambda self: not self.state.is_closed)
     @rule(policy=POLICIES)
     def change_the_policy(self, policy: Policy) -> None:
-        """All but the compiled sizes and the tenants."""
-        self.policy = replace(
-            policy, batch_sizes=self.policy.batch_sizes, tenants=self.policy.tenants
-        )
+        """All but the compiled sizes."""
+        self.policy = replace(policy, batch_sizes=self.policy.batch_sizes)
         self.step(PolicyChanged(self.policy))
 
     @rule(seconds=st.sampled_from([0.0, 0.125, 0.5, 3.0, 70.0]))

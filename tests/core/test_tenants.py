@@ -275,3 +275,34 @@ def test_those_that_wait_for_room_are_let_in_by_weight() -> None:
         done.update(each.tenant for each in answer_all(state, float(step)).resolve)
 
     assert done["b"] == pytest.approx(50, abs=4)
+
+
+def test_weights_may_change_while_work_is_queued() -> None:
+    """From then on they share by the new ones, and nothing is forgotten or counted twice."""
+    shop = Shop(a=Tenant(3.0))
+    for tenant in "ab":
+        shop.push(tenant, 1000)
+    shop.serve(400)
+    assert [shop.served[each] for each in "ab"] == pytest.approx([300, 100], abs=3)
+    shop.queue.tenants.change({"b": Tenant(3.0)})
+    shop.serve(400)
+    shop.queue.check()
+
+    assert [shop.served[each] for each in "ab"] == pytest.approx([400, 400], abs=6)
+    assert shop.queue.tenants.fraction_of(shop.queue.tenants.account("b")) == 0.75
+
+
+def test_a_share_may_be_given_and_taken_away_while_work_is_queued() -> None:
+    """It goes before a higher priority as long as it is guaranteed, and leaves no credit behind."""
+    shop = Shop()
+    shop.push("a", 1000, priority=1)
+    shop.push("b", 1000)
+    shop.queue.tenants.change({"b": Tenant(share=0.5)})
+    shop.serve(200)
+    assert shop.served["b"] == pytest.approx(100, abs=2)
+    shop.queue.tenants.change({})
+    shop.serve(200)
+    shop.queue.check()
+
+    assert shop.served["b"] == pytest.approx(104, abs=3), "all but one in fifty is the other's"
+    assert shop.queue.tenants.guaranteed == []
