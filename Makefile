@@ -36,7 +36,7 @@ compiled: build/compiled/.built
 build/compiled/.built: $(VENV)/.installed-dev setup.py $(shell find qaic_sched -name '*.py')
 	rm -rf build/compiled
 	@echo 'compiling the core into build/compiled; this takes about half a minute'
-	@QAIC_SCHED_COMPILE=1 $(BIN)/python setup.py --quiet build --build-lib build/compiled
+	@QAIC_SCHED_COMPILE=1 $(BIN)/python -W ignore setup.py --quiet build --build-lib build/compiled
 	@touch $@
 
 # The fast tests, and a thousand seeds of the simulation, on the compiled core; not those of the
