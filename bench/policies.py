@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections import Counter
 from contextlib import suppress
+from math import inf, isinf
 from pathlib import Path
-from random import Random
 from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ from qaic_sched.scheduler import Scheduler
 from qaic_sched.testing import run_virtual
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 COUNT = 100_000
 SEEDS = (1, 2, 3, 4)
@@ -44,6 +43,7 @@ BASELINES = {
     "least in flight": least_in_flight,
     "power of two": power_of_two,
 }
+BASELINE_COLUMNS = [f"{name:>16}" for name in BASELINES]
 
 
 def percentile_ms(latencies: Sequence[float], percent: float) -> float:
@@ -63,7 +63,7 @@ def placement() -> None:
         "equal, CV 1": Host(cv=1.0),
         "one 3x slower": Host(slowdown={3: 3.0}),
     }
-    print(f"{'p99, ms':16}{'load':>6}{'ours':>9}", *(f"{name:>16}" for name in BASELINES))
+    print(f"{'p99, ms':16}{'load':>6}{'ours':>9}", *BASELINE_COLUMNS)
     for name, host in hosts.items():
         for load in (0.7, 0.9, 0.97):
             runs = [poisson(host.capacity * load, COUNT, seed) for seed in SEEDS]
@@ -78,14 +78,21 @@ def placement() -> None:
 def stalls() -> None:
     """p99.9 where 0.2 % of inferences take 60 ms longer, with and without hedging."""
     host = Host(stall_probability=0.002, stall_s=0.060)
-    print(f"{'p99.9, ms':16}{'load':>6}{'ours':>9}{'not hedged':>12}{'extra, %':>10}")
+    print(
+        f"{'p99.9, ms':16}{'load':>6}{'ours':>9}{'not hedged':>12}{'extra, %':>10}",
+        *BASELINE_COLUMNS,
+    )
     for load in (0.7, 0.9):
         arrivals = poisson(host.capacity * load, COUNT, SEEDS[0])
         hedged = run_core(host, arrivals, Policy(max_samples=UNBOUNDED))
         plain = run_core(host, arrivals, Policy(max_samples=UNBOUNDED, hedge_after=None))
         extra = 100 * hedged.num_hedges / COUNT
-        ours, without = (percentile_ms(each.latencies, 99.9) for each in (hedged, plain))
-        print(f"{'60 ms stalls':16}{load:6}{ours:9.1f}{without:12.1f}{extra:10.2f}")
+        with_hedges, without = (percentile_ms(each.latencies, 99.9) for each in (hedged, plain))
+        others = [run_baseline(host, arrivals, make) for make in BASELINES.values()]
+        print(
+            f"{'60 ms stalls':16}{load:6}{with_hedges:9.1f}{without:12.1f}{extra:10.2f}",
+            *(f"{percentile_ms(each, 99.9):16.1f}" for each in others),
+        )
 
 
 def goodput() -> None:
@@ -97,42 +104,50 @@ def goodput() -> None:
         service_s={1: 0.004, 2: 0.005, 4: 0.007, 8: 0.010},
     )
     policy = Policy(batch_sizes=(1, 2, 4, 8), max_samples=UNBOUNDED)
-    print(f"{'in time, %':16}{'load':>6}{'ours':>9}{'no policy above':>17}")
+    print(f"{'in time, %':16}{'load':>6}{'ours':>9}{'no policy above':>17}", *BASELINE_COLUMNS)
     for load in (0.9, 1.05, 1.5):
-        shares = []
-        for seed in SEEDS:
-            arrivals = poisson(host.capacity * load, COUNT, seed)
-            shares.append(run_core(host, arrivals, policy, deadline_s=0.040).share_done)
-        print(f"{'40 ms':16}{load:6}{100 * mean(shares):9.2f}{min(100.0, 100 / load):17.2f}")
+        runs = [poisson(host.capacity * load, COUNT, seed) for seed in SEEDS]
+        ours = mean(run_core(host, each, policy, deadline_s=0.040).share_done for each in runs)
+        others = [
+            mean(mean(late <= 0.040 for late in run_baseline(host, each, make)) for each in runs)
+            for make in BASELINES.values()
+        ]
+        print(
+            f"{'40 ms':16}{load:6}{100 * ours:9.2f}{min(100.0, 100 / load):17.2f}",
+            *(f"{100 * each:16.2f}" for each in others),
+        )
 
 
 def tenants() -> None:
     """Two tenants of weights 3:1 that both want twice the capacity; then one within its share."""
     host = Host()
     policy = Policy(max_samples=UNBOUNDED, tenants={"a": Tenant(3.0), "b": Tenant(1.0)})
-    print(f"{'weights 3:1':16}{'seed':>6}{'a : b':>9}")
+    print(f"{'a : b':16}{'seed':>6}{'ours':>9}", *BASELINE_COLUMNS)
     for seed in SEEDS:
         arrivals, names = _merged({"a": (2 * host.capacity, seed), "b": (2 * host.capacity, -seed)})
         ends = run_core(host, arrivals, policy, tenants=names).ends
-        until = arrivals[-1]
-        counts = Counter(request.tenant for at, request in ends if at <= until)
-        print(f"{'samples served':16}{seed:6}{counts['a'] / counts['b']:9.3f}")
-    print(
-        f"{'p99 of b, ms':16}{'seed':>6}{'ours':>9}{'alone':>9}", *(f"{n:>16}" for n in BASELINES)
-    )
+        served = [[str(request.tenant) for at, request in ends if at <= arrivals[-1]]]
+        for make in BASELINES.values():
+            every = zip(arrivals, run_baseline(host, arrivals, make), names, strict=True)
+            served.append([name for at, late, name in every if at + late <= arrivals[-1]])
+        ours, *others = (each.count("a") / each.count("b") for each in served)
+        print(f"{'samples served':16}{seed:6}{ours:9.3f}", *(f"{each:16.3f}" for each in others))
+    print(f"{'p99 of b, ms':16}{'seed':>6}{'ours':>9}{'alone':>9}", *BASELINE_COLUMNS)
     for seed in SEEDS:
         rates = {"a": (2 * host.capacity, seed), "b": (0.2 * host.capacity, -seed)}
         arrivals, names = _merged(rates)
         own = [at for at, name in zip(arrivals, names, strict=True) if name == "b"]
         ends = run_core(host, arrivals, policy, tenants=names).ends
-        ours = [at - request.accepted_at for at, request in ends if request.tenant == "b"]
+        beside = [at - request.accepted_at for at, request in ends if request.tenant == "b"]
         alone = run_core(host, own, policy).latencies
-        figures = [percentile_ms(each, 99) for each in (ours, alone)]
+        figures = [percentile_ms(each, 99) for each in (beside, alone)]
         for make in BASELINES.values():
-            every = zip(run_baseline(host, arrivals, make), names, strict=True)
-            figures.append(percentile_ms([each for each, name in every if name == "b"], 99))
-        others = (f"{each:16.1f}" for each in figures[2:])
-        print(f"{'b wants a fifth':16}{seed:6}{figures[0]:9.2f}{figures[1]:9.2f}", *others)
+            pairs = zip(run_baseline(host, arrivals, make), names, strict=True)
+            figures.append(percentile_ms([each for each, name in pairs if name == "b"], 99))
+        print(
+            f"{'b wants a fifth':16}{seed:6}{figures[0]:9.2f}{figures[1]:9.2f}",
+            *(f"{each:16.1f}" for each in figures[2:]),
+        )
 
 
 def _merged(rates: dict[str, tuple[float, int]]) -> tuple[list[float], list[str]]:
@@ -181,51 +196,67 @@ faults:
 
 
 async def _offer(
-    scheduler: Scheduler, rate: float, until_s: float, timeout_s: float | None = None
-) -> list[tuple[float, float]]:
-    """(submitted at, latency) of each request that was done, offered at a rate per second."""
-    random = Random(SEEDS[0])
+    scheduler: Scheduler, arrivals: Sequence[float], timeout_s: float | None = None
+) -> list[float]:
+    """The latency of each of these requests; infinite where it was not done."""
     row = {"data": np.ones((1, 4), np.float32)}
     clock = asyncio.get_running_loop().time
-    done: list[tuple[float, float]] = []
+    opened_at = clock()
 
-    async def one() -> None:
+    async def one() -> float:
         at = clock()
         with suppress(SchedulerError):
             await scheduler.run(row, timeout_s=timeout_s)
-            done.append((at, clock() - at))
+            return clock() - at
+        return inf
 
     tasks = []
-    while clock() < until_s:
+    for at in arrivals:
+        await asyncio.sleep(opened_at + at - clock())
         tasks.append(asyncio.ensure_future(one()))
-        await asyncio.sleep(random.expovariate(rate))
-    await asyncio.gather(*tasks)
-    return done
+    return await asyncio.gather(*tasks)
 
 
-def _print_run(done: Sequence[tuple[float, float]], metrics: dict[str, Any], until_s: int) -> None:
-    ends = ("done", "failed", "expired")
-    print(", ".join(f"{each} {metrics['requests'][each]}" for each in ends))
-    for second in range(until_s):
-        latencies = [latency for at, latency in done if second <= at < second + 1]
-        if latencies:
-            print(f"second {second}: p99 {percentile_ms(latencies, 99):6.2f} ms")
+def _print_run(
+    arrivals: Sequence[float], latencies: Mapping[str, Sequence[float]], requests: Mapping[str, int]
+) -> None:
+    """p99 of what was done by the second of its arrival, and how much was not done."""
+    print("ours:", ", ".join(f"{each} {requests[each]}" for each in ("done", "failed", "expired")))
+    print(f"{'p99, ms':22}", *(f"{name:>16}" for name in latencies))
+    for second in range(int(arrivals[-1]) + 1):
+        figures = []
+        for each in latencies.values():
+            pairs = zip(arrivals, each, strict=True)
+            done = [late for at, late in pairs if second <= at < second + 1 and late < inf]
+            figures.append(f"{percentile_ms(done, 99):16.2f}" if done else f"{'-':>16}")
+        print(f"{'second ' + str(second):22}", *figures)
+    print(f"{'not done':22}", *(f"{sum(map(isinf, each)):16}" for each in latencies.values()))
 
 
-async def _run_through_losses(model: str) -> tuple[list[tuple[float, float]], dict[str, Any]]:
-    """What was done at half of what the host can do, and the metrics."""
+async def _run_through_losses(
+    model: str, arrivals: Sequence[float]
+) -> tuple[list[float], dict[str, Any]]:
     async with Scheduler(model, num_activations=2) as scheduler:
-        done = await _offer(scheduler, 1600.0, 8.0)
-        return done, scheduler.get_metrics()
+        return await _offer(scheduler, arrivals), scheduler.get_metrics()
 
 
 def losses() -> None:
-    """3 of 8 devices are lost from second 2 to 4, at half load: the whole scheduler, simulated."""
+    """3 of 8 devices are lost from second 2 to 4, at half load: the whole scheduler, simulated.
+
+    The other policies try nothing again, and use a device from the moment that it is back.
+    """
+    arrivals = _arrivals(1600.0, 8.0)
     with TemporaryDirectory() as folder:
         model = Path(folder, "losses.sim.yaml")
         model.write_text(LOSSES)
-        done, metrics = run_virtual(_run_through_losses, str(model))
-    _print_run(done, metrics, 8)
+        ours, metrics = run_virtual(_run_through_losses, str(model), arrivals)
+    outages = dict.fromkeys((1, 4, 6), (2.0, 4.0))
+    others = {name: run_baseline(Host(), arrivals, it, outages) for name, it in BASELINES.items()}
+    _print_run(arrivals, {"ours": ours, **others}, metrics["requests"])
+
+
+def _arrivals(rate: float, until_s: float) -> list[float]:
+    return [each for each in poisson(rate, int(2 * rate * until_s), SEEDS[0]) if each < until_s]
 
 
 SCALING = """
@@ -241,25 +272,29 @@ load_time_s: 0.5
 
 async def run_scaling(
     model: str, *, until_s: float = 9.0, service_s: float = 0.005
-) -> tuple[list[tuple[float, float]], dict[str, Any]]:
-    """What was done of the scenario, with 0.1 s for each request, and the metrics."""
-    rate = 0.8 * 8 * 2 / service_s
+) -> tuple[list[float], list[float], dict[str, Any]]:
+    """The arrivals, the latency of each, which has 0.1 s, and the metrics."""
+    arrivals = _arrivals(0.8 * 8 * 2 / service_s, until_s)
     async with Scheduler(model, num_activations=2) as scheduler:
-        offered = asyncio.ensure_future(_offer(scheduler, rate, until_s, 0.1))
+        offered = asyncio.ensure_future(_offer(scheduler, arrivals, 0.1))
         await asyncio.sleep(0.1 * until_s)
         await scheduler.update_backend_options(num_activations=8)
         await asyncio.sleep(0.1 * until_s)
         await scheduler.update_backend_options(num_activations=2)
-        return await offered, scheduler.get_metrics()
+        return arrivals, await offered, scheduler.get_metrics()
 
 
 def scaling() -> None:
-    """2 to 8 to 2 activations on each of 8 devices, 0.5 s to load each, at 0.8 of the smaller."""
+    """2 to 8 to 2 activations on each of 8 devices, 0.5 s to load each, at 0.8 of the smaller.
+
+    The other policies keep the two that they have.
+    """
     with TemporaryDirectory() as folder:
         model = Path(folder, "scaling.sim.yaml")
         model.write_text(SCALING)
-        done, metrics = run_virtual(run_scaling, str(model))
-    _print_run(done, metrics, 9)
+        arrivals, ours, metrics = run_virtual(run_scaling, str(model))
+    others = {name: run_baseline(Host(), arrivals, make) for name, make in BASELINES.items()}
+    _print_run(arrivals, {"ours": ours, **others}, metrics["requests"])
 
 
 SCENARIOS: dict[str, Callable[[], None]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from itertools import cycle
 from random import Random
@@ -19,7 +20,7 @@ from qaic_sched.core.model import Policy, Request, RequestState
 from qaic_sched.core.state import SchedulerState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 __all__ = [
     "Host",
@@ -94,6 +95,10 @@ class _Card:
         service_s = factor * self._host.service_s[size] + stall_s
         self._ends[key] = end = start + service_s * self._host.slowdown.get(device_id, 1.0)
         return end
+
+    def stop(self, device_id: int, activation: int, end: float) -> None:
+        """Let the newest inference of an activation end then, before its time."""
+        self._ends[device_id, activation] = end
 
 
 @dataclass
@@ -179,21 +184,71 @@ def power_of_two(count: int) -> Chooser:
 
 
 def run_baseline(
-    host: Host, arrivals: Sequence[float], make: Callable[[int], Chooser]
+    host: Host,
+    arrivals: Sequence[float],
+    make: Callable[[int], Chooser],
+    outages: Mapping[int, tuple[float, float]] | None = None,
 ) -> list[float]:
-    """Latency of every request where each goes to an activation's own queue as it arrives."""
-    places = [(d, a) for a in range(host.num_activations) for d in range(host.devices)]
-    choose = make(len(places))
-    held = [0] * len(places)
-    card = _Card(host)
-    ends: list[tuple[float, int]] = []
-    latencies = []
-    for at in arrivals:
-        while ends and ends[0][0] <= at:
-            held[heapq.heappop(ends)[1]] -= 1
-        place = choose(held)
-        held[place] += 1
-        end = card.end_of(at, *places[place])
-        heapq.heappush(ends, (end, place))
-        latencies.append(end - at)
-    return latencies
+    """Latency of every request where each goes to an activation's own queue as it arrives.
+
+    Whoever gets free takes as much of its queue as the largest compiled size holds. `outages` are
+    of devices, from and until when: what is there then, or comes there, fails at once, for ever
+    late.
+    """
+    return _Queues(host, arrivals, make, outages or {}).run()
+
+
+class _Queues:
+    """The queues of the host's activations, each served in order."""
+
+    def __init__(
+        self,
+        host: Host,
+        arrivals: Sequence[float],
+        make: Callable[[int], Chooser],
+        outages: Mapping[int, tuple[float, float]],
+    ) -> None:
+        self._sizes = sorted(host.service_s)
+        self._arrivals = arrivals
+        self._outages = outages
+        self._places = [(d, a) for a in range(host.num_activations) for d in range(host.devices)]
+        self._choose = make(len(self._places))
+        self._card = _Card(host)
+        self._queues: list[deque[int]] = [deque() for _ in self._places]
+        self._held = [0] * len(self._places)
+        self._ends: list[tuple[float, int, list[int]]] = []
+        self._latencies = [math.inf] * len(arrivals)
+
+    def run(self) -> list[float]:
+        """Let all requests arrive, and all inferences end."""
+        for number, at in enumerate(self._arrivals):
+            self._end_until(at)
+            place = self._choose(self._held)
+            self._queues[place].append(number)
+            self._held[place] += 1
+            if self._held[place] == len(self._queues[place]):
+                self._start(place, at)
+        self._end_until(math.inf)
+        return self._latencies
+
+    def _start(self, place: int, now: float) -> None:
+        queue = self._queues[place]
+        batch = [queue.popleft() for _ in range(min(len(queue), self._sizes[-1]))]
+        size = next(each for each in self._sizes if each >= len(batch))
+        # It has been queued on the activation since it arrived, which hides the turnaround.
+        end = self._card.end_of(self._arrivals[batch[0]], *self._places[place], size)
+        lost_at, back_at = self._outages.get(self._places[place][0], (math.inf, -math.inf))
+        if now < back_at and end > lost_at:
+            end = max(now, lost_at)
+            self._card.stop(*self._places[place], end)
+        else:
+            for number in batch:
+                self._latencies[number] = end - self._arrivals[number]
+        heapq.heappush(self._ends, (end, place, batch))
+
+    def _end_until(self, now: float) -> None:
+        while self._ends and self._ends[0][0] <= now:
+            end, place, batch = heapq.heappop(self._ends)
+            self._held[place] -= len(batch)
+            if self._queues[place]:
+                self._start(place, end)

@@ -14,8 +14,9 @@ def test_scaling_up_and_down_under_load_fails_and_expires_nothing(tmp_path: Path
     model.write_text(SCALING.replace("service_time_s: 0.005", "service_time_s: 0.020"))
 
     async def main() -> dict[str, int]:
-        done, metrics = await run_scaling(str(model), until_s=6.0, service_s=0.020)
-        assert len(done) == metrics["requests"]["done"] > 2_500
+        arrivals, late, metrics = await run_scaling(str(model), until_s=6.0, service_s=0.020)
+        assert len(arrivals) == len(late) == metrics["requests"]["done"] > 2_500
+        assert max(late) <= 0.1
         assert {each["activations"] for each in metrics["devices"].values()} == {2}
         outcomes: dict[str, int] = metrics["requests"]
         return {each: outcomes[each] for each in ("failed", "expired", "rejected", "cancelled")}
