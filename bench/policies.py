@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import suppress
+from inspect import getdoc
 from math import inf, isinf
 from pathlib import Path
 from statistics import mean
@@ -311,7 +312,7 @@ SCENARIOS: dict[str, Callable[[], None]] = {
 def main() -> None:
     """Run the scenarios named on the command line, or all."""
     for name in sys.argv[1:] or SCENARIOS:
-        print(f"\n{name}: {SCENARIOS[name].__doc__}")
+        print(f"\n{name}: {getdoc(SCENARIOS[name])}")
         SCENARIOS[name]()
 
 
