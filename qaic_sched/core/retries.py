@@ -15,6 +15,8 @@ __all__ = ["Retries", "RetryBudget"]
 _RESERVE = 16
 """Full batches whose every sample may be tried again, however few inferences there were: more
 than one device holds that fails all of them on its way into quarantine."""
+_ROUNDING = 1e-6
+"""Shares of a retry that are earned one by one do not add up to just as many."""
 
 
 class Retries:
@@ -99,5 +101,6 @@ class RetryBudget:
 
     def check(self) -> None:
         """Assert that no more was spent than was there and was earned."""
-        assert self.num_spent <= self._reserve + self._earned, "more retries than the budget has"
+        most = self._reserve + self._earned + _ROUNDING
+        assert self.num_spent <= most, "more retries than the budget has"
         assert 0 <= self._left <= self._reserve, "more saved up than the reserve"

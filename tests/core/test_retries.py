@@ -136,6 +136,15 @@ def test_a_change_of_the_share_counts_from_then_on() -> None:
     assert _spend(budget, 80) == 5
 
 
+def test_a_budget_that_is_spent_as_it_is_earned_is_no_violation() -> None:
+    """However sums of a fifth are rounded, five of them are one retry, and no more."""
+    budget = RetryBudget(Policy(retry_max_extra=0.2))
+    spent = [_spend(budget, inferences) for inferences in range(501)]
+
+    assert sum(spent) == budget.num_spent
+    assert budget.num_spent in (16 + 99, 16 + 100)
+
+
 def test_more_retries_than_the_budget_are_found() -> None:
     """The checker can fail."""
     budget = RetryBudget(Policy())

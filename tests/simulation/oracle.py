@@ -102,6 +102,8 @@ class _Device:
     failed_at: float = -1.0
     """When it gave the last such reason."""
     slow_in_a_row: int = 0
+    most_slow_in_a_row: int = 0
+    """... at any time in this step."""
     """Answers, but for an activation's first, that took long enough to be called slow."""
     is_too_slow: bool = False
     """Whether it is out for no other reason."""
@@ -263,6 +265,7 @@ class Oracle:
         if event.fault is None and before >= 0:
             is_slow = event.answered_at - max(before, held.sent_at) >= _LEAST_SLOW_S - 1e-9
             device.slow_in_a_row = device.slow_in_a_row + 1 if is_slow else 0
+            device.most_slow_in_a_row = max(device.most_slow_in_a_row, device.slow_in_a_row)
         self._land(held, is_good=event.fault is None, is_error=event.fault is Fault.INFERENCE)
 
     def _land(self, held: _Held, *, is_good: bool, is_error: bool) -> None:
@@ -398,7 +401,7 @@ class Oracle:
         self._num_retries += sum(each in self.unresolved for each in self._failed_now)
         share = max(each.retry_max_extra for each in self._policies)
         self._retries_earned += share * (self._num_batches - self._num_batches_before)
-        most = self._retry_reserve + self._retries_earned
+        most = self._retry_reserve + self._retries_earned + 1e-6  # summed up one by one
         _require(self._num_retries <= most, f"{self._num_retries} retries, beyond the budget")
 
     def _check_expiry(self, name: str, request: Request) -> None:
@@ -492,9 +495,10 @@ class Oracle:
             if is_out and not device.is_out and device.failed_at < self._now:
                 self._check_too_slow(device_id, device)
             device.is_out = is_out
+            device.most_slow_in_a_row = device.slow_in_a_row
 
     def _check_too_slow(self, device_id: int, device: _Device) -> None:
-        many = device.slow_in_a_row >= _LEAST_SLOW
+        many = device.most_slow_in_a_row >= _LEAST_SLOW
         _require(many, f"device {device_id}: shut, and it neither failed nor was slow")
         others = self._devices.keys() - self._out_before - {device_id}
         _require(bool(others), f"device {device_id}: shut for being slow, and it was the last")
