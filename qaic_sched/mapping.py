@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from qaic_sched.program import Tensors
     from qaic_sched.request import ScheduledRequest
@@ -24,29 +25,29 @@ async def map_requests(
 ) -> AsyncIterator[Tensors]:
     """Submit every element of the stream and yield its outputs.
 
-    The stream is read while fewer than `max_samples()` samples are submitted and not yet yielded,
-    also while the consumer waits. Those of one request are not counted, the largest so far: all of
-    it may be done but its last sample. The first error ends it; what is outstanding is cancelled.
+    The stream is read while fewer than `max_samples()` samples are submitted and not yet yielded.
+    Those of one request are not counted, the largest so far: all of it may be done but its last
+    sample. The first error ends it; what is outstanding is cancelled.
     """
     feed = _Feed(submit, max_samples, ordered=ordered)
-    feeder = asyncio.ensure_future(feed.read(stream))
+    reader = feed.begin(stream)
     try:
         while (request := await feed.next()) is not None:
             outputs = await request
             feed.consumed(request)
             yield outputs
-        await feeder
+        if feed.error is not None:
+            raise feed.error
     finally:
-        feeder.cancel()
         for request in feed.outstanding:
             request.cancel()
-        await asyncio.wait([feeder])
-        if not feeder.cancelled():
-            feeder.exception()  # raised above, or behind an error that came first
+        if reader is not None:
+            reader.cancel()
+            await asyncio.wait([reader])
 
 
 class _Feed:
-    """The submitted requests between the reader of the stream and the consumer of the outputs."""
+    """The submitted requests between the stream and the consumer of the outputs."""
 
     def __init__(
         self,
@@ -56,6 +57,8 @@ class _Feed:
         ordered: bool,
     ) -> None:
         self.outstanding: set[ScheduledRequest] = set()
+        self.error: Exception | None = None
+        """What ended the stream before its time: its own error, or that of a bad element."""
         self._submit = submit
         self._max_samples = max_samples
         self._ordered = ordered
@@ -64,19 +67,15 @@ class _Feed:
         self._ready: deque[ScheduledRequest] = deque()
         self._is_read = False
         self._changed = asyncio.Event()
+        self._rest: Iterator[Any] | None = None
 
-    async def read(self, stream: Iterable[Any] | AsyncIterable[Any]) -> None:
-        """Submit all of the stream, as fast as the bound allows."""
-        try:
-            if hasattr(stream, "__aiter__"):
-                async for inputs in stream:
-                    await self._put(inputs)
-            else:
-                for inputs in stream:
-                    await self._put(inputs)
-        finally:
-            self._is_read = True
-            self._changed.set()
+    def begin(self, stream: Iterable[Any] | AsyncIterable[Any]) -> asyncio.Task[None] | None:
+        """Begin to read the stream; in a task of its own where it may have to be waited for."""
+        if isinstance(stream, AsyncIterable):
+            return asyncio.ensure_future(self._read(stream))
+        self._rest = iter(stream)
+        self._fill()
+        return None
 
     async def next(self) -> ScheduledRequest | None:
         """The request whose outputs come next; None after the last."""
@@ -91,10 +90,34 @@ class _Feed:
         self.outstanding.discard(request)
         self._samples -= request.core.samples
         self._changed.set()
+        self._fill()
 
-    async def _put(self, inputs: Any) -> None:
-        while self._samples >= self._max_samples() + self._largest:
-            await self._change()
+    def _fill(self) -> None:
+        """Read of a stream that is never waited for what there is room for."""
+        try:
+            while self._rest is not None and not self._is_full():
+                self._put(next(self._rest))
+        except StopIteration:
+            self._is_read, self._rest = True, None
+        except Exception as error:
+            self._is_read, self._rest, self.error = True, None, error
+
+    async def _read(self, stream: AsyncIterable[Any]) -> None:
+        try:
+            async for inputs in stream:
+                while self._is_full():
+                    await self._change()
+                self._put(inputs)
+        except Exception as error:
+            self.error = error
+        finally:
+            self._is_read = True
+            self._changed.set()
+
+    def _is_full(self) -> bool:
+        return self._samples >= self._max_samples() + self._largest
+
+    def _put(self, inputs: Any) -> None:
         request = self._submit(inputs)
         self.outstanding.add(request)
         self._samples += request.core.samples

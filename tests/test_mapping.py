@@ -163,6 +163,40 @@ def test_an_error_of_the_stream_behind_an_error_of_a_request_is_not_lost_noisily
     run_virtual(main)
 
 
+def test_an_error_of_a_stream_that_is_waited_for_comes_after_what_it_gave(tmp_path: Path) -> None:
+    """An asynchronous one is no different."""
+
+    async def stream() -> AsyncIterator[dict[str, np.ndarray]]:
+        yield rows(1)
+        await asyncio.sleep(1.0)
+        yield rows(2)
+        raise OSError("the disk is gone")
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path)) as scheduler:
+            taken = []
+            with pytest.raises(OSError, match="the disk is gone"):
+                async for outputs in scheduler.map(stream(), ordered=False):
+                    taken.append(len(outputs["mean"]))  # noqa: PERF401
+            assert taken == [1, 2]
+
+    run_virtual(main)
+
+
+def test_a_stream_is_read_on_before_the_consumer_has_looked_at_what_it_got(tmp_path: Path) -> None:
+    """A consumer that takes its time does not keep the devices waiting."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with Scheduler(host(tmp_path), set_size=1) as scheduler:
+            most = scheduler.samples_to_keep_busy // 8
+            async for _ in scheduler.map([rows(8)] * (2 * most + 1)):
+                await asyncio.sleep(0.010)
+            assert loop.time() == pytest.approx(0.010 + (2 * most + 1) * 0.010)
+
+    run_virtual(main)
+
+
 def test_leaving_early_cancels_what_is_outstanding(tmp_path: Path) -> None:
     """A consumer that breaks off leaves the scheduler empty and usable."""
 
