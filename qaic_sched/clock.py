@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-__all__ = ["clock_of"]
+__all__ = ["clock_of", "tick_of"]
 
 
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
@@ -18,6 +18,13 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     uvloop's own `time()` moves in steps of a millisecond, but counts from the same origin as
     `time.monotonic`; every other loop, a virtual one included, is asked itself.
     """
-    if type(loop).__module__.partition(".")[0] == "uvloop":
-        return time.monotonic
-    return loop.time
+    return time.monotonic if _is_uvloop(loop) else loop.time
+
+
+def tick_of(loop: asyncio.AbstractEventLoop) -> float:
+    """By how many seconds the loop's timers may miss the clock, to either side, by themselves."""
+    return 0.001 if _is_uvloop(loop) else 0.0
+
+
+def _is_uvloop(loop: asyncio.AbstractEventLoop) -> bool:
+    return type(loop).__module__.partition(".")[0] == "uvloop"

@@ -13,6 +13,7 @@ from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from qaic_sched.clock import tick_of
 from qaic_sched.core.events import (
     ActivationsRetired,
     Answered,
@@ -80,6 +81,7 @@ class Shell:
         self.clock = clock
         self._log = log
         self._loop = asyncio.get_running_loop()
+        self._tick_s = tick_of(self._loop)
         self._requests: dict[int, ScheduledRequest] = {}
         self._events: list[Event] = []
         self._is_flush_due = False
@@ -306,7 +308,7 @@ class Shell:
             self.opened(device_id, executable.num_activations)
 
     def _set_timer(self) -> None:
-        at = self.core.next_wakeup()
+        at = self.core.next_wakeup(self._tick_s)
         if at is None:
             return
         if self._timer is not None:

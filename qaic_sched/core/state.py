@@ -111,13 +111,17 @@ class SchedulerState(Resizing):
         self._commands = Commands()
         return commands
 
-    def next_wakeup(self) -> float | None:
-        """When `handle` must be called at the latest if nothing happens; None is never."""
+    def next_wakeup(self, tick_s: float = 0.0) -> float | None:
+        """When `handle` must be called at the latest if nothing happens; None is never.
+
+        Timers that may fire up to `tick_s` early would find nothing to do, and be set again, and
+        again. Nobody is in such a hurry to learn who is late or stuck: that is so much later.
+        """
         at = min(self.batch_closes_at, self.deadlines.next_at())
         if not self.is_closed:
             at = min(at, self.health.next_probe_at())
             if self.batches:
-                at = min(at, self.stuck.next_at(), self.late.next_at())
+                at = min(at, min(self.stuck.next_at(), self.late.next_at()) + tick_s)
         return None if at == _NEVER else at
 
     def check_invariants(self) -> None:

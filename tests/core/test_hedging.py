@@ -31,6 +31,16 @@ def _hedged(state: SchedulerState, samples: int = 1) -> tuple[Batch, Batch]:
     return batch, copy
 
 
+def test_timers_that_may_be_early_are_set_a_tick_late_for_a_look_but_for_no_deadline() -> None:
+    """Or they would find nothing to do and be set again, many times."""
+    state = _measured()
+    drive(state, 1.0, Request(9, 1, 1.0))
+    assert (state.next_wakeup(), state.next_wakeup(0.25)) == pytest.approx((1.3, 1.55))
+    drive(state, 1.0, Request(10, 1, 1.0, deadline=1.4))
+
+    assert (state.next_wakeup(), state.next_wakeup(0.25)) == pytest.approx((1.3, 1.4))
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_the_first_answer_counts_and_the_other_reaches_nobody(first: int) -> None:
     """Whichever it is; each frees its own slot."""

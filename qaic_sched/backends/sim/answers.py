@@ -10,7 +10,7 @@ from collections import deque
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from qaic_sched.clock import clock_of
+from qaic_sched.clock import clock_of, tick_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -54,9 +54,8 @@ class Answers:
     def __init__(self, loop: asyncio.AbstractEventLoop, model: Model) -> None:
         self.loop = loop
         self.clock = clock_of(loop)
-        # A loop that needs a clock finer than its own has timers as coarse as that: we wake one
-        # such step early and look again at each turn of the loop, for a step late idles a device.
-        self._early_s = 0.0 if self.clock == loop.time else 0.001
+        # We wake a tick early and look again at each turn of the loop, for one late idles a device.
+        self._early_s = tick_of(loop)
         self._model = model
         self._line: deque[_InFlight] = deque()
         #: Those that end before one that stood in the line already.
