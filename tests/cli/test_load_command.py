@@ -356,8 +356,10 @@ def test_ctrl_c_reports_what_was_measured(tmp_path: Path, more: list[object]) ->
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    """Though answers are out that never come."""
-    config = alone(tmp_path, faults=[{"kind": "hang", "at_s": 0.5}])
+    """Though answers are out that never come, and nobody would give up on them for minutes."""
+    alone(tmp_path, faults=[{"kind": "hang", "at_s": 0.5}])
+    config = tmp_path / "patient.yaml"
+    config.write_text("model: cards.sim.yaml\nhealth: {dispatch_timeout_s: 600}\n")
     process = start("load", config, "--rate", 100, "--duration", 600)
     time.sleep(5.0)
     process.send_signal(signal.SIGINT)
