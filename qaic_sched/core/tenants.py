@@ -68,7 +68,7 @@ class Tenants:
         """Tenants that have something queued; of those `_num_strangers` are not configured."""
         self._num_strangers = 0
         self._active_weight = 0.0
-        self.guaranteed = [self.account(name) for name, its in configured.items() if its.share]
+        self._guarantee()
 
     def account(self, name: str | None) -> Account:
         """The account of a tenant, new if need be."""
@@ -90,7 +90,14 @@ class Tenants:
                 self._turn_up(account, 1)
             if not account.tenant.share:
                 account.credit = 0.0
-        self.guaranteed = [self.account(name) for name, its in configured.items() if its.share]
+        self._guarantee()
+
+    def _guarantee(self) -> None:
+        # One by one: an account may be forgotten for the next one, unless it stands here.
+        self.guaranteed: list[Account] = []
+        for name, its in self._configured.items():
+            if its.share:
+                self.guaranteed.append(self.account(name))
 
     def _tenant(self, name: str | None) -> Tenant:
         return self._configured.get(name, _DEFAULT) if name is not None else _DEFAULT

@@ -306,3 +306,15 @@ def test_a_share_may_be_given_and_taken_away_while_work_is_queued() -> None:
 
     assert shop.served["b"] == pytest.approx(104, abs=3), "all but one in fifty is the other's"
     assert shop.queue.tenants.guaranteed == []
+
+
+def test_who_is_given_a_share_is_not_forgotten_for_the_next_one() -> None:
+    """Though nothing of it is queued, and there are too many to keep."""
+    tenants = Tenants({})
+    known = tenants.account("known")
+    for number in range(127):
+        tenants.account(f"idle {number}")
+    tenants.change({"known": Tenant(share=0.3), "new": Tenant(share=0.3)})
+
+    assert tenants.account("known") is known
+    assert tenants.guaranteed == [known, tenants.account("new")]
