@@ -20,6 +20,9 @@ from qaic_sched.scheduler import Scheduler
 from qaic_sched.testing import run_virtual
 from tests.hosts import host, rows
 
+LOGS = Path(__file__).parent / "data" / "event_logs"
+"""Seeds of the simulation, logged when the format was of version 3."""
+
 
 def random_host(folder: Path, random: Random, *, service_time_s: float = 0.01) -> str:
     """A host of a few unequal devices with faults of every kind, at random."""
@@ -222,3 +225,26 @@ def test_a_log_of_another_version_is_refused(log: Path) -> None:
     change(log, 1, version=1)
     with pytest.raises(ConfigError, match="version 1; this qaic-sched reads 3"):
         replay(log)
+
+
+@pytest.mark.parametrize("log", sorted(LOGS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_a_log_of_an_earlier_release_replays(log: Path) -> None:
+    """The names in a log are its format's own: renaming a class or an attribute breaks none."""
+    result = replay(log)
+
+    assert result.difference is None
+    assert result.requests > 0
+    assert not result.is_cut_off
+
+
+def test_the_logs_of_an_earlier_release_have_every_kind_of_line() -> None:
+    """Between them, so that the test above covers the whole format."""
+    lines = [line for log in LOGS.glob("*.jsonl") for line in log.read_text().splitlines()]
+    decisions = {"dispatch", "reload", "unload", "close", "resolve"}
+
+    assert {json.loads(line)["event"] for line in lines} == {
+        *("log", "end", "wakeup", "request", "answered", "cancelled", "closed", "drain_started"),
+        *("device_opened", "device_retired", "reload_failed", "activations_added"),
+        *("activations_retired", "set_size_changed", "policy_changed"),
+        *decisions,
+    }

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation`: many seeds on all cores, one seed with its trace, or known bugs."""
+"""`python -m tests.simulation`: many seeds on all cores, their hash, one trace, or known bugs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.driver import describe, find_violation, trace
+from tests.simulation.fingerprint import fingerprint
 from tests.simulation.mutants import MUTANTS, seeds_until_caught
 
 __all__ = ["main"]
@@ -29,6 +30,10 @@ def main() -> int:
     arguments = _parse()
     if arguments.mutants:
         return _run_mutants()
+    if arguments.fingerprint:
+        seeds = range(arguments.first, arguments.first + arguments.seeds)
+        print(fingerprint(seeds, arguments.jobs))
+        return 0
     if arguments.seed is not None:
         return _replay(arguments.seed, is_verbose=arguments.verbose)
     return _run_many(arguments.first, arguments.seeds, arguments.jobs)
@@ -41,6 +46,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--seed", type=int, help="run this one seed")
     parser.add_argument("-v", "--verbose", action="store_true", help="print all of its trace")
+    parser.add_argument("--fingerprint", action="store_true", help="print a hash of their traces")
     parser.add_argument("--mutants", action="store_true", help="put known bugs back")
     return parser.parse_args()
 

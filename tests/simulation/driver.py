@@ -32,6 +32,7 @@ from qaic_sched.core.events import (
 )
 from qaic_sched.core.model import Request
 from qaic_sched.core.state import SchedulerState
+from qaic_sched.event_log import EventLog
 from tests.simulation.devices import PlayedDevice, Timeline
 from tests.simulation.oracle import Oracle, Violation
 from tests.simulation.scenario import Arrival, Change, DeviceFate, Scenario, make_scenario
@@ -42,13 +43,14 @@ _MAX_STEPS = 20_000
 
 
 class Simulation:
-    """One run of a scenario; `tell` is handed every line of its trace."""
+    """One run of a scenario; `tell` is handed every line of its trace, `log` every call."""
 
     def __init__(
         self,
         scenario: Scenario,
         *,
         tell: Callable[[str], None] | None = None,
+        log: EventLog | None = None,
         checks_invariants: bool = True,
     ) -> None:
         self.scenario = scenario
@@ -57,6 +59,7 @@ class Simulation:
         self.steps = 0
         self.reloads = 0
         self._tell = tell
+        self._log = log
         self._checks_invariants = checks_invariants
         self._random = Random(f"{scenario.seed} driver")
         self._timeline = Timeline()
@@ -144,7 +147,11 @@ class Simulation:
             for text in map(repr, events) if events else ("woken",):
                 self._tell(f"{now:12.6f}  {text}")
         self.oracle.before(now, events)
+        if self._log is not None:
+            self._log.record_events(now, events)
         commands = core.handle(now, events)
+        if self._log is not None:
+            self._log.record_decisions(commands)
         if self._tell is not None:
             for line in _lines(commands):
                 self._tell(f"{'':12}  -> {line}")

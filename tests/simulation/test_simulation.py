@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.driver import Simulation, find_violation, trace
+from tests.simulation.fingerprint import fingerprint
 from tests.simulation.mutants import MUTANTS, mutated, seeds_until_caught
 from tests.simulation.scenario import make_scenario
 
@@ -37,6 +38,12 @@ def test_a_seed_replays_to_the_last_event() -> None:
 
         assert len(first) > 5
         assert first == second
+
+
+def test_a_fingerprint_is_of_all_that_happens() -> None:
+    """The same seeds have the same one, whoever computes it, and no others have."""
+    assert fingerprint(range(8)) == fingerprint(range(8), jobs=2)
+    assert fingerprint(range(8)) != fingerprint(range(1, 9))
 
 
 def test_scenarios_reach_every_end() -> None:
