@@ -20,15 +20,15 @@ MYPY = re.findall(r'"(mypy\b[^"]*)"', Path("pyproject.toml").read_text(encoding=
 AS_PYTHON = {"events.py", "values.py"}
 """Modules of the core whose classes others look into: compiled, they do not keep annotations."""
 BESIDE_CORE = (
-    "histogram.py",
     "tensors.py",
-    "metrics.py",
+    "metrics/histogram.py",
+    "metrics/records.py",
     "backends/sim/answers.py",
     "backends/sim/backend.py",
-    "pool.py",
-    "request.py",
-    "shell.py",
-    "scheduler.py",
+    "scheduler/pool.py",
+    "scheduler/request.py",
+    "scheduler/shell.py",
+    "scheduler/front.py",
 )
 """What else a request passes on its way."""
 

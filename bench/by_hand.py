@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from qaic_sched.backends.choose import backend_for
-from qaic_sched.config import make_config
+from qaic_sched.config.layers import make_config
 from qaic_sched.errors import DeviceError
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from qaic_sched.request import ScheduledRequest
-    from qaic_sched.scheduler import Scheduler
+    from qaic_sched.scheduler.front import Scheduler
+    from qaic_sched.scheduler.request import ScheduledRequest
 
 __all__ = ["Cost", "Refill", "call_repeatedly", "card_file", "rows_of"]
 

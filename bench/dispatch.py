@@ -15,7 +15,7 @@ import anyio
 from bench.cards import Cost, call_repeatedly, card_file, rows_of
 from bench.result import Result, at_least, at_most, compare
 from bench.rounds import ROUNDS, alternate, run_on_uvloop
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 
 if TYPE_CHECKING:
     from bench.rounds import Contender

@@ -25,7 +25,7 @@ import numpy as np
 from qaic_sched.backends.choose import find_model
 from qaic_sched.backends.cpu.cores import usable_cores
 from qaic_sched.errors import SchedulerError
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from bench.cards import Refill, card_file, rows_of
 from bench.result import Result, at_most, compare
 from bench.rounds import ROUNDS, alternate, run_apart, run_on_uvloop
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,7 +24,7 @@ from bench.models import linear
 from bench.result import Result, at_most, compare
 from bench.rounds import ROUNDS, alternate, run_on_uvloop
 from qaic_sched.backends.cpu.onnx_model import open_model
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

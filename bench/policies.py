@@ -30,7 +30,7 @@ from bench.simulated_host import (
 )
 from qaic_sched.core.model import Policy, Tenant
 from qaic_sched.errors import SchedulerError
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.testing import run_virtual
 
 if TYPE_CHECKING:

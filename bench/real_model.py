@@ -30,8 +30,8 @@ from bench.rounds import ROUNDS, alternate, run_on_uvloop
 from qaic_sched.backends.choose import find_model
 from qaic_sched.backends.cpu.cores import usable_cores
 from qaic_sched.backends.cpu.onnx_model import import_onnxruntime
-from qaic_sched.histogram import Histogram
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.metrics.histogram import Histogram
+from qaic_sched.scheduler.front import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from bench.by_hand import load_all, run_in_slots
 from bench.cards import card_file, rows_of
 from bench.result import Result, at_least, compare
 from bench.rounds import ROUNDS, alternate, run_on_uvloop
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 
 if TYPE_CHECKING:
     from bench.rounds import Contender

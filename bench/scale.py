@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from bench.cards import Refill, card_file
 from bench.result import Result, at_most, compare
 from bench.rounds import ROUNDS, alternate, run_on_uvloop
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 
 if TYPE_CHECKING:
     from bench.rounds import Contender

@@ -21,14 +21,14 @@ from bench.by_hand import MicroBatcher, load_all
 from bench.cards import card_file, rows_of
 from bench.result import Result, compare
 from bench.rounds import ROUNDS, alternate, run_on_uvloop
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from bench.rounds import Contender
     from qaic_sched.program import Tensors
-    from qaic_sched.request import ScheduledRequest
+    from qaic_sched.scheduler.request import ScheduledRequest
 
     Submit: TypeAlias = Callable[[Tensors], "ScheduledRequest | asyncio.Future[Tensors]"]
 

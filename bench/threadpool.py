@@ -21,7 +21,7 @@ import numpy as np
 from bench.cards import call_repeatedly, card_file, rows_of
 from bench.result import Result, at_least, compare
 from bench.rounds import ROUNDS, alternate, run_on_uvloop
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.session.session import Session
 
 if TYPE_CHECKING:

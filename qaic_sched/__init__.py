@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from qaic_sched.blocking import BlockingScheduler, blocking
 from qaic_sched.core.model import DeviceStatistics, Statistics
 from qaic_sched.errors import (
     CompileError,
@@ -16,9 +15,10 @@ from qaic_sched.errors import (
     SchedulerClosedError,
     SchedulerError,
 )
-from qaic_sched.explain import Explanation
-from qaic_sched.request import ScheduledRequest
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.blocking import BlockingScheduler, blocking
+from qaic_sched.scheduler.explain import Explanation
+from qaic_sched.scheduler.front import Scheduler
+from qaic_sched.scheduler.request import ScheduledRequest
 from qaic_sched.session import Session
 
 __all__ = [

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from qaic_sched.cli.output import log_on_stderr
-from qaic_sched.config import make_config
+from qaic_sched.config.layers import make_config
 from qaic_sched.session import Session
 
 if TYPE_CHECKING:

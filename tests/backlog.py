@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qaic_sched.core.commands import Commands
     from qaic_sched.core.events import Event
     from qaic_sched.core.model import Activation
-    from qaic_sched.scheduler import Scheduler
+    from qaic_sched.scheduler.front import Scheduler
 
 __all__ = ["Backlog"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qaic_sched.core.commands import Commands
     from qaic_sched.core.events import Event
     from qaic_sched.core.state import SchedulerState
-    from qaic_sched.scheduler import Scheduler
+    from qaic_sched.scheduler.front import Scheduler
 
     Handle = Callable[[float, Sequence[Event]], Commands]
 

@@ -22,7 +22,7 @@ from qaic_sched.program import Program, Tensors
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
-    from qaic_sched.config_keys import ModelOptions
+    from qaic_sched.config.keys import ModelOptions
 
 __all__ = [
     "Backend",

@@ -14,7 +14,7 @@ from qaic_sched.errors import ConfigError
 if TYPE_CHECKING:
     from qaic_sched.backends.base import Backend
     from qaic_sched.backends.compiling.compile import Compiler
-    from qaic_sched.config_keys import Config
+    from qaic_sched.config.keys import Config
 
 __all__ = [
     "PACKAGE_SCHEME",

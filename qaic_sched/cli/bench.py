@@ -13,7 +13,7 @@ import typer
 
 from qaic_sched.cli.ctrl_c import INTERRUPTED, CtrlC, run_async
 from qaic_sched.cli.output import format_table, print_json
-from qaic_sched.config_models import UNNAMED, load_configs
+from qaic_sched.config.models import UNNAMED, load_configs
 from qaic_sched.errors import ConfigError
 from qaic_sched.session import Session
 

@@ -16,16 +16,16 @@ from qaic_sched.backends.choose import backend_for
 from qaic_sched.backends.compiling.container import kind_of
 from qaic_sched.cli.ctrl_c import run_async
 from qaic_sched.cli.output import format_table, print_json, say
-from qaic_sched.config_models import UNNAMED, load_configs
-from qaic_sched.config_table import describe_config
+from qaic_sched.config.models import UNNAMED, load_configs
+from qaic_sched.config.table import describe_config
 from qaic_sched.errors import ConfigError, NoDeviceError
-from qaic_sched.models import check_kinds, share_devices
+from qaic_sched.scheduler.several import check_kinds, share_devices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from qaic_sched.backends.base import Backend
-    from qaic_sched.config_keys import Config
+    from qaic_sched.config.keys import Config
     from qaic_sched.program import Program, TensorSpec
 
 __all__ = ["Findings", "check", "examine"]

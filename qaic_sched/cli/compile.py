@@ -12,11 +12,11 @@ from qaic_sched.backends.compiling.compile import compile_model
 from qaic_sched.backends.compiling.container import kind_of
 from qaic_sched.cli.ctrl_c import INTERRUPTED, run_async
 from qaic_sched.cli.output import print_json
-from qaic_sched.config import make_config
+from qaic_sched.config.layers import make_config
 from qaic_sched.errors import ConfigError
 
 if TYPE_CHECKING:
-    from qaic_sched.config_keys import Config
+    from qaic_sched.config.keys import Config
 
 __all__ = ["compile_"]
 

@@ -13,9 +13,9 @@ from qaic_sched.backends.choose import PACKAGE_SCHEME, SIMULATED, backend_for
 from qaic_sched.backends.cpu import CpuBackend
 from qaic_sched.cli.ctrl_c import run_async
 from qaic_sched.cli.output import format_table, print_json
-from qaic_sched.config import make_config
-from qaic_sched.config_keys import ModelOptions
-from qaic_sched.config_models import load_configs
+from qaic_sched.config.keys import ModelOptions
+from qaic_sched.config.layers import make_config
+from qaic_sched.config.models import load_configs
 
 if TYPE_CHECKING:
     from qaic_sched.backends.base import Backend, DeviceInfo

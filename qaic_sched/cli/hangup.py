@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from qaic_sched.cli.output import say
-from qaic_sched.config import LIVE_KEYS, live_options
-from qaic_sched.config_models import load_configs
+from qaic_sched.config.layers import LIVE_KEYS, live_options
+from qaic_sched.config.models import load_configs
 from qaic_sched.errors import ConfigError, SchedulerError
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from qaic_sched.config_keys import Config
-    from qaic_sched.scheduler import Scheduler
+    from qaic_sched.config.keys import Config
+    from qaic_sched.scheduler.front import Scheduler
 
 __all__ = ["Hangup"]
 

@@ -51,13 +51,13 @@ from qaic_sched.cli.load_job import Job, check_virtual
 from qaic_sched.cli.load_options import LoadOptions, check
 from qaic_sched.cli.output import say
 from qaic_sched.cli.progress import stderr_console
-from qaic_sched.loadgen.extras import require
-from qaic_sched.loadgen.mlperf import is_left_behind
-from qaic_sched.loadgen.report import encode_report
-from qaic_sched.loadgen.run_files import prepare, write_run
-from qaic_sched.loadgen.run_progress import RunProgress
-from qaic_sched.loadgen.tables import verdict_line
-from qaic_sched.loadgen.terminal import LiveView, print_report
+from qaic_sched.extras import require
+from qaic_sched.loadgen.inject.run_progress import RunProgress
+from qaic_sched.loadgen.mlperf.run import is_left_behind
+from qaic_sched.loadgen.report.report import encode_report
+from qaic_sched.loadgen.show.run_files import prepare, write_run
+from qaic_sched.loadgen.show.tables import verdict_line
+from qaic_sched.loadgen.show.terminal import LiveView, print_report
 from qaic_sched.virtual_time import run_virtual
 
 if TYPE_CHECKING:

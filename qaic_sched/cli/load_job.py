@@ -18,23 +18,23 @@ from qaic_sched.cli.load_options import numbers
 from qaic_sched.cli.output import say
 from qaic_sched.errors import ConfigError
 from qaic_sched.loadgen.campaign import find_rate, over_concurrency, over_rates, over_shapes
-from qaic_sched.loadgen.host import describe_host
+from qaic_sched.loadgen.inject.pilot import measure_rate
 from qaic_sched.loadgen.load import Processes, Run, filling, opened
-from qaic_sched.loadgen.pilot import measure_rate
-from qaic_sched.loadgen.plan import Plan, Rules, Trace
-from qaic_sched.loadgen.scenarios import is_official, plan_for
-from qaic_sched.loadgen.scheduler_target import SchedulerTarget
-from qaic_sched.loadgen.server_target import ServerTarget
-from qaic_sched.loadgen.sweep import Grid, Shape
-from qaic_sched.loadgen.traces import read_trace
-from qaic_sched.models import name_of
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.loadgen.plan.plan import Plan, Rules, Trace
+from qaic_sched.loadgen.plan.scenarios import is_official, plan_for
+from qaic_sched.loadgen.plan.traces import read_trace
+from qaic_sched.loadgen.report.host import describe_host
+from qaic_sched.loadgen.search.sweep import Grid, Shape
+from qaic_sched.loadgen.targets.scheduler import SchedulerTarget
+from qaic_sched.loadgen.targets.server import ServerTarget
+from qaic_sched.scheduler.front import Scheduler
+from qaic_sched.scheduler.several import name_of
 
 if TYPE_CHECKING:
     from qaic_sched.cli.load_options import LoadOptions
+    from qaic_sched.loadgen.inject.run_progress import RunProgress
     from qaic_sched.loadgen.load import LoadTest
-    from qaic_sched.loadgen.run_progress import RunProgress
-    from qaic_sched.loadgen.target import Target, TargetInfo
+    from qaic_sched.loadgen.targets.base import Target, TargetInfo
 
 __all__ = ["Job", "check_virtual"]
 

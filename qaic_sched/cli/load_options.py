@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qaic_sched.errors import ConfigError
-from qaic_sched.loadgen.arrivals import schedule
-from qaic_sched.loadgen.plan import Constant, Gamma, Mmpp, Poisson, Ramp, Slo, Step, Trace
-from qaic_sched.loadgen.scenarios import is_official
+from qaic_sched.loadgen.plan.arrivals import schedule
+from qaic_sched.loadgen.plan.plan import Constant, Gamma, Mmpp, Poisson, Ramp, Slo, Step, Trace
+from qaic_sched.loadgen.plan.scenarios import is_official
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qaic_sched.loadgen.plan import Arrivals, Scenario
+    from qaic_sched.loadgen.plan.plan import Arrivals, Scenario
 
 __all__ = ["LoadOptions", "check", "numbers"]
 

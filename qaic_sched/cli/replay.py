@@ -10,11 +10,11 @@ import msgspec
 import typer
 
 from qaic_sched.cli.output import format_table, print_json, say
-from qaic_sched.replay import replay as replay_log
+from qaic_sched.scheduler.replay import replay as replay_log
 
 if TYPE_CHECKING:
-    from qaic_sched.event_log import Decision
-    from qaic_sched.replay import ReplayResult
+    from qaic_sched.scheduler.event_log import Decision
+    from qaic_sched.scheduler.replay import ReplayResult
 
 __all__ = ["replay"]
 

@@ -15,10 +15,10 @@ from qaic_sched.cli.hangup import Hangup
 from qaic_sched.cli.output import print_json
 from qaic_sched.cli.progress import progress_bar, stderr_console
 from qaic_sched.errors import InputError, SchedulerError
-from qaic_sched.metrics import format_device_table
-from qaic_sched.models import name_of
+from qaic_sched.metrics.table import format_device_table
 from qaic_sched.npz_file import read_arrays
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
+from qaic_sched.scheduler.several import name_of
 from qaic_sched.tensors import allocate_outputs, copy_rows, validate
 
 if TYPE_CHECKING:

@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from qaic_sched.errors import ConfigError
+from qaic_sched.loadgen.inject.pilot import measure_rate
+from qaic_sched.loadgen.judge.verdict import judge
 from qaic_sched.loadgen.load import INTERRUPTED, Run, opened
-from qaic_sched.loadgen.pilot import measure_rate
-from qaic_sched.loadgen.plan import Constant, Gamma, Mmpp, Poisson
-from qaic_sched.loadgen.points import judged
-from qaic_sched.loadgen.report import Search
-from qaic_sched.loadgen.search import find_highest_rate, sweep_concurrency, sweep_rates
-from qaic_sched.loadgen.sweep import sweep_shapes
-from qaic_sched.loadgen.verdict import judge
+from qaic_sched.loadgen.plan.plan import Constant, Gamma, Mmpp, Poisson
+from qaic_sched.loadgen.report.report import Search
+from qaic_sched.loadgen.search.points import judged
+from qaic_sched.loadgen.search.search import find_highest_rate, sweep_concurrency, sweep_rates
+from qaic_sched.loadgen.search.sweep import sweep_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from qaic_sched.loadgen.load import LoadTest
-    from qaic_sched.loadgen.plan import Plan
-    from qaic_sched.loadgen.report import Point, Report
-    from qaic_sched.loadgen.sweep import Grid, Shape
-    from qaic_sched.loadgen.target import Target, TargetInfo
+    from qaic_sched.loadgen.plan.plan import Plan
+    from qaic_sched.loadgen.report.report import Point, Report
+    from qaic_sched.loadgen.search.sweep import Grid, Shape
+    from qaic_sched.loadgen.targets.base import Target, TargetInfo
 
 __all__ = ["find_rate", "over_concurrency", "over_rates", "over_shapes"]
 

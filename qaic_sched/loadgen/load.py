@@ -20,17 +20,17 @@ import msgspec
 
 from qaic_sched.clock import clock_of
 from qaic_sched.errors import SchedulerError
-from qaic_sched.loadgen.analysis import analyse
-from qaic_sched.loadgen.arrivals import schedule, schedule_hash
-from qaic_sched.loadgen.correctness import OutputChecker, repeated_input_test
-from qaic_sched.loadgen.injector import inject
-from qaic_sched.loadgen.inputs import InputLibrary
-from qaic_sched.loadgen.mlperf import compare_p99, run_loadgen
-from qaic_sched.loadgen.pilot import ask_all
-from qaic_sched.loadgen.processes import ProcessDiedError, inject_from_processes
-from qaic_sched.loadgen.records import Outcome
-from qaic_sched.loadgen.run_progress import RunProgress
-from qaic_sched.loadgen.verdict import judge
+from qaic_sched.loadgen.inject.injector import inject
+from qaic_sched.loadgen.inject.pilot import ask_all
+from qaic_sched.loadgen.inject.processes import ProcessDiedError, inject_from_processes
+from qaic_sched.loadgen.inject.run_progress import RunProgress
+from qaic_sched.loadgen.judge.analysis import analyse
+from qaic_sched.loadgen.judge.correctness import OutputChecker, repeated_input_test
+from qaic_sched.loadgen.judge.verdict import judge
+from qaic_sched.loadgen.mlperf.run import compare_p99, run_loadgen
+from qaic_sched.loadgen.plan.arrivals import schedule, schedule_hash
+from qaic_sched.loadgen.plan.inputs import InputLibrary
+from qaic_sched.loadgen.targets.base import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from qaic_sched.loadgen.plan import Plan
-    from qaic_sched.loadgen.records import Records, Reply
-    from qaic_sched.loadgen.report import Report
-    from qaic_sched.loadgen.target import Target, TargetInfo
+    from qaic_sched.loadgen.inject.records import Records
+    from qaic_sched.loadgen.plan.plan import Plan
+    from qaic_sched.loadgen.report.report import Report
+    from qaic_sched.loadgen.targets.base import Reply, Target, TargetInfo
 
 __all__ = ["LoadTest", "Processes", "Run", "filling", "opened", "run_load"]
 

@@ -14,19 +14,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from qaic_sched.backends.choose import backend_for
-from qaic_sched.config import make_config
+from qaic_sched.config.layers import make_config
 from qaic_sched.errors import ConfigError
-from qaic_sched.histogram import Histogram
-from qaic_sched.metrics import format_latency_metrics, latency_metrics
+from qaic_sched.metrics.histogram import Histogram
+from qaic_sched.metrics.vendor import format_latency_metrics, latency_metrics
 from qaic_sched.session.benchmark import Benchmark, BenchmarkResult
 from qaic_sched.session.loaded import LoadedProgram, own_error
 from qaic_sched.session.loop_thread import finish_alone
-from qaic_sched.session.options import (
-    benchmark_extent,
-    checked_changes,
-    checked_count,
-    only_device,
-)
+from qaic_sched.session.options import benchmark_extent, checked_changes, checked_count, only_device
 from qaic_sched.session.profile import Profiler
 from qaic_sched.session.shapes import CallableDict, check_one_inference, random_inputs, shapes_of
 from qaic_sched.session.slots import Handover
@@ -38,7 +33,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from qaic_sched.backends.base import Backend
-    from qaic_sched.config_keys import Config
+    from qaic_sched.config.keys import Config
     from qaic_sched.program import Program, Tensors
     from qaic_sched.session.benchmark import Claim
     from qaic_sched.session.loaded import Answer

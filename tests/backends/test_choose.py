@@ -15,7 +15,7 @@ from qaic_sched.backends.aic import AicBackend
 from qaic_sched.backends.choose import backend_for
 from qaic_sched.backends.compiling.container import write_cpu_program
 from qaic_sched.backends.cpu import CpuBackend
-from qaic_sched.config_keys import Config, ModelOptions
+from qaic_sched.config.keys import Config, ModelOptions
 from qaic_sched.errors import ConfigError
 from tests.models import linear_model
 from tests.standin.qpc import write_qpc

@@ -19,7 +19,7 @@ from bench.models import linear, resnet50
 from bench.real_model import Layout, layouts
 from bench.server import LIMIT_S, Offered, highest_rate
 from bench.threadpool import BlockingCard
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.testing import run_virtual
 
 if TYPE_CHECKING:

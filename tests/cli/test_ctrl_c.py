@@ -88,7 +88,7 @@ def test_the_second_press_cancels() -> None:
 
 STUBBORN = """
 import asyncio, signal
-from qaic_sched.cli.ctrl_c import CtrlC, run_async
+from qaic_sched.cli.ctrl_c import (CtrlC, run_async)
 
 async def main():
     with CtrlC():

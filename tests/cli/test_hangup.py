@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qaic_sched.cli.hangup import Hangup
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.testing import run_virtual
 from tests.cli.command_line import cards
 

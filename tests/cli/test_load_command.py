@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from qaic_sched.cli import main
-from qaic_sched.loadgen.report import Report, read_report
+from qaic_sched.loadgen.report.report import Report, read_report
 from tests.cli.command_line import cards, config_of, start, two_models
 from tests.loadgen.kserve_server import running
 from tests.models import linear_model

@@ -9,7 +9,7 @@ import pytest
 
 from qaic_sched.cli.load_options import LoadOptions, check, numbers
 from qaic_sched.errors import ConfigError
-from qaic_sched.loadgen.plan import Constant, Gamma, Mmpp, Poisson, Ramp, Slo, Step, Trace
+from qaic_sched.loadgen.plan.plan import Constant, Gamma, Mmpp, Poisson, Ramp, Slo, Step, Trace
 
 SLO = {"slo": "p99=15ms"}
 SERVER: dict[str, Any] = {"scenario": "server", "rate": 9.0, **SLO}

@@ -17,7 +17,7 @@ from qaic_sched.cli import main
 from qaic_sched.cli.ctrl_c import CtrlC
 from qaic_sched.cli.progress import progress_bar
 from qaic_sched.cli.run import Job
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.testing import run_virtual
 from tests.cli.command_line import cards, config_of, means, save_rows, start, two_models
 from tests.models import linear, linear_inputs, linear_model, unbatched_model

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from harness import answer, answer_all, cargo, drive, make_state, outcomes, requests
-
 from qaic_sched.core.admission import Admission
 from qaic_sched.core.events import Cancelled
 from qaic_sched.core.model import Policy, Request
 from qaic_sched.core.state import SchedulerState
+from tests.core.harness import answer, answer_all, cargo, drive, make_state, outcomes, requests
 
 
 def _queued_ids(state: SchedulerState) -> list[int]:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from harness import answer, answer_all, cargo, drive, make_state, outcomes, places, requests
 
 from qaic_sched.core.events import Answered, Cancelled
 from qaic_sched.core.model import Fault, Request, RequestState
+from tests.core.harness import (
+    answer,
+    answer_all,
+    cargo,
+    drive,
+    make_state,
+    outcomes,
+    places,
+    requests,
+)
 
 
 def test_a_batch_starts_when_the_one_before_it_was_answered() -> None:

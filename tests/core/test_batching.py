@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
-from harness import (
+
+from qaic_sched.core.batching import cheapest_size, closes_at, compiled_size
+from qaic_sched.core.events import Cancelled, DeviceOpened, DrainStarted
+from qaic_sched.core.model import Batch, Policy, Request, RequestState
+from qaic_sched.core.request_queue import RequestQueue
+from qaic_sched.core.state import SchedulerState
+from tests.core.harness import (
     answer,
     answer_all,
     cargo,
@@ -16,12 +22,6 @@ from harness import (
     places,
     requests,
 )
-
-from qaic_sched.core.batching import cheapest_size, closes_at, compiled_size
-from qaic_sched.core.events import Cancelled, DeviceOpened, DrainStarted
-from qaic_sched.core.model import Batch, Policy, Request, RequestState
-from qaic_sched.core.request_queue import RequestQueue
-from qaic_sched.core.state import SchedulerState
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-from harness import answer, cargo, drive, make_state, outcomes, requests
-
 from qaic_sched.core.deadlines import Deadlines
 from qaic_sched.core.events import Cancelled
 from qaic_sched.core.model import Request, RequestState
+from tests.core.harness import answer, cargo, drive, make_state, outcomes, requests
 
 
 def _with_deadlines(*deadlines: float | None) -> list[Request]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness import answer_all, drive, make_state, outcomes, requests
 
 from qaic_sched.core.model import Request, RequestState
 from qaic_sched.core.state import SchedulerState
+from tests.core.harness import answer_all, drive, make_state, outcomes, requests
 
 
 def _busy(queued: int, devices: int = 1, **policy: Any) -> SchedulerState:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from harness import cargo, drive, make_state, outcomes, requests
-
 from qaic_sched.core.batching import fitting_size
 from qaic_sched.core.model import Policy, Request
 from qaic_sched.core.state import SchedulerState
+from tests.core.harness import cargo, drive, make_state, outcomes, requests
 
 COST_S = {1: 4.0, 2: 5.0, 4: 7.0}
 

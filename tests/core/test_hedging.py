@@ -5,11 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness import answer, answer_all, cargo, drive, make_state, outcomes, places, requests
 
 from qaic_sched.core.events import Answered, Cancelled, SetSizeChanged
 from qaic_sched.core.model import Batch, Fault, Request
 from qaic_sched.core.state import SchedulerState
+from tests.core.harness import (
+    answer,
+    answer_all,
+    cargo,
+    drive,
+    make_state,
+    outcomes,
+    places,
+    requests,
+)
 
 
 def _measured(devices: int = 2, **policy: Any) -> SchedulerState:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from harness import answer, drive, make_state, requests
 
 from qaic_sched.core.events import Closed
 from qaic_sched.core.line import Line
 from qaic_sched.core.model import Batch, Part, Request, RequestState
 from qaic_sched.core.state import SchedulerState
+from tests.core.harness import answer, drive, make_state, requests
 
 
 def _a_rich_state() -> SchedulerState:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from harness import answer, drive, make_state, requests
 
 from qaic_sched.core.events import Answered, DeviceOpened
 from qaic_sched.core.health import DeviceState
@@ -14,6 +13,7 @@ from qaic_sched.core.placement import SpeedGroup
 from qaic_sched.core.service_times import ServiceTimes
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.core.watch import Watch
+from tests.core.harness import answer, drive, make_state, requests
 
 
 def _a_state_with_every_health() -> SchedulerState:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from harness import answer, drive, health_of, held_by, lose, make_state, outcomes, requests
 
 from qaic_sched.core.events import DeviceOpened
 from qaic_sched.core.laggards import Laggards
 from qaic_sched.core.model import Batch
 from qaic_sched.core.state import SchedulerState
+from tests.core.harness import (
+    answer,
+    drive,
+    health_of,
+    held_by,
+    lose,
+    make_state,
+    outcomes,
+    requests,
+)
 
 
 def _note(laggards: Laggards, device_id: int, count: int, lag: float = 20.0) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from harness import make_activation
 
 from qaic_sched.core.model import Batch, Part, Policy, Request, RequestState
+from tests.core.harness import make_activation
 
 
 @pytest.mark.parametrize("state", RequestState)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from harness import (
+from qaic_sched.core.events import Closed, DeviceOpened, DrainStarted, ReloadFailed
+from qaic_sched.core.model import Request
+from tests.core.harness import (
     answer,
     answer_all,
     drive,
@@ -15,9 +17,6 @@ from harness import (
     requests,
     serve_one,
 )
-
-from qaic_sched.core.events import Closed, DeviceOpened, DrainStarted, ReloadFailed
-from qaic_sched.core.model import Request
 
 
 def test_with_no_device_left_everything_fails_at_once() -> None:

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from harness import answer, answer_all, drive, make_activation, make_state, places, requests
 
 from qaic_sched.core.events import DeviceOpened
 from qaic_sched.core.model import Activation, Batch, DeviceStatistics, Request
 from qaic_sched.core.placement import SlotLedger
+from tests.core.harness import (
+    answer,
+    answer_all,
+    drive,
+    make_activation,
+    make_state,
+    places,
+    requests,
+)
 
 
 def _ledger_of(devices: int, num_activations: int = 1, set_size: int = 1) -> SlotLedger:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from harness import (
+
+from qaic_sched.core.events import Answered
+from qaic_sched.core.model import Fault, Request
+from tests.core.harness import (
     answer,
     answer_all,
     cargo,
@@ -17,9 +20,6 @@ from harness import (
     requests,
     serve_one,
 )
-
-from qaic_sched.core.events import Answered
-from qaic_sched.core.model import Fault, Request
 
 GONE = [Fault.LOST, Fault.RESTARTED]
 

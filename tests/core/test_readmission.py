@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from harness import (
+
+from qaic_sched.core.events import Answered, DeviceOpened, ReloadFailed
+from qaic_sched.core.model import Fault, Request, RequestState
+from qaic_sched.core.placement import SlotLedger
+from qaic_sched.core.state import SchedulerState
+from tests.core.harness import (
     answer_all,
     drive,
     health_of,
@@ -16,11 +21,6 @@ from harness import (
     requests,
     serve_one,
 )
-
-from qaic_sched.core.events import Answered, DeviceOpened, ReloadFailed
-from qaic_sched.core.model import Fault, Request, RequestState
-from qaic_sched.core.placement import SlotLedger
-from qaic_sched.core.state import SchedulerState
 
 GONE = [Fault.LOST, Fault.RESTARTED]
 

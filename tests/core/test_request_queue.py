@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from harness import requests
 
 from qaic_sched.core.model import Part, Request, RequestState
 from qaic_sched.core.request_queue import RELIEF, RequestQueue
+from tests.core.harness import requests
 
 
 def _filled(*arrivals: Request) -> RequestQueue:

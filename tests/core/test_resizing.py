@@ -5,20 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from harness import (
-    answer,
-    answer_all,
-    drive,
-    health_of,
-    held_by,
-    lose,
-    lost,
-    make_state,
-    on_probation,
-    outcomes,
-    places,
-    requests,
-)
 
 from qaic_sched.core.events import (
     ActivationsAdded,
@@ -35,6 +21,20 @@ from qaic_sched.core.events import (
 from qaic_sched.core.model import Fault, Policy, Request
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.errors import InternalError
+from tests.core.harness import (
+    answer,
+    answer_all,
+    drive,
+    health_of,
+    held_by,
+    lose,
+    lost,
+    make_state,
+    on_probation,
+    outcomes,
+    places,
+    requests,
+)
 
 
 def _retire(device_id: int, *indexes: int) -> ActivationsRetired:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from harness import answer, drive, lost, make_state, outcomes, requests
 
 from qaic_sched.core.events import PolicyChanged
 from qaic_sched.core.model import Part, Policy, Request
 from qaic_sched.core.retries import Retries, RetryBudget
+from tests.core.harness import answer, drive, lost, make_state, outcomes, requests
 
 
 def _part(request: Request, failed_on: int) -> Part:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from harness import answer, answer_all, cargo, drive, make_state, outcomes, places, requests
 
 from qaic_sched.core.events import (
     Answered,
@@ -21,6 +20,16 @@ from qaic_sched.core.events import (
 from qaic_sched.core.model import DeviceStatistics, Fault, Policy, Request
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.errors import InternalError
+from tests.core.harness import (
+    answer,
+    answer_all,
+    cargo,
+    drive,
+    make_state,
+    outcomes,
+    places,
+    requests,
+)
 
 
 def _a_state_at_work() -> SchedulerState:

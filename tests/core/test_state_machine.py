@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from harness import drive
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -44,6 +43,7 @@ from qaic_sched.core.events import (
 from qaic_sched.core.line import urgency
 from qaic_sched.core.model import Batch, Fault, Part, Policy, Request, RequestState, Tenant
 from qaic_sched.core.state import SchedulerState
+from tests.core.harness import drive
 
 POLICIES = st.builds(
     Policy,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from harness import (
+
+from qaic_sched.core.events import Answered
+from qaic_sched.core.model import Fault, Request
+from tests.core.harness import (
     answer,
     answer_all,
     drive,
@@ -15,9 +18,6 @@ from harness import (
     places,
     requests,
 )
-
-from qaic_sched.core.events import Answered
-from qaic_sched.core.model import Fault, Request
 
 
 def test_before_anything_was_measured_a_minute_is_too_long() -> None:

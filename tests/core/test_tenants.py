@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from harness import answer_all, drive, make_state, outcomes
 
 from qaic_sched.core.model import Part, Request, RequestState, Tenant
 from qaic_sched.core.request_queue import RequestQueue
 from qaic_sched.core.tenants import SAVED, Tenants
+from tests.core.harness import answer_all, drive, make_state, outcomes
 
 
 class Shop:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-from harness import make_activation
-
 from qaic_sched.core.model import Activation, Batch
 from qaic_sched.core.watch import Watch
+from tests.core.harness import make_activation
 
 
 def _watch(limit_s: float = 10.0) -> Watch:

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qaic_sched.loadgen.analysis import analyse
-from qaic_sched.loadgen.arrivals import schedule, schedule_hash
-from qaic_sched.loadgen.injector import inject
-from qaic_sched.loadgen.inputs import InputLibrary
-from qaic_sched.loadgen.records import DeviceSample, Outcome, Reply
-from qaic_sched.loadgen.scheduler_target import SchedulerTarget
-from qaic_sched.loadgen.target import Target, TargetInfo
+from qaic_sched.loadgen.inject.injector import inject
+from qaic_sched.loadgen.judge.analysis import analyse
+from qaic_sched.loadgen.plan.arrivals import schedule, schedule_hash
+from qaic_sched.loadgen.plan.inputs import InputLibrary
+from qaic_sched.loadgen.targets.base import DeviceSample, Outcome, Reply, Target, TargetInfo
+from qaic_sched.loadgen.targets.scheduler import SchedulerTarget
 from qaic_sched.program import TensorSpec
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.testing import run_virtual
 from tests.hosts import host
 
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from qaic_sched.loadgen.plan import Plan
-    from qaic_sched.loadgen.records import Records
-    from qaic_sched.loadgen.report import Check, Report
+    from qaic_sched.loadgen.inject.records import Records
+    from qaic_sched.loadgen.plan.plan import Plan
+    from qaic_sched.loadgen.report.report import Check, Report
     from qaic_sched.program import Tensors
 
 __all__ = [

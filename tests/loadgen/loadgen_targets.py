@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qaic_sched.loadgen.inputs import InputLibrary
-from qaic_sched.loadgen.scheduler_target import SchedulerTarget
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.loadgen.plan.inputs import InputLibrary
+from qaic_sched.loadgen.targets.scheduler import SchedulerTarget
+from qaic_sched.scheduler.front import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qaic_sched.loadgen.records import Reply
-    from qaic_sched.loadgen.target import TargetInfo
+    from qaic_sched.loadgen.targets.base import Reply, TargetInfo
     from qaic_sched.program import Tensors
 
 __all__ = ["CountingTarget", "library_of"]

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from qaic_sched.loadgen.formats import seconds
-from qaic_sched.loadgen.plan import Plan, Poisson, Rules, Slo
-from qaic_sched.loadgen.report import (
+from qaic_sched.loadgen.plan.plan import Plan, Poisson, Rules, Slo
+from qaic_sched.loadgen.report.formats import seconds
+from qaic_sched.loadgen.report.report import (
     Check,
     Counts,
     DeviceReport,

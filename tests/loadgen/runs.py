@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from qaic_sched.loadgen.plan import Plan, Poisson, Rules
-from qaic_sched.loadgen.queueing import fcfs_waits
-from qaic_sched.loadgen.records import DeviceSample, Outcome, Records
-from qaic_sched.loadgen.target import TargetInfo
+from qaic_sched.loadgen.inject.records import Records
+from qaic_sched.loadgen.judge.queueing import fcfs_waits
+from qaic_sched.loadgen.plan.plan import Plan, Poisson, Rules
+from qaic_sched.loadgen.targets.base import DeviceSample, Outcome, TargetInfo
 
 SERVICE_NS = 2_000_000
 SERVERS = 4

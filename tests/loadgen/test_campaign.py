@@ -12,16 +12,16 @@ import pytest
 from qaic_sched.errors import ConfigError
 from qaic_sched.loadgen.campaign import find_rate, over_concurrency, over_rates, over_shapes
 from qaic_sched.loadgen.load import Run, opened
-from qaic_sched.loadgen.plan import Burst, Plan, Poisson, Rules, Slo
-from qaic_sched.loadgen.scheduler_target import SchedulerTarget
-from qaic_sched.loadgen.sweep import Grid, Shape
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.loadgen.plan.plan import Burst, Plan, Poisson, Rules, Slo
+from qaic_sched.loadgen.search.sweep import Grid, Shape
+from qaic_sched.loadgen.targets.scheduler import SchedulerTarget
+from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.testing import run_virtual
 from tests.hosts import host
 from tests.loadgen.load_helpers import TimedTarget
 
 if TYPE_CHECKING:
-    from qaic_sched.loadgen.target import Target, TargetInfo
+    from qaic_sched.loadgen.targets.base import Target, TargetInfo
 
 RULES = Rules(min_duration_s=5.0, slo=Slo(99.0, 0.100))
 PLAN = Plan(scenario="open", arrivals=Poisson(1), duration_s=5.0, rules=RULES)

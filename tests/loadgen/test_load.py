@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from qaic_sched.errors import ConfigError, DeviceError, NoDeviceError
-from qaic_sched.loadgen import processes
+from qaic_sched.loadgen.inject import processes
+from qaic_sched.loadgen.inject.run_progress import RunProgress
 from qaic_sched.loadgen.load import LoadTest, Processes, Run, filling, opened, run_load
-from qaic_sched.loadgen.plan import Plan, Poisson, Rules, Slo
-from qaic_sched.loadgen.records import Outcome, Reply
-from qaic_sched.loadgen.report import Report, encode_report
-from qaic_sched.loadgen.run_progress import RunProgress
-from qaic_sched.loadgen.scenarios import plan_for
-from qaic_sched.loadgen.scheduler_target import SchedulerTarget
-from qaic_sched.loadgen.server_target import ServerTarget
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.loadgen.plan.plan import Plan, Poisson, Rules, Slo
+from qaic_sched.loadgen.plan.scenarios import plan_for
+from qaic_sched.loadgen.report.report import Report, encode_report
+from qaic_sched.loadgen.targets.base import Outcome, Reply
+from qaic_sched.loadgen.targets.scheduler import SchedulerTarget
+from qaic_sched.loadgen.targets.server import ServerTarget
+from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.testing import run_virtual
 from tests.hosts import host
 from tests.loadgen.kserve_server import running
@@ -30,7 +30,7 @@ from tests.loadgen.load_helpers import INFO, TimedTarget, info_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qaic_sched.loadgen.target import Target, TargetInfo
+    from qaic_sched.loadgen.targets.base import Target, TargetInfo
     from qaic_sched.program import Tensors
 
 OPEN = Plan(scenario="open", arrivals=Poisson(500), duration_s=3.0, rules=Rules(min_duration_s=3.0))

@@ -14,11 +14,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from qaic_sched.loadgen.arrivals import schedule
-from qaic_sched.loadgen.plan import Gamma, Plan, Poisson, Rules, Slo
-from qaic_sched.loadgen.queueing import fcfs_waits, simulate_mdc
-from qaic_sched.loadgen.records import Outcome, Records
-from qaic_sched.loadgen.report import Report, read_report, write_report
+from qaic_sched.loadgen.inject.records import Records
+from qaic_sched.loadgen.judge.queueing import fcfs_waits, simulate_mdc
+from qaic_sched.loadgen.plan.arrivals import schedule
+from qaic_sched.loadgen.plan.plan import Gamma, Plan, Poisson, Rules, Slo
+from qaic_sched.loadgen.report.report import Report, read_report, write_report
+from qaic_sched.loadgen.targets.base import Outcome
 from tests.loadgen.exact import latency_percentile
 from tests.loadgen.load_helpers import check_of, judged_on_host
 

@@ -11,16 +11,16 @@ import pytest
 import uvloop
 
 from qaic_sched.errors import DeviceError, NoDeviceError
-from qaic_sched.loadgen.analysis import analyse
-from qaic_sched.loadgen.injector import inject
-from qaic_sched.loadgen.inputs import InputLibrary
-from qaic_sched.loadgen.mlperf import compare_p99, run_loadgen
-from qaic_sched.loadgen.mlperf_schedule import loadgen_schedule
-from qaic_sched.loadgen.plan import Constant, Plan, Poisson, Rules, Slo
-from qaic_sched.loadgen.scenarios import plan_for
-from qaic_sched.loadgen.scheduler_target import SchedulerTarget
-from qaic_sched.loadgen.server_target import ServerTarget
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.loadgen.inject.injector import inject
+from qaic_sched.loadgen.judge.analysis import analyse
+from qaic_sched.loadgen.mlperf.run import compare_p99, run_loadgen
+from qaic_sched.loadgen.mlperf.schedule import loadgen_schedule
+from qaic_sched.loadgen.plan.inputs import InputLibrary
+from qaic_sched.loadgen.plan.plan import Constant, Plan, Poisson, Rules, Slo
+from qaic_sched.loadgen.plan.scenarios import plan_for
+from qaic_sched.loadgen.targets.scheduler import SchedulerTarget
+from qaic_sched.loadgen.targets.server import ServerTarget
+from qaic_sched.scheduler.front import Scheduler
 from tests.hosts import host
 from tests.loadgen.kserve_server import running
 from tests.loadgen.load_helpers import judged
@@ -28,7 +28,7 @@ from tests.loadgen.load_helpers import judged
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qaic_sched.loadgen.report import Report
+    from qaic_sched.loadgen.report.report import Report
 
 pytestmark = pytest.mark.slow
 

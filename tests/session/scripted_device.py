@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from qaic_sched.backends.base import Backend, DeviceInfo, Done, Executable
-from qaic_sched.config_keys import ModelOptions
+from qaic_sched.config.keys import ModelOptions
 from qaic_sched.errors import DeviceError
 from qaic_sched.program import Program, TensorSpec
 

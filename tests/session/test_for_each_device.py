@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qaic_sched.config import make_config
+from qaic_sched.config.layers import make_config
 from qaic_sched.errors import ConfigError
 from qaic_sched.session import Session
 from qaic_sched.session import session as session_module

@@ -32,7 +32,7 @@ from qaic_sched.core.events import (
 )
 from qaic_sched.core.model import Request
 from qaic_sched.core.state import SchedulerState
-from qaic_sched.event_log import EventLog
+from qaic_sched.scheduler.event_log import EventLog
 from tests.simulation.devices import PlayedDevice, Timeline
 from tests.simulation.oracle import Oracle, Violation
 from tests.simulation.scenario import Arrival, Change, DeviceFate, Scenario, make_scenario

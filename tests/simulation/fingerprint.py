@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from qaic_sched.event_log import EventLog
+from qaic_sched.scheduler.event_log import EventLog
 from tests.simulation.driver import Simulation
 from tests.simulation.scenario import make_scenario
 

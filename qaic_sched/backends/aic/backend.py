@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from qaic_sched.backends.aic.qpc import QpcFile
     from qaic_sched.backends.aic.sdk import Sdk
-    from qaic_sched.config_keys import ModelOptions
+    from qaic_sched.config.keys import ModelOptions
     from qaic_sched.program import Program
 
 __all__ = ["AicBackend"]

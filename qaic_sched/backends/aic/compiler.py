@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteReceiveStream
 
-    from qaic_sched.config_keys import ModelOptions
+    from qaic_sched.config.keys import ModelOptions
 
 __all__ = ["AIC_COMPILER", "aic_version", "arguments", "compile_aic"]
 

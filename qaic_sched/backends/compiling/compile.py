@@ -34,7 +34,7 @@ from qaic_sched.backends.threads import in_thread
 from qaic_sched.errors import CompileError, ConfigError
 
 if TYPE_CHECKING:
-    from qaic_sched.config_keys import ModelOptions
+    from qaic_sched.config.keys import ModelOptions
 
 __all__ = ["Compiler", "compile_model"]
 

@@ -20,7 +20,7 @@ from qaic_sched.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from qaic_sched.config_keys import ModelOptions
+    from qaic_sched.config.keys import ModelOptions
     from qaic_sched.program import Program
 
 __all__ = ["CpuBackend"]

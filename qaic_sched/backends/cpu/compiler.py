@@ -20,7 +20,7 @@ from qaic_sched.errors import CompileError, ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qaic_sched.config_keys import ModelOptions
+    from qaic_sched.config.keys import ModelOptions
 
 __all__ = ["CPU_COMPILER"]
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from qaic_sched.backends.base import Done
     from qaic_sched.backends.sim.spec import SimSpec
-    from qaic_sched.config_keys import ModelOptions
+    from qaic_sched.config.keys import ModelOptions
     from qaic_sched.errors import DeviceErrorKind
     from qaic_sched.program import Program
 

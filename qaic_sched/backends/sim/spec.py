@@ -16,9 +16,9 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
+from qaic_sched.config.yaml_file import read_yaml
 from qaic_sched.errors import ConfigError
 from qaic_sched.program import Program, TensorSpec
-from qaic_sched.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qaic_sched.backends.aic import AicBackend
-from qaic_sched.config_keys import ModelOptions
+from qaic_sched.config.keys import ModelOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

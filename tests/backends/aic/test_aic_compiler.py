@@ -13,7 +13,7 @@ import pytest
 
 from qaic_sched.backends.aic import compiler as aic_compiler
 from qaic_sched.backends.aic.compiler import aic_version, arguments, compile_aic
-from qaic_sched.config_keys import ModelOptions
+from qaic_sched.config.keys import ModelOptions
 from qaic_sched.errors import CompileError, ConfigError
 from tests.models import linear_model
 from tests.standin import qaic_compile

@@ -12,7 +12,7 @@ import pytest
 
 from qaic_sched.backends.threads import in_thread
 from qaic_sched.errors import DeviceError
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 from tests.backends.aic.aic_cards import expected, rows, until
 from tests.backlog import Backlog
 from tests.standin import control

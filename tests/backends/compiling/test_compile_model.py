@@ -22,7 +22,7 @@ from qaic_sched.backends.choose import compiler_for
 from qaic_sched.backends.compiling import folder as compiled_folder
 from qaic_sched.backends.compiling.compile import compile_model
 from qaic_sched.backends.compiling.container import check_cpu_program, kind_of
-from qaic_sched.config_keys import ModelOptions
+from qaic_sched.config.keys import ModelOptions
 from qaic_sched.errors import CompileError, ConfigError
 from tests.models import FLOAT, linear, linear_inputs, linear_model
 from tests.standin import qaic_compile

@@ -20,7 +20,7 @@ SCRIPT = """
 import asyncio, logging, sys
 from qaic_sched.backends.choose import compiler_for
 from qaic_sched.backends.compiling.compile import compile_model
-from qaic_sched.config_keys import ModelOptions
+from qaic_sched.config.keys import ModelOptions
 
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 model, kind, output_dir, batch = sys.argv[1:]

@@ -14,7 +14,7 @@ from qaic_sched.backends.compiling.compile import compile_model
 from qaic_sched.backends.compiling.container import check_cpu_program
 from qaic_sched.backends.compiling.folder import FolderError, making
 from qaic_sched.backends.cpu.compiler import CPU_COMPILER
-from qaic_sched.config_keys import ModelOptions
+from qaic_sched.config.keys import ModelOptions
 from tests.models import linear_model
 
 

@@ -14,7 +14,7 @@ from qaic_sched.backends.choose import find_model
 from qaic_sched.backends.compiling.compile import compile_model
 from qaic_sched.backends.cpu import CpuBackend
 from qaic_sched.backends.cpu.compiler import CPU_COMPILER
-from qaic_sched.config_keys import ModelOptions
+from qaic_sched.config.keys import ModelOptions
 from qaic_sched.errors import ConfigError
 from qaic_sched.session import Session
 from tests.models import linear, linear_inputs, linear_model

@@ -22,7 +22,7 @@ from qaic_sched.backends.cpu import CpuBackend, cores
 from qaic_sched.backends.cpu import executable as cpu_executable
 from qaic_sched.backends.cpu.executable import Activation, CpuExecutable
 from qaic_sched.backends.cpu.onnx_model import open_model
-from qaic_sched.config_keys import ModelOptions
+from qaic_sched.config.keys import ModelOptions
 from qaic_sched.errors import ConfigError, DeviceError, SchedulerClosedError
 from tests.models import gather_model, identity_model, linear, linear_inputs, linear_model
 

@@ -12,7 +12,7 @@ import yaml
 
 from qaic_sched.backends.base import Executable
 from qaic_sched.backends.sim import SimBackend
-from qaic_sched.config_keys import ModelOptions
+from qaic_sched.config.keys import ModelOptions
 from qaic_sched.testing import run_virtual
 
 __all__ = ["Make", "Recorder", "maker", "rows", "run_queued", "virtually"]

@@ -15,7 +15,7 @@ import uvloop
 
 from qaic_sched.backends.base import Executable
 from qaic_sched.clock import clock_of
-from qaic_sched.config_keys import ModelOptions
+from qaic_sched.config.keys import ModelOptions
 from qaic_sched.errors import ConfigError, DeviceError, SchedulerClosedError
 from qaic_sched.testing import run_virtual
 from tests.backends.sim.sim_cards import Make, Recorder, maker, rows, run_queued, virtually

@@ -13,9 +13,9 @@ import pytest
 from qaic_sched.backends.sim import SimBackend
 from qaic_sched.backends.sim.outages import Outages
 from qaic_sched.backends.sim.spec import HangFault, LostFault
-from qaic_sched.config_keys import ModelOptions
+from qaic_sched.config.keys import ModelOptions
 from qaic_sched.errors import DeviceError
-from qaic_sched.scheduler import Scheduler
+from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.testing import run_virtual
 from tests.hosts import check_after_every_event, expected, host, rows
 

@@ -1,0 +1,1 @@
+"""Sends the planned requests and records what became of each."""

@@ -1,0 +1,266 @@
+"""Several processes that load one server: one client may be slower than what it measures.
+
+Rules of this file:
+- All begin at one instant of the monotonic clock, which all processes of a host share, and count
+  their times from there. That instant is chosen once every process is connected.
+- The plan is dealt out like cards, or the callers are: together the processes send what one would.
+- Nothing is lost: each process hands its raw records over in a file. If one dies, the others go on
+  to their end, and the error brings what they have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from msgspec import Struct
+from msgspec import json as msgspec_json
+from msgspec.structs import replace
+
+from qaic_sched.errors import ConfigError, SchedulerError
+from qaic_sched.loadgen.inject.records import Records
+from qaic_sched.loadgen.inject.records_file import ARRAYS, load_records
+from qaic_sched.loadgen.inject.rows import count_problem
+from qaic_sched.loadgen.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Job", "ProcessDiedError", "inject_from_processes", "merge", "split"]
+
+WORKER = "qaic_sched.loadgen.inject.worker"
+"""The module that each process runs."""
+
+_LEAD_S = 0.2
+"""From "all are ready" to the beginning: each must have heard of it."""
+_READY_LIMIT_S = 60.0
+
+
+class ProcessDiedError(SchedulerError):
+    """The host's fault, or ours: a load process ended early. `records` are those of the others."""
+
+    def __init__(self, message: str, records: Records | None = None) -> None:
+        super().__init__(message)
+        self.records = records
+
+
+class Job(Struct, frozen=True):
+    """What one process is told to do, in `job.json`."""
+
+    url: str
+    plan: Plan
+    planned_path: str | None
+    """The instants in nanoseconds, as an `.npy` file; None is a closed loop."""
+    inputs_path: str | None
+    records_path: str
+
+
+def split(planned_ns: NDArray[np.int64], n: int) -> list[NDArray[np.int64]]:
+    """Deal the instants out to so many processes, each the n-th next."""
+    return [planned_ns[i::n] for i in range(n)]
+
+
+def merge(records: Sequence[Records]) -> Records:
+    """All rows of several records of one beginning, in the order of their planned instants.
+
+    Ids of inferences are unique within one record only, so they are renumbered record by record;
+    -1 stays. All looked at the same devices, so their samples are put into the order of time.
+    """
+    order = np.argsort(np.concatenate([each.planned_ns for each in records]), kind="stable")
+    columns = {
+        name: np.concatenate([getattr(each, name) for each in records])[order] for name in ARRAYS
+    }
+    columns["inference"] = np.concatenate(_renumbered(records))[order]
+    problems: dict[str, int] = {}
+    for each in records:
+        for problem, count in each.problems.items():
+            count_problem(problems, problem, count)
+    samples = [sample for each in records for sample in each.device_samples]
+    return Records(
+        **columns,
+        ended_ns=max(each.ended_ns for each in records),
+        problems=problems,
+        device_samples=sorted(samples, key=lambda sample: sample.at_ns),
+    )
+
+
+def _renumbered(records: Sequence[Records]) -> list[NDArray[np.int64]]:
+    columns, first = [], 0
+    for each in records:
+        columns.append(np.where(each.inference < 0, -1, each.inference + first))
+        first += int(each.inference.max(initial=-1)) + 1
+    return columns
+
+
+async def inject_from_processes(
+    url: str,
+    plan: Plan,
+    planned_ns: NDArray[np.int64] | None,
+    n: int,
+    *,
+    inputs_path: Path | None = None,
+    interrupted: asyncio.Future[None] | None = None,
+) -> Records:
+    """Run a plan against a server from `n` processes of its own; what `inject` gives, merged.
+
+    A closed loop's callers, and its number of requests, are divided. Once `interrupted` is done,
+    nothing more is sent. Raises what `open` of a target does in words, and `ProcessDiedError`.
+    """
+    _check(plan, planned_ns, n)
+    shares = _shares(plan, planned_ns, n)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qaic-sched-load-")))
+        workers = [_Worker(i, n, folder) for i in range(n)]
+        for worker, (its_plan, its_planned_ns) in zip(workers, shares, strict=True):
+            stack.push_async_callback(worker.kill)
+            await worker.start(url, its_plan, its_planned_ns, inputs_path)
+        await asyncio.gather(*(worker.ready() for worker in workers))
+        starts_at = time.monotonic() + _LEAD_S
+        for worker in workers:
+            worker.begin(starts_at)
+
+        def interrupt(_: object) -> None:
+            for worker in workers:
+                worker.interrupt()
+
+        if interrupted is not None:
+            interrupted.add_done_callback(interrupt)
+            stack.callback(interrupted.remove_done_callback, interrupt)
+        results = await asyncio.gather(*(worker.records() for worker in workers))
+    there = [each for each in results if isinstance(each, Records)]
+    deaths = [each for each in results if isinstance(each, str)]
+    if deaths:
+        raise ProcessDiedError("; ".join(deaths), merge(there) if there else None)
+    return merge(there)
+
+
+def _check(plan: Plan, planned_ns: NDArray[np.int64] | None, n: int) -> None:
+    if n < 1:
+        raise ConfigError(f"processes: must be at least 1, not {n}")
+    if planned_ns is not None:
+        return
+    for name, number in (("concurrency", plan.concurrency), ("max_requests", plan.max_requests)):
+        if number is not None and number < n:
+            raise ConfigError(f"{name}: {number} cannot be divided among {n} processes")
+
+
+def _shares(
+    plan: Plan, planned_ns: NDArray[np.int64] | None, n: int
+) -> list[tuple[Plan, NDArray[np.int64] | None]]:
+    """What each process is to do; each draws inputs and their order of its own."""
+    plans = [replace(plan, seed=plan.seed + i) for i in range(n)]
+    if planned_ns is not None:
+        return list(zip(plans, split(planned_ns, n), strict=True))
+    most = plan.max_requests
+    return [
+        (
+            replace(
+                each,
+                concurrency=_part(plan.concurrency, i, n),
+                max_requests=None if most is None else _part(most, i, n),
+            ),
+            None,
+        )
+        for i, each in enumerate(plans)
+    ]
+
+
+def _part(whole: int, i: int, n: int) -> int:
+    return whole // n + (i < whole % n)
+
+
+class _Worker:
+    """One load process: `python -m qaic_sched.loadgen.inject.worker`."""
+
+    def __init__(self, index: int, n: int, folder: Path) -> None:
+        self._name = f"load process {index + 1} of {n}"
+        self._folder = folder / str(index)
+        self._folder.mkdir()
+        self._process: Process | None = None
+        self._stderr: asyncio.Task[bytes] | None = None
+
+    async def start(
+        self,
+        url: str,
+        plan: Plan,
+        planned_ns: NDArray[np.int64] | None,
+        inputs_path: Path | None,
+    ) -> None:
+        planned_path = None
+        if planned_ns is not None:
+            planned_path = str(self._folder / "planned.npy")
+            np.save(planned_path, planned_ns)
+        inputs = None if inputs_path is None else str(inputs_path)
+        job = Job(url, plan, planned_path, inputs, str(self._folder / "records.npz"))
+        (self._folder / "job.json").write_bytes(msgspec_json.encode(job))
+        self._process = await asyncio.create_subprocess_exec(
+            *(
+                sys.executable,
+                "-m",
+                "qaic_sched.loadgen.inject.worker",
+                str(self._folder / "job.json"),
+            ),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is the parent's to heed
+        )
+        assert self._process.stderr is not None
+        self._stderr = asyncio.create_task(self._process.stderr.read())
+
+    async def ready(self) -> None:
+        """Wait until it is connected; its own words where it cannot."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        try:
+            line = await asyncio.wait_for(self._process.stdout.readline(), _READY_LIMIT_S)
+        except asyncio.TimeoutError:
+            text = f"{self._name} was not ready within {_READY_LIMIT_S:g} s"
+            raise ProcessDiedError(text) from None
+        if line != b"ready\n":
+            raise ProcessDiedError(await self._last_words())
+
+    def begin(self, starts_at: float) -> None:
+        """Tell it when; one that has died meanwhile is found out later."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{starts_at!r}\n".encode())
+
+    def interrupt(self) -> None:
+        """Have it send nothing more."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"stop\n")
+
+    async def records(self) -> Records | str:
+        """What it has measured, or how it died."""
+        assert self._process is not None
+        if await self._process.wait() == 0:
+            return await asyncio.to_thread(load_records, self._folder / "records.npz")
+        return await self._last_words()
+
+    async def kill(self) -> None:
+        """End it if it has not ended."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+        if self._stderr is not None:
+            await self._stderr
+
+    async def _last_words(self) -> str:
+        assert self._process is not None
+        assert self._stderr is not None
+        status = await self._process.wait()
+        lines = (await self._stderr).decode(errors="replace").split("\n")
+        words = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        return f"{self._name} {how}: {words}"

@@ -1,0 +1,86 @@
+"""One of several load processes: `python -m qaic_sched.loadgen.inject.worker JOB`.
+
+It connects, says `ready`, is told the instant of the beginning on its standard input, runs, and
+leaves its records in a file. A further line there interrupts it; when that input closes its parent
+is gone, and it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from qaic_sched.errors import SchedulerError
+from qaic_sched.loadgen.inject.injector import inject
+from qaic_sched.loadgen.inject.processes import Job
+from qaic_sched.loadgen.inject.records_file import save_records
+from qaic_sched.loadgen.plan.inputs import InputLibrary
+from qaic_sched.loadgen.targets.server import ServerTarget
+
+__all__ = ["run_job"]
+
+
+async def run_job(job: Job) -> None:
+    """Do what the parent has written down."""
+    parent = await _parent()
+    target = ServerTarget(job.url)
+    try:
+        info = await target.open()
+        rows = job.plan.samples_per_request
+        if job.inputs_path is None:
+            inputs = InputLibrary(info, rows, job.plan.seed)
+        else:
+            inputs = InputLibrary.from_file(Path(job.inputs_path), info, rows, job.plan.seed)
+        planned_ns = None if job.planned_path is None else np.load(job.planned_path)
+        print("ready", flush=True)
+        starts_at = float(await parent.readline())
+        interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        run = inject(
+            *(target, info, job.plan, planned_ns, inputs),
+            starts_at=starts_at,
+            interrupted=interrupted,
+        )
+        work = asyncio.ensure_future(run)
+        heeding = asyncio.ensure_future(_heed(parent, interrupted))
+        heeding.add_done_callback(lambda _: work.cancel())
+        save_records(await work, Path(job.records_path))
+    finally:
+        await target.aclose()
+
+
+async def _heed(parent: asyncio.StreamReader, interrupted: asyncio.Future[None]) -> None:
+    """Pass the parent's interruption on, until the parent is gone."""
+    while await parent.readline():
+        if not interrupted.done():
+            interrupted.set_result(None)
+
+
+async def _parent() -> asyncio.StreamReader:
+    """What comes on standard input."""
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
+    return reader
+
+
+def main() -> None:
+    """Run the job of the command line, on uvloop where there is one."""
+    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+    try:
+        import uvloop
+    except ImportError:
+        run = asyncio.run
+    else:
+        run = uvloop.run
+    try:
+        run(run_job(job))
+    except SchedulerError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()

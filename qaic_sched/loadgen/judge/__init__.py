@@ -1,0 +1,1 @@
+"""Decides from the records whether a result holds: laws, percentiles, correctness, verdict."""

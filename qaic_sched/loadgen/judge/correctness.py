@@ -1,0 +1,175 @@
+"""Correctness under load: sampled answers against a reference, and whether answers are cached.
+
+Rules of this file:
+- The reference is the target's own answer to each input alone, before the load: what is looked for
+  is what the load does to an answer (rows mixed up, buffers used too early), not whether the model
+  is right.
+- Which replies are compared is drawn with a seed beforehand, whatever they are.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qaic_sched.errors import DeviceError
+from qaic_sched.loadgen.inject.pilot import ask
+from qaic_sched.loadgen.targets.base import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from numpy.typing import NDArray
+
+    from qaic_sched.loadgen.inject.pilot import Inputs
+    from qaic_sched.loadgen.targets.base import Reply, Target
+    from qaic_sched.program import Tensors
+
+__all__ = ["OutputChecker", "repeated_input_test"]
+
+MAX_MISMATCHES = 5
+"""So many are told in full; all are counted."""
+MAX_GAIN = 0.10
+"""More than this share faster with one input over and over is a cache, by MLPerf's TEST04."""
+MIN_ROUNDS = 3
+_DRAWN_AT_ONCE = 4096
+
+
+class OutputChecker:
+    """Compares every `every`-th reply on average with what its input gave when it was alone.
+
+    Whole numbers, booleans and texts must be equal, floats within `rtol` and `atol` as
+    `numpy.allclose` has it; names, types and shapes must be the same. Not-a-number equals itself.
+    """
+
+    def __init__(
+        self, *, every: int = 100, seed: int = 1, rtol: float = 1e-5, atol: float = 1e-7
+    ) -> None:
+        self.every = every
+        self.rtol = rtol
+        self.atol = atol
+        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._gaps: list[int] = []
+        self._until_next = self._draw()
+        self._expected: list[Tensors] = []
+        self._seen = 0
+        self._compared = 0
+        self._wrong = 0
+        self._mismatches: list[dict[str, Any]] = []
+
+    async def learn(self, target: Target, inputs: Inputs) -> None:
+        """Run each input once, alone, and keep its answer; `DeviceError` if there is none."""
+        self._expected = []
+        for index in range(len(inputs)):
+            reply = await ask(target, inputs[index])
+            if reply.outcome is not Outcome.DONE or reply.outputs is None:
+                raise DeviceError(f"input {index} has no answer even alone: {reply.problem}")
+            self._expected.append({name: np.array(a) for name, a in reply.outputs.items()})
+
+    def on_reply(self, index_of_input: int, reply: Reply) -> None:
+        """Compare a reply if it is its turn; those without outputs do not count."""
+        if reply.outcome is not Outcome.DONE or reply.outputs is None:
+            return
+        self._seen += 1
+        self._until_next -= 1
+        if self._until_next == 0:
+            self._until_next = self._draw()
+            self._compare(index_of_input, reply.outputs)
+
+    def result(self) -> dict[str, Any]:
+        """What was compared and found, for `Report.correctness`; correct only if anything was."""
+        return {
+            "every": self.every,
+            "rtol": self.rtol,
+            "atol": self.atol,
+            "replies": self._seen,
+            "compared": self._compared,
+            "equal": self._compared - self._wrong,
+            "wrong": self._wrong,
+            "is_correct": self._compared > 0 and self._wrong == 0,
+            "mismatches": list(self._mismatches),
+        }
+
+    def _draw(self) -> int:
+        """Replies until the next that is compared: 1 to 2 * every - 1, all equally likely."""
+        if not self._gaps:
+            self._gaps = self._random.integers(1, 2 * self.every, _DRAWN_AT_ONCE).tolist()
+        return self._gaps.pop()
+
+    def _compare(self, index: int, outputs: Tensors) -> None:
+        self._compared += 1
+        found = self._mismatch(self._expected[index], outputs)
+        if found is None:
+            return
+        self._wrong += 1
+        if len(self._mismatches) < MAX_MISMATCHES:
+            self._mismatches.append({"input": index, **found})
+
+    def _mismatch(self, expected: Tensors, outputs: Tensors) -> dict[str, Any] | None:
+        """The first output that differs, and how; None if none does."""
+        for name in sorted(expected.keys() ^ outputs.keys()):
+            problem = "missing" if name in expected else "not in the reference"
+            return {"output": name, "problem": problem, "max_error": None}
+        for name, array in expected.items():
+            difference = self._difference(array, outputs[name])
+            if difference is not None:
+                error = _max_error(array, outputs[name])
+                return {"output": name, "problem": difference, "max_error": error}
+        return None
+
+    def _difference(self, expected: NDArray[Any], output: NDArray[Any]) -> str | None:
+        if output.dtype != expected.dtype:
+            return f"{output.dtype}, not {expected.dtype}"
+        if output.shape != expected.shape:
+            return f"shape {output.shape}, not {expected.shape}"
+        if np.issubdtype(expected.dtype, np.inexact):
+            is_close = np.allclose(output, expected, self.rtol, self.atol, equal_nan=True)
+            return None if is_close else f"beyond rtol {self.rtol:g} and atol {self.atol:g}"
+        return None if np.array_equal(output, expected) else "not equal"
+
+
+def _max_error(expected: NDArray[Any], output: NDArray[Any]) -> float | None:
+    """The largest absolute difference; None where there is none to compute, or it is no number."""
+    if expected.shape != output.shape or not np.issubdtype(expected.dtype, np.number):
+        return None
+    difference = np.abs(output.astype(np.float64) - expected.astype(np.float64))
+    error = float(difference.max(initial=0.0))
+    return error if np.isfinite(error) else None
+
+
+async def repeated_input_test(
+    measure: Callable[[bool], Awaitable[float]], rounds: int = MIN_ROUNDS
+) -> dict[str, Any]:
+    """MLPerf's TEST04: is the target faster when it gets the same input all the time?
+
+    `measure(is_repeated)` makes a run and gives its rate; distinct inputs and one repeated take
+    turns, at least three times each, and their medians are compared. `is_caching` is None where
+    nothing was answered.
+    """
+    distinct: list[float] = []
+    repeated: list[float] = []
+    for number in range(max(rounds, MIN_ROUNDS)):
+        # The other first every other time: what only drifts is no gain of either.
+        for is_repeated in (False, True) if number % 2 == 0 else (True, False):
+            rates = repeated if is_repeated else distinct
+            rates.append(await measure(is_repeated))
+    base = median(distinct)
+    gain = median(repeated) / base - 1.0 if base > 0 else None
+    return {
+        "distinct_rates": distinct,
+        "repeated_rates": repeated,
+        "gain": gain,
+        "limit": MAX_GAIN,
+        "is_caching": None if gain is None else gain > MAX_GAIN,
+        "text": _sentence(gain),
+    }
+
+
+def _sentence(gain: float | None) -> str:
+    if gain is None:
+        return "nothing was answered, so nothing can be said of caching"
+    if gain > MAX_GAIN:
+        return f"{gain:.1%} faster with one input repeated: the target caches, its numbers are void"
+    return f"{gain:+.1%} with one input repeated, no more than {MAX_GAIN:.0%}: no cache is seen"

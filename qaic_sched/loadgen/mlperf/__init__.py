@@ -1,0 +1,1 @@
+"""Runs under MLPerf's own load generator."""

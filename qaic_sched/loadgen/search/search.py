@@ -1,0 +1,281 @@
+"""Searches over whole runs: the highest rate that keeps a promise, and the curve up to the knee.
+
+Rules of this file:
+- A run is a function from a rate to a report; nothing here sends anything or reads a clock.
+- `points` says whether a run passes; of several runs at one rate the majority decides.
+- A run whose injector was late says nothing about the target: a search ends there and says so.
+- Rates are what `measure` takes. Give each run a seed of its own, or repeats repeat nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import sqrt
+from statistics import fmean, median, stdev
+from typing import TYPE_CHECKING
+
+from qaic_sched.extras import require
+from qaic_sched.loadgen.report.formats import number, percent, seconds
+from qaic_sched.loadgen.report.report import Search
+from qaic_sched.loadgen.search.points import Run, judged, late_note, point_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from qaic_sched.loadgen.plan.plan import Slo
+    from qaic_sched.loadgen.report.report import Point, Report
+
+__all__ = ["find_highest_rate", "point_of", "sweep_concurrency", "sweep_rates"]
+
+KNEE_METHOD = "maximum power: completed rate over mean latency, Kleinrock 1979"
+
+MOST_HALVINGS = 10
+"""Below a thousandth of the first rate the target is broken, not slow."""
+CLIFF = 5.0
+NOISE = 1.25
+"""By so much p99 may fall from one rate to the next before it is noted."""
+
+
+class _InjectorWasLateError(Exception):
+    """The search can go no further."""
+
+
+async def find_highest_rate(
+    measure: Callable[[float], Awaitable[Report]],
+    slo: Slo,
+    *,
+    start_rate: float,
+    tolerance: float = 0.02,
+    repeats: int = 3,
+    max_runs: int = 40,
+) -> Search:
+    """Double or halve from `start_rate` to a bracket, bisect it in log space, and repeat the best.
+
+    The best rate is the highest at which the majority of runs passed, and the next one that did
+    not is at most `tolerance` above, unless the note says why not.
+    """
+    require("scipy.special", "load")  # not only after all the runs
+    hunt = _Hunt(measure, slo, max_runs, reserve=min(repeats, max_runs) - 1)
+    stop = ""
+    try:
+        low, high = await hunt.bracket(start_rate)
+        if low is not None:
+            low, high = await hunt.bisect(low, high, tolerance)
+            await hunt.confirm(low, repeats, tolerance)
+    except _InjectorWasLateError as late:
+        stop = str(late)
+    return hunt.search(repeats, tolerance, stop)
+
+
+@dataclass(slots=True)
+class _Hunt:
+    """All runs of a search; what it found is a function of these."""
+
+    measure: Callable[[float], Awaitable[Report]]
+    slo: Slo
+    left: int
+    """Runs that may still be made."""
+    reserve: int
+    """Those of them that are kept for the repeats."""
+    runs: dict[float, list[Run]] = field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
+
+    async def run(self, rate: float) -> bool:
+        self.left -= 1
+        run = judged(await self.measure(rate), self.slo, offered_rate=rate)
+        self.points.append(run.point)
+        if run.is_late:
+            raise _InjectorWasLateError(late_note(f"{number(rate)}/s") + " The search ended there.")
+        self.runs.setdefault(rate, []).append(run)
+        return run.passes
+
+    async def bracket(self, rate: float) -> tuple[float | None, float | None]:
+        """A rate that passes and one that does not; None where there was no such one."""
+        low = high = None
+        halvings = 0
+        while (low is None or high is None) and self.left > self.reserve:
+            if await self.run(rate):
+                low, rate = rate, rate * 2
+            else:
+                high, rate, halvings = rate, rate / 2, halvings + 1
+            if halvings > MOST_HALVINGS:
+                break
+        return low, high
+
+    async def bisect(
+        self, low: float, high: float | None, tolerance: float
+    ) -> tuple[float, float | None]:
+        while high is not None and high > low * (1 + tolerance) and self.left > self.reserve:
+            middle = sqrt(low * high)
+            if await self.run(middle):
+                low = middle
+            else:
+                high = middle
+        return low, high
+
+    async def confirm(self, rate: float, repeats: int, tolerance: float) -> None:
+        """Repeat the best; where the majority of its runs does not pass, go down step by step."""
+        self.reserve = 0
+        while True:
+            while len(self.runs.get(rate, ())) < repeats and self.left:
+                await self.run(rate)
+            if not self.left or self.passes(rate):
+                return
+            known = [each for each in self.runs if each < rate and self.passes(each)]
+            rate = max([*known, rate / (1 + tolerance)])
+
+    def passes(self, rate: float) -> bool:
+        runs = self.runs[rate]
+        return 2 * sum(run.passes for run in runs) > len(runs)
+
+    def search(self, repeats: int, tolerance: float, stop: str) -> Search:
+        passed = [rate for rate in self.runs if self.passes(rate)]
+        best = max(passed, default=None)
+        notes = [stop, self._length_note()]
+        if best is None:
+            if self.runs:
+                notes.insert(0, f"No rate passed, down to {number(min(self.runs))}/s.")
+            return Search(kind="slo", points=tuple(self.points), note=_joined(notes))
+        above = min((rate for rate in self.runs if rate > best), default=None)
+        interval, how = _interval([run.point.completed_rate for run in self.runs[best]])
+        notes += [
+            how,
+            self._repeats_note(best, repeats),
+            self._bracket_note(best, above, tolerance),
+        ]
+        notes += [self._order_note(), self._cliff_note(best, above)]
+        return Search(
+            kind="slo",
+            points=tuple(self.points),
+            best_rate=best,
+            bracket=(best, above),
+            interval=interval,
+            note=_joined(notes),
+        )
+
+    def _length_note(self) -> str:
+        runs = [run for runs in self.runs.values() for run in runs]
+        short = sum(run.passes and not run.point.is_valid for run in runs)
+        if not short:
+            return ""
+        return f"{short} of {len(runs)} runs passed but were too short to be valid by themselves."
+
+    def _repeats_note(self, best: float, repeats: int) -> str:
+        runs = self.runs[best]
+        passed = sum(run.passes for run in runs)
+        text = f"{passed} of {len(runs)} runs passed at the best rate"
+        return (
+            f"{text}, too few runs were left for {repeats}." if len(runs) < repeats else f"{text}."
+        )
+
+    def _bracket_note(self, best: float, above: float | None, tolerance: float) -> str:
+        if above is None:
+            return f"No rate failed in {len(self.points)} runs: the target can do more."
+        width = above / best - 1
+        # Bisection in floating point may end a hair above.
+        if width <= tolerance * 1.001:
+            return ""
+        return f"The bracket is {percent(width)} wide: the runs ended before it was narrower."
+
+    def _order_note(self) -> str:
+        """Bisection takes latency to rise with the rate: where it clearly fell, that is said."""
+        known = [(rate, self._p99_s(rate)) for rate in sorted(self.runs)]
+        p99s = [(rate, p99_s) for rate, p99_s in known if p99_s]
+        for (rate, p99_s), (next_rate, next_s) in pairwise(p99s):
+            if p99_s > NOISE * next_s:
+                return (
+                    f"Not monotone: p99 was {seconds(p99_s)} at {number(rate)}/s but "
+                    f"{seconds(next_s)} at {number(next_rate)}/s; runs may be too short."
+                )
+        return ""
+
+    def _cliff_note(self, best: float, above: float | None) -> str:
+        ends = [self._p99_s(rate) for rate in (best, above) if rate is not None]
+        low_s, high_s = ends if len(ends) == 2 else (None, None)
+        if not low_s or not high_s or high_s <= CLIFF * low_s:
+            return ""
+        return f"A cliff: p99 jumps from {seconds(low_s)} to {seconds(high_s)} across the bracket."
+
+    def _p99_s(self, rate: float) -> float | None:
+        known = [run.point.p99_s for run in self.runs[rate] if run.point.p99_s is not None]
+        return median(known) if known else None
+
+
+async def sweep_rates(
+    measure: Callable[[float], Awaitable[Report]], rates: Sequence[float]
+) -> Search:
+    """One run at each rate, in the order given: the curve of latency over throughput.
+
+    The knee is where power is highest; the best rate is the highest offered one that passes, if
+    the plan has an SLO.
+    """
+    runs = []
+    for rate in rates:
+        report = await measure(rate)
+        runs.append(judged(report, report.plan.rules.slo, offered_rate=rate))
+    offered = [run.point.offered_rate or 0.0 for run in runs]
+    return _curve("rates", runs, offered)
+
+
+async def sweep_concurrency(
+    measure: Callable[[int], Awaitable[Report]], levels: Sequence[int]
+) -> Search:
+    """One run with each number of requests out; the best rate is a completed one."""
+    runs = []
+    for level in levels:
+        report = await measure(level)
+        runs.append(judged(report, report.plan.rules.slo, concurrency=level))
+    return _curve("concurrency", runs, [run.point.completed_rate for run in runs])
+
+
+def _curve(kind: str, runs: Sequence[Run], rates: Sequence[float]) -> Search:
+    knee, note = _knee(runs)
+    told = [(rate, run) for rate, run in zip(rates, runs, strict=True) if not run.is_late]
+    best = max((rate for rate, run in told if run.passes and run.point.meets_slo), default=None)
+    failed = [rate for rate, run in told if not run.passes]
+    late = [run.name for run in runs if run.is_late]
+    return Search(
+        kind=kind,
+        points=tuple(run.point for run in runs),
+        best_rate=best,
+        bracket=_bracket(best, failed),
+        knee_rate=knee,
+        knee_method=None if knee is None else KNEE_METHOD,
+        note=_joined([note, late_note(", ".join(late)) if late else ""]),
+    )
+
+
+def _bracket(best: float | None, failed: Sequence[float]) -> tuple[float, float | None] | None:
+    if best is None:
+        return None
+    return best, min((rate for rate in failed if rate > best), default=None)
+
+
+def _knee(runs: Sequence[Run]) -> tuple[float | None, str]:
+    """The completed rate with the most throughput for its latency, if it is inside the sweep."""
+    known = [(run.point.completed_rate, run.mean_s) for run in runs if run.mean_s]
+    if len(known) < 3:
+        return None, "No knee: it takes three runs with answers."
+    powers = [rate / mean_s for rate, mean_s in known]
+    row = powers.index(max(powers))
+    at_end = "The knee is at an end of the sweep: it may lie beyond."
+    return known[row][0], at_end if row in (0, len(known) - 1) else ""
+
+
+def _interval(rates: Sequence[float]) -> tuple[tuple[float, float] | None, str]:
+    """Student's 95 % interval of the mean, and one sentence that says so."""
+    count = len(rates)
+    if count < 2:
+        return None, ""
+    t = float(require("scipy.special", "load").stdtrit(count - 1, 0.975))
+    half = t * stdev(rates) / sqrt(count)
+    mean = fmean(rates)
+    how = (
+        f"The interval is Student's, 95 %, of the rate completed in {count} runs at the best rate."
+    )
+    return (mean - half, mean + half), how
+
+
+def _joined(notes: Sequence[str]) -> str:
+    return "\n".join(filter(None, notes))

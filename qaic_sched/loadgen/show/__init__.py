@@ -1,0 +1,1 @@
+"""Shows a report: terminal, page, plots and files."""

@@ -1,0 +1,63 @@
+"""The files that a run leaves behind: what it says, what that rests on, and how it looks.
+
+| file | what it is |
+|---|---|
+| `report.json` | everything but the raw records; tables, plots and page come from it alone |
+| `report.html` | the same to look at, plots included |
+| `plots/*.png` | the plots |
+| `records.npz` | raw records, one row per request |
+| `latency.hgrm`, `service.hgrm` | percentiles from the planned and from the sending instant |
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from qaic_sched.errors import InputError
+from qaic_sched.extras import require
+from qaic_sched.loadgen.inject.records_file import save_records
+from qaic_sched.loadgen.report.report import write_report
+from qaic_sched.loadgen.show.hdr_export import write_hgrm
+from qaic_sched.loadgen.show.page import write_page
+from qaic_sched.loadgen.show.plots import plot
+from qaic_sched.loadgen.targets.base import Outcome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qaic_sched.loadgen.load import Run
+
+__all__ = ["prepare", "write_run"]
+
+
+def prepare(directory: Path) -> None:
+    """See to it before the run that its files can be written; one sentence where they cannot."""
+    for module in ("matplotlib", "jinja2", "hdrh"):
+        require(module, "load")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be made: {error.strerror or error}") from error
+    if not os.access(directory, os.W_OK):
+        raise InputError(f"{directory}: cannot be written: permission denied")
+
+
+def write_run(run: Run, directory: Path) -> list[Path]:
+    """Write all files of a run; their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    report, records = run.report, run.records
+    paths = [
+        directory / name
+        for name in ("report.json", "report.html", "records.npz", "latency.hgrm", "service.hgrm")
+    ]
+    write_report(report, paths[0])
+    plots = plot(report, directory / "plots")
+    write_page(report, paths[1], plots)
+    save_records(records, paths[2])
+    measured = (records.outcome == Outcome.DONE) & (
+        records.planned_ns >= round(report.warm_up.until_s * 1e9)
+    )
+    write_hgrm((records.done_ns - records.planned_ns)[measured], paths[3])
+    write_hgrm((records.done_ns - records.sent_ns)[measured], paths[4])
+    return [*paths, *plots]

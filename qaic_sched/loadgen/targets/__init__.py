@@ -1,0 +1,1 @@
+"""What can be measured: a scheduler in this process, or a server."""

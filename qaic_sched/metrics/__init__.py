@@ -1,0 +1,1 @@
+"""Counters and latency histograms, and the forms in which they are shown."""

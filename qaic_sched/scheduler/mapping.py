@@ -1,0 +1,136 @@
+"""Runs a stream of inputs through a scheduler, bounded in flight."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+
+    from qaic_sched.program import Tensors
+    from qaic_sched.scheduler.request import ScheduledRequest
+
+__all__ = ["map_requests"]
+
+
+async def map_requests(
+    submit: Callable[[Any], ScheduledRequest],
+    stream: Iterable[Any] | AsyncIterable[Any],
+    max_samples: Callable[[], int],
+    *,
+    ordered: bool,
+) -> AsyncIterator[Tensors]:
+    """Submit every element of the stream and yield its outputs.
+
+    The stream is read while fewer than `max_samples()` samples are submitted and not yet yielded.
+    Those of one request are not counted, the largest so far: all of it may be done but its last
+    sample. The first error ends it; what is outstanding is cancelled.
+    """
+    feed = _Feed(submit, max_samples, ordered=ordered)
+    reader = feed.begin(stream)
+    try:
+        while (request := await feed.next()) is not None:
+            outputs = await request
+            feed.consumed(request)
+            yield outputs
+        if feed.error is not None:
+            raise feed.error
+    finally:
+        for request in feed.outstanding:
+            request.cancel()
+        if reader is not None:
+            reader.cancel()
+            await asyncio.wait([reader])
+
+
+class _Feed:
+    """The submitted requests between the stream and the consumer of the outputs."""
+
+    def __init__(
+        self,
+        submit: Callable[[Any], ScheduledRequest],
+        max_samples: Callable[[], int],
+        *,
+        ordered: bool,
+    ) -> None:
+        self.outstanding: set[ScheduledRequest] = set()
+        self.error: Exception | None = None
+        """What ended the stream before its time: its own error, or that of a bad element."""
+        self._submit = submit
+        self._max_samples = max_samples
+        self._ordered = ordered
+        self._samples = 0
+        self._largest = 0
+        self._ready: deque[ScheduledRequest] = deque()
+        self._is_read = False
+        self._changed = asyncio.Event()
+        self._rest: Iterator[Any] | None = None
+
+    def begin(self, stream: Iterable[Any] | AsyncIterable[Any]) -> asyncio.Task[None] | None:
+        """Begin to read the stream; in a task of its own where it may have to be waited for."""
+        if isinstance(stream, AsyncIterable):
+            return asyncio.ensure_future(self._read(stream))
+        self._rest = iter(stream)
+        self._fill()
+        return None
+
+    async def next(self) -> ScheduledRequest | None:
+        """The request whose outputs come next; None after the last."""
+        while not self._ready:
+            if self._is_read and not self.outstanding:
+                return None
+            await self._change()
+        return self._ready.popleft()
+
+    def consumed(self, request: ScheduledRequest) -> None:
+        """Make room: the outputs are with the consumer."""
+        self.outstanding.discard(request)
+        self._samples -= request.core.samples
+        self._changed.set()
+        self._fill()
+
+    def _fill(self) -> None:
+        """Read of a stream that is never waited for what there is room for."""
+        try:
+            while self._rest is not None and not self._is_full():
+                self._put(next(self._rest))
+        except StopIteration:
+            self._is_read, self._rest = True, None
+        except Exception as error:
+            self._is_read, self._rest, self.error = True, None, error
+
+    async def _read(self, stream: AsyncIterable[Any]) -> None:
+        try:
+            async for inputs in stream:
+                while self._is_full():
+                    await self._change()
+                self._put(inputs)
+        except Exception as error:
+            self.error = error
+        finally:
+            self._is_read = True
+            self._changed.set()
+
+    def _is_full(self) -> bool:
+        return self._samples >= self._max_samples() + self._largest
+
+    def _put(self, inputs: Any) -> None:
+        request = self._submit(inputs)
+        self.outstanding.add(request)
+        self._samples += request.core.samples
+        self._largest = max(self._largest, request.core.samples)
+        if self._ordered:
+            self._be_ready(request)
+        else:
+            request.add_done_callback(self._be_ready)
+
+    def _be_ready(self, request: ScheduledRequest) -> None:
+        self._ready.append(request)
+        self._changed.set()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()

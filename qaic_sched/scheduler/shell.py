@@ -1,0 +1,365 @@
+"""The shell around the core: runs it, and carries out what it decides.
+
+What happens in one turn of the event loop (arrivals, answers, cancellations) is decided together,
+by one call of the core. One timer serves all deadlines. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from math import prod
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from qaic_sched.clock import tick_of
+from qaic_sched.core.events import (
+    ActivationsRetired,
+    Answered,
+    Cancelled,
+    Closed,
+    DeviceOpened,
+    DeviceRetired,
+    ReloadFailed,
+)
+from qaic_sched.core.model import Fault, RequestState
+from qaic_sched.errors import (
+    DeadlineExceededError,
+    DeviceError,
+    InternalError,
+    NoDeviceError,
+    QueueFullError,
+    SchedulerClosedError,
+    SchedulerError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    from qaic_sched.core.events import Event
+    from qaic_sched.core.model import Request, Statistics
+    from qaic_sched.core.state import SchedulerState
+    from qaic_sched.metrics.records import SchedulerMetrics
+    from qaic_sched.program import Program, Tensors
+    from qaic_sched.scheduler.event_log import EventLog
+    from qaic_sched.scheduler.pool import Flight, Pool
+    from qaic_sched.scheduler.request import ScheduledRequest
+
+__all__ = ["Shell"]
+
+logger = logging.getLogger("qaic_sched")
+
+_DONE: Final = RequestState.DONE
+_NO_ERRORS: Mapping[int, DeviceError] = MappingProxyType({})
+
+
+class Shell:
+    """Feeds events to a core and its commands to a pool; belongs to one event loop's thread."""
+
+    def __init__(
+        self,
+        core: SchedulerState,
+        program: Program,
+        pool: Pool,
+        metrics: SchedulerMetrics,
+        clock: Callable[[], float],
+        log: EventLog | None,
+    ) -> None:
+        self.core = core
+        self.idle = asyncio.Event()
+        """Set when the core drains and every request is resolved."""
+        self.samples_to_keep_busy = 0
+        """Samples in flight that fill every slot twice; kept by who changes what is loaded."""
+        self.error: InternalError | None = None
+        """What broke the shell; from then on it does nothing."""
+        self.program = program
+        size = sum(spec.dtype.itemsize * prod(spec.shape) for spec in program.inputs)
+        self.bytes_per_sample = size // program.max_batch_size
+        self.pool = pool
+        self.metrics = metrics
+        self.clock = clock
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._tick_s = tick_of(self._loop)
+        self._requests: dict[int, ScheduledRequest] = {}
+        self._events: list[Event] = []
+        self._is_flush_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unloading: dict[int, asyncio.Future[bool]] = {}
+        self._closing: dict[int, asyncio.Future[bool]] = {}
+        self.cancel: Callable[[ScheduledRequest], None] = self._cancel
+        """Gives a request up. Bound once, as every request gets it."""
+        pool.on_landed = self.flush
+
+    def submit(self, request: ScheduledRequest) -> None:
+        """Bring in a new request."""
+        self._requests[request.core.id] = request
+        self.post(request.core)
+
+    def _cancel(self, request: ScheduledRequest) -> None:
+        self.post(Cancelled(request.core.id))
+
+    def post(self, event: Event) -> None:
+        """Have an event handled with all others of this turn of the loop."""
+        self._events.append(event)
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush_posted)
+
+    def flush(self) -> None:
+        """Handle now what was posted, and what devices have answered.
+
+        Their answers are taken in at every call, whatever it is for: nobody is taken for late who
+        has answered while the loop was busy.
+        """
+        self._is_flush_due = False
+        flights = self.pool.take_landed()
+        events, self._events = self._events, []
+        if self.error is not None:
+            return
+        try:
+            self._carry_out(events, self._take_in(flights, events) if flights else _NO_ERRORS)
+        except Exception as error:
+            self._break(error)
+        for flight in flights:
+            self._measure(flight)
+
+    def _flush_posted(self) -> None:
+        if self._events:
+            self.flush()
+
+    def opened(self, device_id: int, num_activations: int) -> None:
+        """Tell that a device has the program loaded, for the first time or anew."""
+        self.metrics.add_device(device_id, num_activations, self.clock())
+        self.post(DeviceOpened(device_id, num_activations, self.core.ledger.set_size))
+
+    def statistics(self) -> Statistics:
+        """The core's gauges, after everything posted so far."""
+        self.flush()
+        return self.core.statistics()
+
+    def is_out(self, device_id: int) -> bool:
+        """Whether a device is in quarantine, after everything posted so far."""
+        self.flush()
+        if self.error is not None:
+            raise self.error
+        return self.core.health.is_out(device_id)
+
+    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Do something beside the requests; it is cancelled when the shell closes."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def retire(self, device_id: int, indexes: tuple[int, ...]) -> bool:
+        """Have the core let go of activations; True once they hold nothing.
+
+        False if their device is reloaded instead, with what is wanted by then.
+        """
+        return await self._ask(ActivationsRetired(device_id, indexes), self._unloading)
+
+    async def retire_device(self, device_id: int) -> None:
+        """Have the core let go of a device, and wait until it may be closed."""
+        await self._ask(DeviceRetired(device_id), self._closing)
+
+    async def aclose(self) -> None:
+        """Resolve what is not yet, give the devices back, let go of timer and log."""
+        self._events.append(Closed())
+        self.flush()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.pool.aclose()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._log is not None:
+            self._record(self._log.close)
+
+    def _carry_out(self, events: Sequence[Event], errors: Mapping[int, DeviceError]) -> None:
+        now = self.clock()
+        if self._log is not None:
+            # Before they are handled: should they break the core, the log replays that.
+            self._record(self._log.record_events, now, events)
+        commands = self.core.handle(now, events)
+        if self._log is not None:
+            self._record(self._log.record_decisions, commands)
+        requests = self._requests
+        for batch in commands.dispatch:
+            sources = []
+            for part in batch.parts:
+                request = requests[part.request.id]
+                if request.sent is None:
+                    request.sent = [part, batch]
+                else:
+                    request.sent.append(part)
+                    request.sent.append(batch)
+                sources.append(request.inputs)
+            self.pool.submit(batch, sources)
+            if batch.is_hedge:
+                self.metrics.record_hedge(batch.activation.device_id)
+            elif batch.parts[0].failed_on >= 0:
+                self.metrics.record_retry(batch.activation.device_id)
+        for core in commands.resolve:
+            self._resolve(core, now, errors)
+        for device_id in commands.reload:
+            self.start(self._reload(device_id))
+            _settle(self._unloading, device_id, is_unloaded=False)
+        if commands.unload or commands.close:
+            for device_id, _ in commands.unload:
+                _settle(self._unloading, device_id)
+            for device_id in commands.close:
+                _settle(self._closing, device_id)
+        self._set_timer()
+        if self.core.is_draining and not requests:
+            self.idle.set()
+
+    def _resolve(self, core: Request, now: float, errors: Mapping[int, DeviceError]) -> None:
+        request = self._requests[core.id]
+        del self._requests[core.id]  # compiled, `pop` takes twice as long
+        if core.state is _DONE and core.last_batch is not None:
+            accepted_at = core.accepted_at
+            self.metrics.record_done(core.last_batch.submitted_at - accepted_at, now - accepted_at)
+            request.settle(None, now)
+        else:
+            self.metrics.record_outcome(core.state.value)
+            request.settle(self._error_of(core, errors), now)
+
+    def _error_of(self, core: Request, errors: Mapping[int, DeviceError]) -> SchedulerError | None:
+        if core.state is RequestState.FAILED and core.last_batch is None:
+            return NoDeviceError("every device is in quarantine; they are being probed")
+        if core.state is RequestState.FAILED and core.last_batch is not None:
+            device_id = core.last_batch.activation.device_id
+            cause = errors.get(core.last_batch.id) or DeviceError(
+                f"device {device_id} did not answer in time", device_id, kind="stuck"
+            )
+            # One of its own for each caller: a raised exception collects its raiser's traceback.
+            error = DeviceError(str(cause), cause.device_id, kind=cause.kind)
+            error.__cause__ = cause
+            return error
+        if core.state is RequestState.EXPIRED and core.deadline is not None:
+            stay = core.deadline - core.accepted_at
+            return DeadlineExceededError(f"not done within timeout_s = {stay:g} s")
+        if core.state is RequestState.REJECTED:
+            return QueueFullError(_refusal(core), core.retry_after_s)
+        if self.core.is_closed:
+            return SchedulerClosedError("the scheduler was closed before the request was done")
+        return None
+
+    def _take_in(self, flights: Sequence[Flight], events: list[Event]) -> Mapping[int, DeviceError]:
+        """Give outputs to their requests, add the answers to `events`; errors by batch id."""
+        errors: dict[int, DeviceError] = {}
+        for flight in flights:
+            batch, answer = flight.batch, flight.answer
+            fault = None
+            if isinstance(answer, DeviceError):
+                errors[batch.id] = answer
+                fault = Fault(answer.kind)
+            else:
+                self._scatter(flight, answer)
+            events.append(Answered(batch.id, flight.answered_at, fault))
+        return errors
+
+    def _scatter(self, flight: Flight, outputs: Tensors) -> None:
+        row, batch = 0, flight.batch
+        for part in batch.parts:
+            request = self._requests.get(part.request.id)
+            if request is not None:
+                request.receive(self.program, outputs, row, part, batch)
+            row += part.samples
+
+    def _measure(self, flight: Flight) -> None:
+        batch = flight.batch
+        device_id, samples = batch.activation.device_id, batch.samples
+        if isinstance(flight.answer, DeviceError) or batch.is_abandoned:
+            self.metrics.record_error(device_id, samples, batch.size, batch.execute_s)
+        else:
+            self.metrics.record_batch(device_id, batch.execute_s, samples, batch.size)
+        # A request that somebody keeps knows its batches: they must not keep all others in turn.
+        batch.unload()
+
+    async def _ask(
+        self,
+        event: ActivationsRetired | DeviceRetired,
+        waiting: dict[int, asyncio.Future[bool]],
+    ) -> bool:
+        if self.error is not None:
+            raise self.error
+        future = waiting[event.device_id] = self._loop.create_future()
+        self.post(event)
+        is_unloaded: bool = await future
+        return is_unloaded
+
+    async def _reload(self, device_id: int) -> None:
+        if self.core.health.is_slow(device_id):
+            logger.warning("device %d is far slower than the others: reloading it", device_id)
+        async with self.pool.changing(device_id):
+            try:
+                limit_s = self.core.policy.dispatch_timeout_s
+                executable = await self.pool.reload(device_id, limit_s)
+            except SchedulerError as error:
+                logger.warning("device %d could not be reloaded: %s", device_id, error)
+                self.post(ReloadFailed(device_id))
+                return
+            logger.warning("device %d was reloaded", device_id)
+            self.opened(device_id, executable.num_activations)
+
+    def _set_timer(self) -> None:
+        at = self.core.next_wakeup(self._tick_s)
+        if at is None:
+            return
+        if self._timer is not None:
+            # An earlier timer only wakes for nothing; to move it for each request would cost more.
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_at(at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.flush()
+
+    def _record(self, write: Callable[..., None], *what: object) -> None:
+        try:
+            write(*what)
+        except OSError:
+            # A full disk must not cost a request.
+            logger.exception("event_log: writing failed, it ends here")
+            log, self._log = self._log, None
+            if log is not None:
+                with suppress(OSError):
+                    log.close()
+
+    def _break(self, cause: Exception) -> None:
+        """End every request with our own error rather than leave a caller waiting."""
+        logger.error("the scheduler broke one of its rules", exc_info=cause)
+        self.error = InternalError(f"the scheduler broke one of its rules: {cause!r}")
+        self.error.__cause__ = cause
+        requests, self._requests = self._requests, {}
+        now = self.clock()
+        for request in requests.values():
+            request.core.state = RequestState.FAILED
+            request.settle(self.error, now)
+        for future in (*self._unloading.values(), *self._closing.values()):
+            if not future.done():
+                future.set_exception(self.error)
+        self.idle.set()
+
+
+def _refusal(core: Request) -> str:
+    if core.wait_s is None or core.deadline is None:
+        return f"the queue has no room for {core.samples} more samples"
+    stay_s = core.deadline - core.accepted_at
+    return f"it would be done in {core.wait_s:.3g} s, not within timeout_s = {stay_s:.3g} s"
+
+
+def _settle(
+    waiting: dict[int, asyncio.Future[bool]], device_id: int, *, is_unloaded: bool = True
+) -> None:
+    future = waiting.pop(device_id, None)
+    if future is not None and not future.done():
+        future.set_result(is_unloaded)

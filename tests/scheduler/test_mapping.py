@@ -1,0 +1,212 @@
+"""`Scheduler.map`: streams through the scheduler, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qaic_sched.errors import DeadlineExceededError, InputError
+from qaic_sched.scheduler.front import Scheduler
+from qaic_sched.testing import run_virtual
+from tests.hosts import expected, host, rows
+
+
+def test_yields_in_the_order_of_the_stream(tmp_path: Path) -> None:
+    """Ordered is the default, whatever order the devices answer in."""
+
+    async def main() -> None:
+        slow = {0: {"speed": 0.2}}
+        async with Scheduler(host(tmp_path, batch=1, devices=3, overrides=slow)) as scheduler:
+            stream = [rows(1, seed) for seed in range(50)]
+            answers = [outputs async for outputs in scheduler.map(stream)]
+
+            assert len(answers) == 50
+            for inputs, outputs in zip(stream, answers, strict=True):
+                np.testing.assert_array_equal(outputs["mean"], expected(inputs))
+
+    run_virtual(main)
+
+
+def test_unordered_yields_as_they_come(tmp_path: Path) -> None:
+    """With `ordered=False` a slow device delays only what it holds, and all come once."""
+
+    async def main() -> None:
+        slow = {0: {"speed": 0.1}}
+        async with Scheduler(host(tmp_path, batch=1, devices=2, overrides=slow)) as scheduler:
+            stream = [rows(1, seed) for seed in range(20)]
+            answers = [outputs async for outputs in scheduler.map(stream, ordered=False)]
+
+            got = [float(outputs["mean"][0, 0]) for outputs in answers]
+            sent = [float(expected(inputs)[0, 0]) for inputs in stream]
+            assert sorted(got) == sorted(sent)
+            assert got != sent
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_is_bounded_in_flight_and_keeps_devices_busy(tmp_path: Path, ordered: bool) -> None:
+    """The stream is read no further ahead than the bound, and the device never idles."""
+    read = 0
+
+    def stream() -> Iterator[dict[str, np.ndarray]]:
+        nonlocal read
+        for seed in range(200):
+            read += 1
+            yield rows(4, seed)
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path)) as scheduler:
+            taken = 0
+            async for _ in scheduler.map(stream(), ordered=ordered):
+                taken += 1
+                assert 4 * (read - taken) <= scheduler.samples_to_keep_busy + 4
+            assert taken == 200
+            assert asyncio.get_running_loop().time() == pytest.approx(1.0)
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_requests_as_large_as_the_bound_keep_devices_busy(tmp_path: Path, ordered: bool) -> None:
+    """While the last batch of one is out, those of the next are with the device already."""
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path, host_turnaround_s=0.001)) as scheduler:
+            stream = [rows(scheduler.samples_to_keep_busy, seed) for seed in range(20)]
+            async for _ in scheduler.map(stream, ordered=ordered):
+                pass
+            batches = 20 * scheduler.samples_to_keep_busy / 8
+            assert asyncio.get_running_loop().time() == pytest.approx(batches * 0.010)
+
+    run_virtual(main)
+
+
+def test_yields_while_the_stream_is_slow(tmp_path: Path) -> None:
+    """Outputs come when they are there, not when the stream gives its next element."""
+
+    async def stream() -> AsyncIterator[dict[str, np.ndarray]]:
+        for seed in range(3):
+            yield rows(8, seed)
+            await asyncio.sleep(1.0)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with Scheduler(host(tmp_path)) as scheduler:
+            times = [loop.time() async for _ in scheduler.map(stream())]
+        assert times == pytest.approx([0.01, 1.01, 2.01])
+
+    run_virtual(main)
+
+
+def test_an_empty_stream_yields_nothing(tmp_path: Path) -> None:
+    """No element, no output, no waiting."""
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path)) as scheduler:
+            assert [outputs async for outputs in scheduler.map([])] == []
+
+    run_virtual(main)
+
+
+def test_the_first_error_of_a_request_is_raised_and_the_rest_cancelled(tmp_path: Path) -> None:
+    """A deadline missed in the middle ends the iteration, and nothing stays behind."""
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path, batch=1), set_size=1) as scheduler:
+            taken = 0
+            with pytest.raises(DeadlineExceededError):
+                async for _ in scheduler.map([rows(1)] * 10, timeout_s=0.015):
+                    taken += 1
+            assert taken == 1
+            statistics = scheduler.statistics()
+            assert statistics.queued == statistics.waiting == 0
+
+    run_virtual(main)
+
+
+def test_an_error_of_the_stream_comes_after_what_it_gave(tmp_path: Path) -> None:
+    """Bad input, or an exception out of the stream itself, is raised in its place."""
+
+    def stream() -> Iterator[dict[str, np.ndarray]]:
+        yield rows(1)
+        yield rows(2)
+        yield {}
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path)) as scheduler:
+            taken = []
+            with pytest.raises(InputError, match="missing"):
+                async for outputs in scheduler.map(stream()):
+                    taken.append(len(outputs["mean"]))  # noqa: PERF401
+            assert taken == [1, 2]
+
+    run_virtual(main)
+
+
+def test_an_error_of_the_stream_behind_an_error_of_a_request_is_not_lost_noisily(
+    tmp_path: Path,
+) -> None:
+    """The first error wins; the second one leaves no "never retrieved" warning behind."""
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path, batch=1), set_size=1) as scheduler:
+            with pytest.raises(DeadlineExceededError):
+                async for _ in scheduler.map([rows(1), {}], timeout_s=0.005):
+                    pass
+
+    run_virtual(main)
+
+
+def test_an_error_of_a_stream_that_is_waited_for_comes_after_what_it_gave(tmp_path: Path) -> None:
+    """An asynchronous one is no different."""
+
+    async def stream() -> AsyncIterator[dict[str, np.ndarray]]:
+        yield rows(1)
+        await asyncio.sleep(1.0)
+        yield rows(2)
+        raise OSError("the disk is gone")
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path)) as scheduler:
+            taken = []
+            with pytest.raises(OSError, match="the disk is gone"):
+                async for outputs in scheduler.map(stream(), ordered=False):
+                    taken.append(len(outputs["mean"]))  # noqa: PERF401
+            assert taken == [1, 2]
+
+    run_virtual(main)
+
+
+def test_a_stream_is_read_on_before_the_consumer_has_looked_at_what_it_got(tmp_path: Path) -> None:
+    """A consumer that takes its time does not keep the devices waiting."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with Scheduler(host(tmp_path), set_size=1) as scheduler:
+            most = scheduler.samples_to_keep_busy // 8
+            async for _ in scheduler.map([rows(8)] * (2 * most + 1)):
+                await asyncio.sleep(0.010)
+            assert loop.time() == pytest.approx(0.010 + (2 * most + 1) * 0.010)
+
+    run_virtual(main)
+
+
+def test_leaving_early_cancels_what_is_outstanding(tmp_path: Path) -> None:
+    """A consumer that breaks off leaves the scheduler empty and usable."""
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path, batch=1)) as scheduler:
+            async with aclosing(scheduler.map([rows(1)] * 100)) as answers:
+                async for _ in answers:
+                    break
+            statistics = scheduler.statistics()
+            assert statistics.waiting == statistics.queued == statistics.in_flight == 0
+            await scheduler.run(rows(1))
+
+    run_virtual(main)

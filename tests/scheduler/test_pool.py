@@ -1,0 +1,341 @@
+"""The pool: devices open together or not at all, and answers reach the loop in bunches."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qaic_sched.backends.base import Backend, DeviceInfo, Done, Executable, unused_indexes
+from qaic_sched.backends.cpu import CpuBackend
+from qaic_sched.config.keys import ModelOptions
+from qaic_sched.core.model import Batch, Part, Request
+from qaic_sched.errors import DeviceError
+from qaic_sched.program import Program, TensorSpec
+from qaic_sched.scheduler import pool as pool_module
+from qaic_sched.scheduler.pool import Pool
+from qaic_sched.testing import run_virtual
+from tests.core.harness import make_activation
+from tests.models import linear_model, unbatched_model
+
+PROGRAM = Program.of(
+    [TensorSpec("x", (4, 2), np.dtype("float32"))], [TensorSpec("y", (4,), np.dtype("float32"))]
+)
+
+
+class Echo(Executable):
+    """Keeps what is submitted until the test answers it."""
+
+    def __init__(self, device_id: int, num_activations: int) -> None:
+        self.device_id = device_id
+        self.program = PROGRAM
+        self.room = dict.fromkeys(range(num_activations), math.inf)
+        self.submitted: list[tuple[int, dict[str, np.ndarray], Done]] = []
+        self.is_closed = False
+
+    def submit(self, activation: int, inputs: Mapping[str, Any], done: Done) -> None:
+        self.submitted.append((activation, dict(inputs), done))
+
+    async def load_more(self, count: int, set_size: int) -> Sequence[int]:
+        new = unused_indexes(self.room, count)
+        self.room.update(dict.fromkeys(new, math.inf))
+        return new
+
+    async def unload(self, activations: Sequence[int]) -> None:
+        for index in activations:
+            del self.room[index]
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+class EchoBackend(Backend):
+    """Loads `Echo` on devices 0 to 3; `load_s` is how long device 3 takes, `broken` fails."""
+
+    kind = "echo"
+
+    def __init__(self, *, load_s: float = 0.0, broken: int | None = None) -> None:
+        super().__init__("model", ModelOptions())
+        self.load_s = load_s
+        self.broken = broken
+        self.loaded: list[Echo] = []
+
+    async def find(self) -> list[DeviceInfo]:
+        return []
+
+    async def describe(self) -> Program:
+        return PROGRAM
+
+    async def load(self, device_id: int, num_activations: int, set_size: int) -> Executable:
+        await asyncio.sleep(self.load_s if device_id == 3 else 0.001)
+        if device_id == self.broken:
+            raise DeviceError(f"device {device_id} is broken", device_id)
+        self.loaded.append(Echo(device_id, num_activations))
+        return self.loaded[-1]
+
+
+def batch_of(*samples: int, size: int = 4) -> Batch:
+    """A batch on activation 0 of device 0, of one request per number of samples."""
+    parts = [Part(Request(each, count, 0.0), 0, count) for each, count in enumerate(samples)]
+    return Batch(0, make_activation(0, 0), size, sum(samples), parts, 0.0)
+
+
+def tensors(count: int, fill: float = 1.0) -> dict[str, Any]:
+    """Inputs of so many rows."""
+    return {"x": np.full((count, 2), fill, np.float32)}
+
+
+def test_opens_all_devices_at_once_and_keeps_the_order_asked_for() -> None:
+    """Loading takes as long as the slowest device, not the sum."""
+
+    async def main() -> None:
+        pool = Pool(EchoBackend(load_s=0.5), PROGRAM)
+        await pool.open([3, 0, 2], 2, 1)
+        assert asyncio.get_running_loop().time() == 0.5
+        assert list(pool.executables) == [3, 0, 2]
+        await pool.aclose()
+        assert all(each.is_closed for each in pool.executables.values())  # type: ignore[attr-defined]
+
+    run_virtual(main)
+
+
+def test_a_device_that_fails_to_load_closes_the_others() -> None:
+    """The error comes out as it is, and nothing stays loaded."""
+
+    async def main() -> None:
+        backend = EchoBackend(broken=1)
+        with pytest.raises(DeviceError, match="device 1 is broken"):
+            await Pool(backend, PROGRAM).open([0, 1, 2], 1, 1)
+        assert len(backend.loaded) == 2
+        assert all(each.is_closed for each in backend.loaded)
+
+    run_virtual(main)
+
+
+def test_a_load_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the limit the device is named, and the others are closed."""
+    monkeypatch.setattr(pool_module, "LOAD_LIMIT_S", 60.0)
+
+    async def main() -> None:
+        backend = EchoBackend(load_s=1e6)
+        with pytest.raises(DeviceError, match="device 3: the program was not loaded within 60 s"):
+            await Pool(backend, PROGRAM).open([0, 3], 1, 1)
+        assert asyncio.get_running_loop().time() == 60.0
+        assert backend.loaded[0].is_closed
+
+    run_virtual(main)
+
+
+def test_opening_that_is_cancelled_closes_what_was_loaded() -> None:
+    """A caller who gives up while a slow device loads leaves nothing behind."""
+
+    async def main() -> None:
+        backend = EchoBackend(load_s=10.0)
+        opening = asyncio.ensure_future(Pool(backend, PROGRAM).open([0, 3], 1, 1))
+        await asyncio.sleep(1.0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert backend.loaded[0].is_closed
+
+    run_virtual(main)
+
+
+def submit(batch: Batch, *sources: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Open a pool on device 0, submit a batch, and return what the device got."""
+
+    async def main() -> dict[str, np.ndarray]:
+        backend = EchoBackend()
+        pool = Pool(backend, PROGRAM)
+        await pool.open([0], 1, 1)
+        pool.submit(batch, sources)
+        return backend.loaded[0].submitted[0][1]
+
+    return run_virtual(main)
+
+
+def test_a_request_that_fills_a_batch_is_not_copied() -> None:
+    """Whole requests, and whole batches out of a large one, go to the device as they came."""
+    source = tensors(4)
+    assert submit(batch_of(4), source)["x"] is source["x"]
+
+    large = {"x": np.arange(24, dtype=np.float32).reshape(12, 2)}
+    batch = Batch(0, make_activation(0, 0), 4, 4, [Part(Request(0, 12, 0.0), 4, 4)], 0.0)
+    got = submit(batch, large)["x"]
+    assert np.shares_memory(got, large["x"])
+    np.testing.assert_array_equal(got, large["x"][4:8])
+
+
+def test_others_are_gathered_and_padded_with_zeros() -> None:
+    """Rows of several requests follow each other; padding is zero."""
+    got = submit(batch_of(1, 2), tensors(1, 5.0), tensors(2, 6.0))["x"]
+    np.testing.assert_array_equal(got[:, 0], [5.0, 6.0, 6.0, 0.0])
+
+
+def test_buffers_are_used_again_only_after_the_answer() -> None:
+    """Two batches in flight never share a buffer; an answered one's is taken again."""
+
+    async def main() -> None:
+        backend = EchoBackend()
+        pool = Pool(backend, PROGRAM)
+        pool.on_landed = pool.take_landed
+        await pool.open([0], 1, 1)
+        for _ in range(2):
+            pool.submit(batch_of(1), [tensors(1)])
+        first, second = (each[1]["x"] for each in backend.loaded[0].submitted)
+        assert not np.shares_memory(first, second)
+
+        backend.loaded[0].submitted[0][2]({}, 0.0)
+        await asyncio.sleep(0.001)
+        pool.submit(batch_of(1), [tensors(1)])
+        assert np.shares_memory(backend.loaded[0].submitted[2][1]["x"], first)
+
+    run_virtual(main)
+
+
+def test_what_was_taken_before_its_turn_wakes_nobody() -> None:
+    """Who looks between an answer and its wake-up has it; the wake-up then tells nothing."""
+
+    async def main() -> None:
+        backend = EchoBackend()
+        pool = Pool(backend, PROGRAM)
+        pool.on_landed = lambda: pytest.fail("there is nothing left to take")
+        await pool.open([0], 1, 1)
+        batch = batch_of(4)
+        pool.submit(batch, [tensors(4)])
+        backend.loaded[0].submitted[0][2]({}, 0.0)
+
+        assert [each.batch for each in pool.take_landed()] == [batch]
+        await asyncio.sleep(0.001)
+
+    run_virtual(main)
+
+
+# Reloading
+
+
+Answer = Callable[[Done], None]
+
+
+def reload(answer: Answer, limit_s: float | None = None) -> Echo:
+    """Reload device 0, which gives this answer to its first inference; the executable."""
+
+    async def main() -> Echo:
+        backend = EchoBackend()
+        pool = Pool(backend, PROGRAM)
+        pool.on_landed = lambda: pytest.fail("a probe is nobody's batch")
+        await pool.open([0], 1, 1)
+        reloading = asyncio.ensure_future(pool.reload(0, limit_s))
+        await asyncio.sleep(0.01)
+        before, again = backend.loaded
+        assert before.is_closed
+        answer(again.submitted[0][2])
+        try:
+            assert await reloading is again
+            assert pool.executables[0] is again
+        finally:
+            for _, _, done in again.submitted:
+                done({}, 0.0)  # a late answer, and one that comes twice, reach nobody
+            await asyncio.sleep(0.01)
+        return again
+
+    return run_virtual(main)
+
+
+def test_a_reloaded_device_runs_an_inference_of_zeros_first() -> None:
+    """Of the smallest compiled batch; callers' requests are never the probe."""
+    executable = reload(lambda done: done({}, 0.0))
+    ((activation, inputs, _),) = executable.submitted
+
+    assert activation == 0
+    assert inputs["x"].shape == (4, 2)
+    assert inputs["x"].dtype == np.float32
+    assert not inputs["x"].any()
+
+
+def test_a_device_that_fails_its_probe_was_not_reloaded() -> None:
+    """What it said stays the cause."""
+    error = DeviceError("it is lost again", 0, kind="lost")
+    with pytest.raises(DeviceError, match="loaded and failed an inference: it is lost") as caught:
+        reload(lambda done: done(error, 0.0))
+
+    assert (caught.value.kind, caught.value.__cause__) == ("lost", error)
+
+
+@pytest.mark.parametrize(("limit_s", "waited_s"), [(None, 10), (0.5, 10), (90.0, 90)])
+def test_a_device_that_does_not_answer_its_probe_was_not_reloaded(
+    limit_s: float | None, waited_s: float
+) -> None:
+    """It has 10 s, more where an inference may take longer; its late answer reaches nobody."""
+    with pytest.raises(DeviceError, match=f"did not answer within {waited_s:g} s") as caught:
+        reload(lambda done: None, limit_s=limit_s)
+
+    assert (caught.value.kind, caught.value.device_id) == ("stuck", 0)
+
+
+@pytest.mark.parametrize("is_batched", [True, False])
+def test_a_cpu_device_is_probed_like_any_other(tmp_path: Path, is_batched: bool) -> None:
+    """On threads of its own: a program with a batch axis, and one without."""
+    write, symbols = (linear_model, {"N": 4}) if is_batched else (unbatched_model, {})
+    path = write(tmp_path / "model.onnx")
+
+    async def main() -> None:
+        backend = CpuBackend(path, ModelOptions(onnx_define_symbol=symbols))
+        [device_id, *_] = await backend.select("all")
+        pool = Pool(backend, await backend.describe())
+        await pool.open([device_id], 1, 1)
+        try:
+            assert await pool.reload(device_id) is pool.executables[device_id]
+        finally:
+            await pool.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+def test_answers_of_many_threads_share_wake_ups() -> None:
+    """Every answer reaches the loop once; those that come together come in one call."""
+    bunches: list[int] = []
+
+    async def main() -> None:
+        landed = asyncio.Event()
+
+        def on_landed() -> None:
+            bunches.append(len(pool.take_landed()))
+            if sum(bunches) == 400:
+                landed.set()
+
+        backend = EchoBackend()
+        pool = Pool(backend, PROGRAM)
+        pool.on_landed = on_landed
+        await pool.open([0], 1, 1)
+        for _ in range(400):
+            pool.submit(batch_of(4), [tensors(4)])
+        answers = [done for _, _, done in backend.loaded[0].submitted]
+
+        threads = [
+            threading.Thread(target=_answer, args=(answers[start::4],)) for start in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        await asyncio.wait_for(landed.wait(), 10)
+        await pool.aclose()
+        late = answers[0]
+        await asyncio.get_running_loop().run_in_executor(None, late, {}, 0.0)
+
+    asyncio.run(main())
+    assert sum(bunches) == 400
+    assert len(bunches) == 1, "the loop was woken once, as it was busy joining"
+
+
+def _answer(answers: list[Callable[[Any, float], None]]) -> None:
+    for answer in answers:
+        answer({}, 0.0)
