@@ -51,7 +51,7 @@ def infer(
     """One inference of a device that answers on the loop's own thread, as simulated cards do."""
     future: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
 
-    def done(answer: Tensors | DeviceError, answered_at: float) -> None:
+    def done(answer: Tensors | DeviceError, completed_at: float) -> None:
         _settle(future, answer)
 
     executable.submit(activation, inputs, done)
@@ -65,7 +65,7 @@ def infer_on_thread(
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Tensors] = loop.create_future()
 
-    def done(answer: Tensors | DeviceError, answered_at: float) -> None:
+    def done(answer: Tensors | DeviceError, completed_at: float) -> None:
         loop.call_soon_threadsafe(_settle, future, answer)
 
     executable.submit(activation, inputs, done)
@@ -149,7 +149,7 @@ class MicroBatcher:
     ) -> None:
         name = self._output.name
 
-        def done(answer: Tensors | DeviceError, answered_at: float) -> None:
+        def done(answer: Tensors | DeviceError, completed_at: float) -> None:
             self._free.append(slot)
             for row, future in enumerate(futures):
                 if isinstance(answer, DeviceError):

@@ -15,7 +15,7 @@ from itertools import cycle
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
-from qaic_sched.core.events import Answered, DeviceOpened
+from qaic_sched.core.events import Completed, DeviceOpened
 from qaic_sched.core.model import Policy, Request, RequestState
 from qaic_sched.core.state import SchedulerState
 
@@ -135,10 +135,10 @@ def run_core(
             ends[0][0] if ends else math.inf,
             core.next_wakeup() or math.inf,
         )
-        events: list[Request | Answered] = []
+        events: list[Request | Completed] = []
         while ends and ends[0][0] <= now:
             end, batch_id = heapq.heappop(ends)
-            events.append(Answered(batch_id, end))
+            events.append(Completed(batch_id, end))
         while arrived < len(arrivals) and arrivals[arrived] <= now:
             at = arrivals[arrived]
             deadline = None if deadline_s is None else at + deadline_s

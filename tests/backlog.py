@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from qaic_sched.core.events import Answered
+from qaic_sched.core.events import Completed
 from tests.hosts import replace_handle
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class Backlog:
 
     def _watch(self, now: float, events: Sequence[Event] = ()) -> Commands:
         for event in events:
-            if isinstance(event, Answered):
+            if isinstance(event, Completed):
                 activation = self._core.batches[event.batch_id].activation
-                self.answers[activation.device_id, activation.index].append(event.answered_at)
+                self.answers[activation.device_id, activation.index].append(event.completed_at)
         commands = self._core.handle(now, events)
         if self._core.admission.queued.samples or self._core.retries.devices():
             self._look_at_devices(now)

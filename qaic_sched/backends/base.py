@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backend",
+    "CoreDemand",
     "DeviceInfo",
-    "Done",
     "Executable",
-    "Want",
+    "OnCompleted",
     "check_fit",
     "check_fit_together",
     "choose_devices",
@@ -37,10 +37,10 @@ __all__ = [
     "unused_indexes",
 ]
 
-Done: TypeAlias = Callable[["Tensors | DeviceError", float], None]
-"""`done(outputs or error, answered_at)`; on any thread, once per submit, never inside it.
+OnCompleted: TypeAlias = Callable[["Tensors | DeviceError", float], None]
+"""`on_completed(outputs or error, completed_at)`; on any thread, once per submit, never inside it.
 
-The outputs are the receiver's own: no buffer of them is used again. `answered_at` is read from
+The outputs are the receiver's own: no buffer of them is used again. `completed_at` is read from
 the clock of the loop that loaded the executable (`qaic_sched.clock.clock_of`).
 """
 
@@ -63,7 +63,7 @@ class DeviceInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class CoreDemand:
     """What a model takes of each device: activations, each of so many cores, or one where None."""
 
     num_activations: int
@@ -99,12 +99,14 @@ class Executable(ABC):
         return len(self.room)
 
     @abstractmethod
-    def submit(self, activation: int, inputs: Mapping[str, object], done: Done) -> None:
+    def submit(
+        self, activation: int, inputs: Mapping[str, object], on_completed: OnCompleted
+    ) -> None:
         """Start one inference; thread-safe.
 
         `inputs` are C-contiguous arrays of the program's types, all with one compiled batch size
-        of rows; they must not change until `done` was called. The caller keeps at most `set_size`
-        inferences on an activation.
+        of rows; they must not change until `on_completed` was called. The caller keeps at
+        most `set_size` inferences on an activation.
         """
 
     @abstractmethod
@@ -137,8 +139,8 @@ class Backend(ABC):
     def __init__(self, model_path: str, options: ModelOptions) -> None:
         self.model_path = model_path
         self.options = options
-        self.others: dict[str, Want] = {}
-        """What other models want of the same devices, by name; to be kept up by who opens them."""
+        self.others: dict[str, CoreDemand] = {}
+        """What other models take of the same devices, by name."""
 
     @abstractmethod
     async def find(self) -> list[DeviceInfo]:
@@ -159,11 +161,13 @@ class Backend(ABC):
             raise NoDeviceError(f"no {self.kind} device on this host")
         return choose_devices(devices, found, self.kind)
 
-    async def check_room(self, device_ids: Sequence[int], wants: Mapping[str, Want]) -> None:
+    async def check_room(
+        self, device_ids: Sequence[int], demands: Mapping[str, CoreDemand]
+    ) -> None:
         """Raise `ConfigError` unless several models, by name, fit on each device that is ready."""
         for device in await self.find():
             if device.device_id in device_ids and device.state == "ready":
-                check_fit_together(device, wants, self.max_activations)
+                check_fit_together(device, demands, self.max_activations)
 
     @abstractmethod
     async def load(self, device_id: int, num_activations: int, set_size: int) -> Executable:
@@ -207,25 +211,25 @@ def check_fit(
 
 
 def check_fit_together(
-    device: DeviceInfo, wants: Mapping[str, Want], most: int | None = None
+    device: DeviceInfo, demands: Mapping[str, CoreDemand], most: int | None = None
 ) -> None:
     """Raise `ConfigError` unless the models, by name, fit on the device's free cores together.
 
-    They may have at most `most` activations. The error says what each wants, and what would fit.
+    They may have at most `most` activations. The error says what each demands and what would fit.
     """
-    free = device.cores_free - sum(want.cores for want in wants.values())
+    free = device.cores_free - sum(demand.cores for demand in demands.values())
     limit = "" if most is None else f" and room for {most} activations at most"
     most = device.cores_free if most is None else most  # each activation has a core at least
-    room = most - sum(want.num_activations for want in wants.values())
+    room = most - sum(demand.num_activations for demand in demands.values())
     if free >= 0 and room >= 0:
         return
     wanted = ", ".join(
-        f"{name} {want.cores} ({want.num_activations} activations of {want.cores_each})"
-        for name, want in wants.items()
+        f"{name} {demand.cores} ({demand.num_activations} activations of {demand.cores_each})"
+        for name, demand in demands.items()
     )
     fitting = {
-        name: min((free + want.cores) // want.cores_each, room + want.num_activations)
-        for name, want in wants.items()
+        name: min((free + demand.cores) // demand.cores_each, room + demand.num_activations)
+        for name, demand in demands.items()
     }
     some = " or ".join(f"{count} of {name}" for name, count in fitting.items() if count > 0)
     advice = f"{some} would fit beside the rest" if some else "more than one of them must want less"

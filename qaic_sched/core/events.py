@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from qaic_sched.core.model import Answered, Policy, Request
+from qaic_sched.core.model import Completed, Policy, Request
 
 __all__ = [
     "ActivationsAdded",
     "ActivationsRetired",
-    "Answered",
     "Cancelled",
     "Closed",
+    "Completed",
     "DeviceOpened",
     "DeviceRetired",
     "DrainStarted",
@@ -102,7 +102,7 @@ class Closed:
 Event: TypeAlias = (
     Request
     | DeviceOpened
-    | Answered
+    | Completed
     | ReloadFailed
     | ActivationsAdded
     | ActivationsRetired

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Activation",
-    "Answered",
     "Batch",
+    "Completed",
     "DeviceStatistics",
     "Fault",
     "Part",
@@ -162,9 +162,9 @@ class Activation:
     """One running instance of the program, and what it holds."""
 
     __slots__ = (
-        "answered_at",
         "backlog_s",
         "busy_since",
+        "completed_at",
         "device_id",
         "free_at",
         "held",
@@ -183,7 +183,7 @@ class Activation:
         """Its device's: the same object for all of them."""
         self.held: list[Batch] = []
         """Its batches, in the order in which it serves them."""
-        self.answered_at = _LONG_AGO
+        self.completed_at = _LONG_AGO
         """When it last answered: a batch queued behind another starts there."""
         self.busy_since = _LONG_AGO
         """When it began what it is at: its oldest batch was submitted, or the one before
@@ -212,7 +212,7 @@ class Batch:
 
     __slots__ = (
         "activation",
-        "answered_at",
+        "completed_at",
         "expected_s",
         "id",
         "is_abandoned",
@@ -246,12 +246,12 @@ class Batch:
         self.expected_s = 0.0
         """Seconds expected from start to answer."""
         self.started_at = 0.0
-        self.answered_at = 0.0
+        self.completed_at = 0.0
 
     @property
     def execute_s(self) -> float:
         """Seconds from start to answer, once answered."""
-        return self.answered_at - self.started_at
+        return self.completed_at - self.started_at
 
     def unload(self) -> None:
         """Forget the parts: nobody waits for them here any more."""
@@ -262,15 +262,15 @@ _NOTHING: Final[list[Part]] = []
 """What all unloaded batches share, and nobody adds to."""
 
 
-class Answered:
+class Completed:
     """The device answered a batch, with outputs or, given a `fault`, with an error."""
 
-    __slots__ = ("answered_at", "batch_id", "fault")
+    __slots__ = ("batch_id", "completed_at", "fault")
 
-    def __init__(self, batch_id: int, answered_at: float, fault: Fault | None = None) -> None:
+    def __init__(self, batch_id: int, completed_at: float, fault: Fault | None = None) -> None:
         self.batch_id = batch_id
-        self.answered_at = answered_at
+        self.completed_at = completed_at
         self.fault = fault
 
     def __repr__(self) -> str:
-        return f"Answered({self.batch_id}, {self.answered_at}, {self.fault})"
+        return f"Completed({self.batch_id}, {self.completed_at}, {self.fault})"

@@ -26,9 +26,9 @@ from qaic_sched.core.commands import Commands
 from qaic_sched.core.events import (
     ActivationsAdded,
     ActivationsRetired,
-    Answered,
     Cancelled,
     Closed,
+    Completed,
     DeviceOpened,
     DeviceRetired,
     DrainStarted,
@@ -54,7 +54,7 @@ __all__ = ["SchedulerState"]
 
 _NEVER: Final = float("inf")
 _COMES_FIRST: Final = frozenset(
-    {ActivationsAdded, Answered, DeviceOpened, PolicyChanged, ReloadFailed}
+    {ActivationsAdded, Completed, DeviceOpened, PolicyChanged, ReloadFailed}
 )
 _IN_FLIGHT: Final = RequestState.IN_FLIGHT
 _DONE: Final = RequestState.DONE
@@ -91,8 +91,8 @@ class SchedulerState(Resizing):
         # are let in by what is free now. So does a policy: nobody is taken for stuck by its limits
         # after being sent something in the same call.
         for event in events:
-            if isinstance(event, Answered):
-                self._answered(event)
+            if isinstance(event, Completed):
+                self._completed(event)
             elif type(event) in _COMES_FIRST:
                 self._handlers[type(event)](event)
         self._look_after_devices()
@@ -145,17 +145,17 @@ class SchedulerState(Resizing):
         self.requests[request.id] = request
         self.deadlines.add(request)
 
-    def _answered(self, event: Answered) -> None:
+    def _completed(self, event: Completed) -> None:
         batch = self.batches.get(event.batch_id)
         if batch is None:
             raise InternalError(f"batch {event.batch_id} is not in flight")
         del self.batches[event.batch_id]
         activation = batch.activation
-        start = max(batch.submitted_at, activation.answered_at)
-        is_first = activation.answered_at == -_NEVER
-        batch.started_at = min(start, event.answered_at)
-        batch.answered_at = activation.answered_at = event.answered_at
-        self.ledger.release(batch, event.answered_at)
+        start = max(batch.submitted_at, activation.completed_at)
+        is_first = activation.completed_at == -_NEVER
+        batch.started_at = min(start, event.completed_at)
+        batch.completed_at = activation.completed_at = event.completed_at
+        self.ledger.release(batch, event.completed_at)
         if activation.held and (not activation.is_parked or activation.is_retiring):
             self._look_after(activation)
         if batch.is_abandoned:

@@ -82,10 +82,10 @@ class BlockingScheduler:
         """
         model, largest = options.get("model"), 0
         outstanding: dict[Future[Tensors], int] = {}
-        landed: SimpleQueue[Future[Tensors]] = SimpleQueue()
+        completed: SimpleQueue[Future[Tensors]] = SimpleQueue()
 
         def take() -> Tensors:
-            future = next(iter(outstanding)) if ordered else landed.get()
+            future = next(iter(outstanding)) if ordered else completed.get()
             outputs = _wait(future)
             del outstanding[future]
             return outputs
@@ -99,7 +99,7 @@ class BlockingScheduler:
                 largest = max(largest, samples)
                 future = self.submit(inputs, **options)
                 outstanding[future] = samples
-                future.add_done_callback(landed.put)
+                future.add_done_callback(completed.put)
             while outstanding:
                 yield take()
         finally:

@@ -10,19 +10,30 @@ Rules of this file:
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from math import isinf
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from qaic_sched.core.events import Event
-from qaic_sched.core.model import Answered, Fault, Policy, Request, RequestState
+from qaic_sched.core.events import (
+    ActivationsAdded,
+    ActivationsRetired,
+    Cancelled,
+    Closed,
+    DeviceOpened,
+    DeviceRetired,
+    DrainStarted,
+    Event,
+    PolicyChanged,
+    ReloadFailed,
+    SetSizeChanged,
+)
+from qaic_sched.core.model import Completed, Fault, Policy, Request, RequestState
 from qaic_sched.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from io import BufferedReader
     from types import TracebackType
 
@@ -47,10 +58,22 @@ VERSION = 3
 
 _WAKEUP = "wakeup"
 _KINDS: dict[str, type[Event]] = {
-    re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in get_args(Event)
+    "request": Request,
+    "answered": Completed,
+    "cancelled": Cancelled,
+    "drain_started": DrainStarted,
+    "closed": Closed,
+    "device_opened": DeviceOpened,
+    "device_retired": DeviceRetired,
+    "reload_failed": ReloadFailed,
+    "activations_added": ActivationsAdded,
+    "activations_retired": ActivationsRetired,
+    "set_size_changed": SetSizeChanged,
+    "policy_changed": PolicyChanged,
 }
+"""Names in a log, which outlive those of the classes."""
 _NAMES = {kind: name for name, kind in _KINDS.items()}
-_OF_POLICY = [each.name for each in fields(Policy)]
+_OF_POLICY = {each.name: each.name for each in fields(Policy)}
 
 
 class _Decision(msgspec.Struct, tag_field="event", tag=str.lower):
@@ -163,9 +186,9 @@ class EventLog:
         self._file.write(self._encode(line) + b"\n")
 
 
-def _values(source: object, names: Iterable[str]) -> dict[str, Any]:
-    """The attributes of these names. JSON has no infinity, only a word that is read as one."""
-    values = {name: getattr(source, name) for name in names}
+def _values(source: object, names: Mapping[str, str]) -> dict[str, Any]:
+    """Attributes under their names in a log; infinity, which JSON lacks, becomes a string."""
+    values = {key: getattr(source, name) for name, key in names.items()}
     for name, value in values.items():
         if isinstance(value, float) and isinf(value):
             values[name] = str(value)
@@ -198,19 +221,23 @@ class _Arrival(msgspec.Struct):
     tenant: str | None = None
 
 
-class _Answer(msgspec.Struct):
-    """An `Answered`, with the types that a compiled class has lost."""
+class _Answered(msgspec.Struct):
+    """A `Completed`, with the types that a compiled class has lost."""
 
     batch_id: int
-    answered_at: float
+    completed_at: float = msgspec.field(name="answered_at")
     fault: Fault | None = None
 
 
-_READ_AS: dict[Any, type[msgspec.Struct]] = {Request: _Arrival, Answered: _Answer}
-_FIELDS: dict[Any, Sequence[str]] = {
-    kind: [each.name for each in fields(kind)] for kind in _NAMES if is_dataclass(kind)
+_READ_AS: dict[Any, type[msgspec.Struct]] = {Request: _Arrival, Completed: _Answered}
+_FIELDS: dict[Any, Mapping[str, str]] = {
+    kind: {each.name: each.name for each in fields(kind)} for kind in _NAMES if is_dataclass(kind)
 }
-_FIELDS |= {kind: form.__struct_fields__ for kind, form in _READ_AS.items()}
+"""Class of an event -> the name in a log of each of its attributes."""
+_FIELDS |= {
+    kind: dict(zip(form.__struct_fields__, form.__struct_encode_fields__, strict=True))
+    for kind, form in _READ_AS.items()
+}
 
 
 class _Stamp(msgspec.Struct):

@@ -133,8 +133,8 @@ def _phases(
         return (
             last.submitted_at - accepted_at,
             last.started_at - last.submitted_at,
-            last.answered_at - last.started_at,
-            resolved_at - last.answered_at,
+            last.completed_at - last.started_at,
+            resolved_at - last.completed_at,
         )
     is_queued = request.cursor < request.samples or _lacks_devices(request)
     with_devices_at = resolved_at if newest is None or is_queued else newest.submitted_at

@@ -19,15 +19,15 @@ from qaic_sched.scheduler.mapping import map_requests
 from qaic_sched.scheduler.opening import open_shell, policy_of, samples_to_keep_busy
 from qaic_sched.scheduler.request import ScheduledRequest
 from qaic_sched.scheduler.several import (
-    announce,
     backends_for,
     close_all,
+    demand_of,
     merged_metrics,
     merged_statistics,
     metrics_of,
     name_of,
+    publish_demand,
     share_devices,
-    want_of,
 )
 from qaic_sched.scheduler.shell import Shell
 from qaic_sched.tensors import validate
@@ -187,11 +187,11 @@ class Scheduler:
             else:
                 device_ids = list(shell.pool.executables)
             wanted = Layout(device_ids, config.num_activations, config.set_size)
-            announce(self._backends, name, want_of(config))
+            publish_demand(self._backends, name, demand_of(config))
             try:
                 await LiveChange(shell, wanted).apply()
             except BaseException:
-                announce(self._backends, name, want_of(was))
+                publish_demand(self._backends, name, demand_of(was))
                 if config.devices != was.devices:
                     await backend.select(was.devices)
                 raise

@@ -40,20 +40,20 @@ PROBE_LIMIT_S = 10.0
 class Flight:
     """A batch on its device, and all that must stay untouched until the device answers."""
 
-    __slots__ = ("_pool", "answer", "answered_at", "batch", "buffer")
+    __slots__ = ("_pool", "answer", "batch", "buffer", "completed_at")
 
     def __init__(self, pool: Pool, batch: Batch, buffer: BatchBuffer | None) -> None:
         self._pool = pool
         self.batch = batch
         self.buffer = buffer
         self.answer: Tensors | DeviceError
-        self.answered_at: float
+        self.completed_at: float
 
-    def __call__(self, answer: Tensors | DeviceError, answered_at: float) -> None:
+    def __call__(self, answer: Tensors | DeviceError, completed_at: float) -> None:
         """Take the device's answer, as the `done` that the device was given; on any thread."""
         self.answer = answer
-        self.answered_at = answered_at
-        self._pool.landed(self)
+        self.completed_at = completed_at
+        self._pool.completed(self)
 
 
 class _Probe:
@@ -80,10 +80,10 @@ class _Probe:
 
 
 class Pool:
-    """One executable per device. All methods but `landed` belong to the loop's thread."""
+    """One executable per device. All methods but `completed` belong to the loop's thread."""
 
     def __init__(self, backend: Backend, program: Program) -> None:
-        self.on_landed: Callable[[], object]
+        self.on_completed: Callable[[], object]
         """What to call, on the loop, when flights were answered that it has not taken yet."""
         self.executables: dict[int, Executable] = {}
         self._backend = backend
@@ -178,7 +178,7 @@ class Pool:
         flight = Flight(self, batch, buffer)
         self.executables[activation.device_id].submit(activation.index, inputs, flight)
 
-    def landed(self, flight: Flight) -> None:
+    def completed(self, flight: Flight) -> None:
         """Put an answered flight into the inbox; on any thread."""
         self._inbox.append(flight)
         if self._is_woken:
@@ -189,7 +189,7 @@ class Pool:
         elif not self._is_closed:
             self._loop.call_soon_threadsafe(self._deliver)
 
-    def take_landed(self) -> list[Flight]:
+    def take_completed(self) -> list[Flight]:
         """The flights that were answered since the last call; their buffers are free again."""
         # Before the inbox is emptied: whoever appends from here on wakes the loop again.
         self._is_woken = False
@@ -215,7 +215,7 @@ class Pool:
 
     def _deliver(self) -> None:
         if self._inbox:
-            self.on_landed()
+            self.on_completed()
 
 
 async def _bounded(load: Awaitable[T], device_id: int) -> T:

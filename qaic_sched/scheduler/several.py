@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from qaic_sched.backends.base import Want
+from qaic_sched.backends.base import CoreDemand
 from qaic_sched.backends.choose import backend_for
 from qaic_sched.config.models import UNNAMED
 from qaic_sched.core.health import DeviceState
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from qaic_sched.scheduler.shell import Shell
 
 __all__ = [
-    "announce",
     "backends_for",
     "check_kinds",
     "close_all",
+    "demand_of",
     "merged_metrics",
     "merged_statistics",
     "metrics_of",
     "name_of",
+    "publish_demand",
     "share_devices",
-    "want_of",
 ]
 
 _BY_SEVERITY = [state.value for state in DeviceState]
@@ -102,23 +102,23 @@ async def share_devices(
                 f"models.{name}: {other.model_path} describes devices of {own_cores} cores, "
                 f"{backend.model_path} of {cores}: models that share devices must agree on them"
             )
-    wants = {name: want_of(config) for name, config in configs.items()}
-    for name, want in wants.items():
-        announce(backends, name, want)
-    await backend.check_room(device_ids, wants)
+    demands = {name: demand_of(config) for name, config in configs.items()}
+    for name, demand in demands.items():
+        publish_demand(backends, name, demand)
+    await backend.check_room(device_ids, demands)
     return device_ids
 
 
-def want_of(config: Config) -> Want:
+def demand_of(config: Config) -> CoreDemand:
     """What a model takes of each device, as it is configured."""
-    return Want(config.num_activations, config.options.aic_num_cores)
+    return CoreDemand(config.num_activations, config.options.aic_num_cores)
 
 
-def announce(backends: Mapping[str, Backend], name: str, want: Want) -> None:
+def publish_demand(backends: Mapping[str, Backend], name: str, demand: CoreDemand) -> None:
     """Tell the other models' backends what a model takes of each device from now on."""
     for other, backend in backends.items():
         if other != name:
-            backend.others[name] = want
+            backend.others[name] = demand
 
 
 def check_kinds(backends: Mapping[str, Backend]) -> None:

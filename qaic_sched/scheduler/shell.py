@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 from qaic_sched.clock import tick_of
 from qaic_sched.core.events import (
     ActivationsRetired,
-    Answered,
     Cancelled,
     Closed,
+    Completed,
     DeviceOpened,
     DeviceRetired,
     ReloadFailed,
@@ -92,7 +92,7 @@ class Shell:
         self._closing: dict[int, asyncio.Future[bool]] = {}
         self.cancel: Callable[[ScheduledRequest], None] = self._cancel
         """Gives a request up. Bound once, as every request gets it."""
-        pool.on_landed = self.flush
+        pool.on_completed = self.flush
 
     def submit(self, request: ScheduledRequest) -> None:
         """Bring in a new request."""
@@ -116,7 +116,7 @@ class Shell:
         has answered while the loop was busy.
         """
         self._is_flush_due = False
-        flights = self.pool.take_landed()
+        flights = self.pool.take_completed()
         events, self._events = self._events, []
         if self.error is not None:
             return
@@ -260,7 +260,7 @@ class Shell:
                 fault = Fault(answer.kind)
             else:
                 self._scatter(flight, answer)
-            events.append(Answered(batch.id, flight.answered_at, fault))
+            events.append(Completed(batch.id, flight.completed_at, fault))
         return errors
 
     def _scatter(self, flight: Flight, outputs: Tensors) -> None:

@@ -107,12 +107,12 @@ class Benchmark:
             self._loaded.slots.release(activation)
             self._lanes_ended.release()
 
-    def _answered(self, activation: int, answer: Answer, answered_at: float) -> None:
+    def _answered(self, activation: int, answer: Answer, completed_at: float) -> None:
         with self._lock:
             if isinstance(answer, Exception):
                 self._error = self._error or answer
                 self.stop()
             else:
                 self._num_completed += 1
-                self._completed_at = max(self._completed_at, answered_at)
+                self._completed_at = max(self._completed_at, completed_at)
         self._next(activation)

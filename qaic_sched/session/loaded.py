@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     Answer: TypeAlias = "Tensors | Exception"
     """Outputs, or what went wrong."""
-    Answered: TypeAlias = Callable[[Answer, float], None]
-    """`answered(answer, answered_at)`, at a time of `time.monotonic`."""
+    Completed: TypeAlias = Callable[[Answer, float], None]
+    """`answered(answer, completed_at)`, at a time of `time.monotonic`."""
 
 __all__ = ["LoadedProgram", "own_error"]
 
@@ -63,7 +63,7 @@ class LoadedProgram:
         # Called by `close`, or when the owner has dropped this: then nobody waits.
         self._give_back = weakref.finalize(self, self._thread.set, is_over)
 
-    def submit(self, activation: int, inputs: Mapping[str, object], answered: Answered) -> None:
+    def submit(self, activation: int, inputs: Mapping[str, object], answered: Completed) -> None:
         """Start an inference in a slot that the caller holds; never blocks, never raises.
 
         `answered` is called once, on any thread; it gives the slot back.
@@ -113,16 +113,16 @@ class _Inference:
 
     __slots__ = ("_answered", "_pending")
 
-    def __init__(self, pending: set[_Inference], answered: Answered) -> None:
+    def __init__(self, pending: set[_Inference], answered: Completed) -> None:
         self._pending = pending
         self._answered = answered
 
-    def __call__(self, answer: Answer, answered_at: float) -> None:
+    def __call__(self, answer: Answer, completed_at: float) -> None:
         try:
             self._pending.remove(self)
         except KeyError:
             return
-        self._answered(answer, answered_at)
+        self._answered(answer, completed_at)
 
 
 async def _close_when(is_over: asyncio.Event, executable: Executable, thread: LoopThread) -> None:

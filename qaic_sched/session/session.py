@@ -207,7 +207,7 @@ class Session:
         loaded, activation, inputs, _ = self._claim(input_dict)
         handover: Handover[Answer] = Handover()
 
-        def answered(answer: Answer, answered_at: float) -> None:
+        def answered(answer: Answer, completed_at: float) -> None:
             loaded.slots.release(activation)
             handover.give(answer)
 

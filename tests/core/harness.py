@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from qaic_sched.core.commands import Commands
-from qaic_sched.core.events import Answered, DeviceOpened, Event
+from qaic_sched.core.events import Completed, DeviceOpened, Event
 from qaic_sched.core.model import Activation, Batch, Fault, Policy, Request
 from qaic_sched.core.service_times import DeviceSpeed, ServiceTimes
 from qaic_sched.core.speed_group import SpeedGroup
@@ -64,9 +64,9 @@ def requests(count: int, first_id: int = 0, samples: int = 1, **fields: Any) -> 
     return [Request(first_id + index, samples, **fields) for index in range(count)]
 
 
-def answer(batch: Batch, at: float, failed: bool = False) -> Answered:
+def answer(batch: Batch, at: float, failed: bool = False) -> Completed:
     """The device's answer to a batch."""
-    return Answered(batch.id, at, Fault.INFERENCE if failed else None)
+    return Completed(batch.id, at, Fault.INFERENCE if failed else None)
 
 
 def answer_all(state: SchedulerState, now: float) -> Commands:
@@ -89,9 +89,9 @@ def outcomes(resolved: Iterable[Request]) -> list[tuple[int, str]]:
     return [(request.id, request.state.value) for request in resolved]
 
 
-def lost(batch: Batch, at: float, fault: Fault = Fault.LOST) -> Answered:
+def lost(batch: Batch, at: float, fault: Fault = Fault.LOST) -> Completed:
     """A fault instead of outputs, of whatever kind."""
-    return Answered(batch.id, at, fault)
+    return Completed(batch.id, at, fault)
 
 
 def health_of(state: SchedulerState, device_id: int = 0) -> str:
@@ -112,7 +112,7 @@ def lose(state: SchedulerState, now: float, device_id: int = 0) -> Commands:
 def serve_one(state: SchedulerState, now: float, request_id: int, fault: Fault | None) -> str:
     """One request comes and is answered at once; how that ended."""
     (batch,) = drive(state, now, Request(request_id, 1, now)).dispatch
-    (request,) = drive(state, now, Answered(batch.id, now, fault)).resolve
+    (request,) = drive(state, now, Completed(batch.id, now, fault)).resolve
     return request.state.value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qaic_sched.core.events import Answered, Cancelled
+from qaic_sched.core.events import Cancelled, Completed
 from qaic_sched.core.model import Fault, Request, RequestState
 from tests.core.harness import (
     answer,
@@ -30,7 +30,7 @@ def test_a_batch_starts_when_the_one_before_it_was_answered() -> None:
 
     assert [each.submitted_at for each in (first, second, third, fourth)] == [1.0, 1.0, 2.25, 6.0]
     assert [each.started_at for each in (first, second, third, fourth)] == [1.0, 2.0, 3.5, 6.0]
-    assert [each.answered_at for each in (first, second, third, fourth)] == [2.0, 3.5, 4.5, 7.0]
+    assert [each.completed_at for each in (first, second, third, fourth)] == [2.0, 3.5, 4.5, 7.0]
     assert [each.execute_s for each in (first, second, third, fourth)] == [1.0, 1.5, 1.0, 1.0]
 
 
@@ -87,9 +87,11 @@ def test_the_second_failure_is_the_callers() -> None:
     state = make_state(devices=2)
     request = Request(0, 1, 0.0)
     drive(state, 0.0, request)
-    drive(state, 1.0, Answered(0, 1.0, Fault.INFERENCE))
+    drive(state, 1.0, Completed(0, 1.0, Fault.INFERENCE))
 
-    assert outcomes(drive(state, 2.0, Answered(1, 2.0, Fault.INFERENCE)).resolve) == [(0, "failed")]
+    assert outcomes(drive(state, 2.0, Completed(1, 2.0, Fault.INFERENCE)).resolve) == [
+        (0, "failed")
+    ]
     assert request.last_batch is not None
     assert request.last_batch.activation.device_id == 1
 
@@ -98,7 +100,7 @@ def test_with_one_attempt_the_first_failure_is_the_callers() -> None:
     """`max_attempts` 1 tries nothing again."""
     state = make_state(devices=2, max_attempts=1)
     drive(state, 0.0, Request(0, 1, 0.0))
-    commands = drive(state, 1.0, Answered(0, 1.0, Fault.INFERENCE))
+    commands = drive(state, 1.0, Completed(0, 1.0, Fault.INFERENCE))
 
     assert (outcomes(commands.resolve), commands.dispatch) == ([(0, "failed")], [])
 
@@ -107,18 +109,20 @@ def test_a_third_attempt_avoids_the_device_of_the_last_failure() -> None:
     """With two devices a part goes to and fro."""
     state = make_state(devices=2, max_attempts=3)
     drive(state, 0.0, Request(0, 1, 0.0))
-    second = drive(state, 1.0, Answered(0, 1.0, Fault.INFERENCE))
-    third = drive(state, 2.0, Answered(1, 2.0, Fault.INFERENCE))
+    second = drive(state, 1.0, Completed(0, 1.0, Fault.INFERENCE))
+    third = drive(state, 2.0, Completed(1, 2.0, Fault.INFERENCE))
 
     assert places(second) + places(third) == [(1, 0), (0, 0)]
-    assert outcomes(drive(state, 3.0, Answered(2, 3.0, Fault.INFERENCE)).resolve) == [(0, "failed")]
+    assert outcomes(drive(state, 3.0, Completed(2, 3.0, Fault.INFERENCE)).resolve) == [
+        (0, "failed")
+    ]
 
 
 def test_a_single_device_tries_again_itself() -> None:
     """Where there is no other device, the same one has the second attempt."""
     state = make_state()
     drive(state, 0.0, Request(0, 1, 0.0))
-    commands = drive(state, 1.0, Answered(0, 1.0, Fault.INFERENCE))
+    commands = drive(state, 1.0, Completed(0, 1.0, Fault.INFERENCE))
 
     assert places(commands) == [(0, 0)]
     assert outcomes(answer_all(state, 2.0).resolve) == [(0, "done")]

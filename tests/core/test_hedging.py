@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qaic_sched.core.events import Answered, Cancelled, SetSizeChanged
+from qaic_sched.core.events import Cancelled, Completed, SetSizeChanged
 from qaic_sched.core.model import Batch, Fault, Request
 from qaic_sched.core.state import SchedulerState
 from tests.core.harness import (
@@ -77,7 +77,7 @@ def test_a_copy_that_fails_after_the_answer_is_not_tried_again() -> None:
     state = _measured()
     batch, copy = _hedged(state)
     drive(state, 1.4, answer(copy, 1.4))
-    commands = drive(state, 1.5, Answered(batch.id, 1.5, Fault.INFERENCE))
+    commands = drive(state, 1.5, Completed(batch.id, 1.5, Fault.INFERENCE))
 
     assert (commands.resolve, commands.dispatch) == ([], [])
 

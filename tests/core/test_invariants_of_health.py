@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from qaic_sched.core.events import Answered, DeviceOpened
+from qaic_sched.core.events import Completed, DeviceOpened
 from qaic_sched.core.health import DeviceState
 from qaic_sched.core.model import Fault
 from qaic_sched.core.placement import SpeedGroup
@@ -25,8 +25,8 @@ def _a_state_with_every_health() -> SchedulerState:
     held = drive(state, 0.0, *requests(6)).dispatch
     by_device = [[each for each in held if each.activation.device_id == it] for it in range(3)]
     drive(state, 1.0, *(answer(each, 1.0) for each in by_device[0]))
-    drive(state, 1.0, *(Answered(each.id, 1.0, Fault.LOST) for each in by_device[2]))
-    drive(state, 1.0, DeviceOpened(2, 2, 1), Answered(by_device[1][0].id, 1.0, Fault.LOST))
+    drive(state, 1.0, *(Completed(each.id, 1.0, Fault.LOST) for each in by_device[2]))
+    drive(state, 1.0, DeviceOpened(2, 2, 1), Completed(by_device[1][0].id, 1.0, Fault.LOST))
     health = {device_id: each.state for device_id, each in state.statistics().devices.items()}
     assert health == {0: "ready", 1: "quarantined", 2: "probation"}
     assert len(state.batches) == 4

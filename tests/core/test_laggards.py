@@ -85,7 +85,7 @@ def _host(num_activations: int = 1, set_size: int = 1) -> SchedulerState:
         for device_id in range(3):
             state.ledger.learn(device_id, 1, 0.01)
     for activation in state.ledger:
-        activation.answered_at = 0.0
+        activation.completed_at = 0.0
     return state
 
 

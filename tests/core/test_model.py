@@ -35,7 +35,7 @@ def test_requests_are_themselves_and_nobody_else() -> None:
 def test_a_batch_measures_from_start_to_answer() -> None:
     """`execute_s` leaves out what it waited behind another."""
     batch = Batch(0, make_activation(0, 0), 8, 4, [], submitted_at=1.0)
-    batch.started_at, batch.answered_at = 1.5, 4.0
+    batch.started_at, batch.completed_at = 1.5, 4.0
 
     assert batch.execute_s == 2.5
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qaic_sched.core.events import Answered
+from qaic_sched.core.events import Completed
 from qaic_sched.core.model import Fault, Request
 from tests.core.harness import (
     answer,
@@ -32,7 +32,7 @@ def test_a_device_that_fails_three_times_in_a_row_is_given_nothing_more() -> Non
         assert health_of(state) == "ready"
         (batch,) = drive(state, now, Request(number, 1, now)).dispatch
         fault = Fault.INFERENCE if batch.activation.device_id == 0 else None
-        drive(state, now, Answered(batch.id, now, fault))
+        drive(state, now, Completed(batch.id, now, fault))
 
     assert (health_of(state), health_of(state, 1)) == ("quarantined", "ready")
     assert places(drive(state, 0.06, *requests(3, first_id=5))) == [(1, 0)]

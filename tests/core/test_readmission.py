@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qaic_sched.core.events import Answered, DeviceOpened, ReloadFailed
+from qaic_sched.core.events import Completed, DeviceOpened, ReloadFailed
 from qaic_sched.core.model import Fault, Request, RequestState
 from qaic_sched.core.placement import SlotLedger
 from qaic_sched.core.state import SchedulerState
@@ -79,7 +79,7 @@ def test_the_first_failure_on_probation_ends_it_for_longer(fault: Fault, devices
         now = 2.0 + number / 100
         (batch,) = drive(state, now, Request(number, 1, now)).dispatch
         is_third = batch.activation.device_id == 0 and number > 5 * (devices - 1)
-        drive(state, now, Answered(batch.id, now, fault if is_third else None))
+        drive(state, now, Completed(batch.id, now, fault if is_third else None))
         answer_all(state, now)
         number += 1
 

@@ -9,8 +9,8 @@ import pytest
 from qaic_sched.core.events import (
     ActivationsAdded,
     ActivationsRetired,
-    Answered,
     Closed,
+    Completed,
     DeviceOpened,
     DeviceRetired,
     Event,
@@ -387,7 +387,7 @@ def test_after_the_close_nothing_is_asked_to_go() -> None:
     held = drive(state, 0.0, *requests(2)).dispatch
     drive(state, 0.5, DeviceRetired(0))
     drive(state, 1.0, Closed())
-    commands = drive(state, 1.1, *(Answered(each.id, 1.1, Fault.LOST) for each in held))
+    commands = drive(state, 1.1, *(Completed(each.id, 1.1, Fault.LOST) for each in held))
 
     assert (commands.close, commands.unload, len(state.batches)) == ((), (), 0)
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from qaic_sched.core.events import (
-    Answered,
     Cancelled,
     Closed,
+    Completed,
     DeviceOpened,
     DrainStarted,
     Event,
@@ -62,7 +62,7 @@ def _a_state_with_a_lost_device() -> SchedulerState:
     """Device 0 was lost at 1.95, and still holds a batch."""
     state = make_state(devices=2, set_size=2)
     drive(state, 1.0, *requests(4, accepted_at=1.0))
-    drive(state, 1.95, Answered(0, 1.95, Fault.LOST))
+    drive(state, 1.95, Completed(0, 1.95, Fault.LOST))
     assert state.statistics().devices[0] == DeviceStatistics("quarantined", 1, 1)
     return state
 
@@ -70,7 +70,7 @@ def _a_state_with_a_lost_device() -> SchedulerState:
 def _a_state_with_a_device_that_came_back() -> SchedulerState:
     state = _a_state_with_a_lost_device()
     held = [each for each in state.batches.values() if each.activation.device_id == 0]
-    drive(state, 1.96, *(Answered(each.id, 1.96, Fault.LOST) for each in held))
+    drive(state, 1.96, *(Completed(each.id, 1.96, Fault.LOST) for each in held))
     drive(state, 1.96, DeviceOpened(0, 1, 2))
     return state
 
@@ -89,10 +89,10 @@ ILLEGAL: list[tuple[Callable[[], SchedulerState], Event]] = [
     (_a_state_at_work, Request(4, -1, 2.0)),
     (_a_state_in_a_drain, Request(4, 1, 2.0)),
     (_a_closed_state, Request(4, 1, 2.0)),
-    (_a_state_at_work, Answered(99, 2.0)),
-    (_a_state_at_work, Answered(-1, 2.0)),
-    (_a_state_at_work, Answered(0, 2.0)),  # answered already
-    (_a_state_at_work, Answered(0, 2.0, Fault.INFERENCE)),
+    (_a_state_at_work, Completed(99, 2.0)),
+    (_a_state_at_work, Completed(-1, 2.0)),
+    (_a_state_at_work, Completed(0, 2.0)),  # answered already
+    (_a_state_at_work, Completed(0, 2.0, Fault.INFERENCE)),
     (_a_state_at_work, Cancelled(4)),
     (_an_empty_state, Cancelled(0)),
     (_a_state_at_work, DeviceOpened(1, 1, 1)),  # open already
@@ -166,7 +166,7 @@ def test_events_before_an_illegal_one_stand() -> None:
     state = make_state(devices=2)
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     with pytest.raises(InternalError, match="batch 7 is not in flight"):
-        state.handle(1.0, [Request(1, 1, 1.0), answer(batch, 1.0), Answered(7, 1.0), Cancelled(1)])
+        state.handle(1.0, [Request(1, 1, 1.0), answer(batch, 1.0), Completed(7, 1.0), Cancelled(1)])
     commands = drive(state, 1.0)
 
     assert outcomes(commands.resolve) == [(0, "done")]
@@ -206,7 +206,7 @@ def test_accepted_requests_are_conserved() -> None:
     drive(state, 1.0, Request(1, 1, 1.0))
     drive(state, 1.0, *requests(2, first_id=2, accepted_at=1.0, deadline=4.0), Request(4, 1, 1.0))
     answer_all(state, 2.0)
-    commands = drive(state, 3.0, Answered(2, 3.0, Fault.INFERENCE))
+    commands = drive(state, 3.0, Completed(2, 3.0, Fault.INFERENCE))
     drive(state, 3.0, *requests(3, first_id=5), Cancelled(4), Cancelled(7))
     drive(state, 4.0, *requests(2, first_id=8))
     now = state.statistics()
@@ -304,7 +304,7 @@ def test_cancelling_a_resolved_request_has_no_effect(end: str) -> None:
     ends: dict[str, Callable[[], object]] = {
         "done": lambda: answer_all(state, 1.0),
         "cancelled": lambda: drive(state, 1.0, Cancelled(0)),
-        "failed": lambda: drive(state, 1.0, Answered(0, 1.0, Fault.INFERENCE)),
+        "failed": lambda: drive(state, 1.0, Completed(0, 1.0, Fault.INFERENCE)),
         "expired": lambda: drive(state, 5.0),
         "rejected": lambda: drive(state, 1.0),
     }
@@ -324,7 +324,7 @@ def test_a_drain_finishes_what_is_there() -> None:
     state = make_state(devices=2, max_samples=2)
     drive(state, 0.0, *requests(8))
     drive(state, 0.0, DrainStarted())
-    drive(state, 1.0, Answered(0, 1.0, Fault.INFERENCE))
+    drive(state, 1.0, Completed(0, 1.0, Fault.INFERENCE))
     now = 1.0
     while state.requests:
         now += 1.0

@@ -29,9 +29,9 @@ from hypothesis.stateful import (
 from qaic_sched.core.events import (
     ActivationsAdded,
     ActivationsRetired,
-    Answered,
     Cancelled,
     Closed,
+    Completed,
     DeviceOpened,
     DeviceRetired,
     DrainStarted,
@@ -166,7 +166,7 @@ class Schedules(RuleBasedStateMachine):
             is_for_its_deadline = request.wait_s is not None and request.deadline is not None
             assert is_for_its_deadline or not self.policy.waits_when_full
 
-    def answer(self, batch: Batch, fault: Fault | None) -> Answered:
+    def answer(self, batch: Batch, fault: Fault | None) -> Completed:
         del self.held[batch.id]
         if fault is None and not batch.is_abandoned:
             for part in batch.parts:
@@ -175,7 +175,7 @@ class Schedules(RuleBasedStateMachine):
                     continue
                 self.settled.add(part)
                 self.answered[part.request.id].append((part.offset, part.samples))
-        return Answered(batch.id, self.now, fault)
+        return Completed(batch.id, self.now, fault)
 
     def unused_ids(self) -> list[int]:
         used = {*self.state.ledger.devices, *self.closing}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qaic_sched.core.events import Answered
+from qaic_sched.core.events import Completed
 from qaic_sched.core.model import Fault, Request
 from tests.core.harness import (
     answer,
@@ -85,7 +85,7 @@ def test_a_late_answer_says_nothing_about_health(fault: Fault | None) -> None:
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     drive(state, 2.0)
     wakeup = state.next_wakeup()
-    drive(state, 2.01, Answered(batch.id, 2.01, fault))
+    drive(state, 2.01, Completed(batch.id, 2.01, fault))
 
     assert (state.next_wakeup(), state.ledger.likely_s(0, 1)) == (wakeup, 0.0)
 

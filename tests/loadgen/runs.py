@@ -61,8 +61,8 @@ def served(
     records.sent_ns = planned_ns.copy()
     records.submitted_ns = planned_ns.copy()
     records.started_ns = planned_ns + waits.astype(np.int64) + delay_ns
-    records.answered_ns = records.started_ns + services
-    records.done_ns = records.answered_ns.copy()
+    records.completed_ns = records.started_ns + services
+    records.done_ns = records.completed_ns.copy()
     records.outcome[:] = Outcome.DONE
     records.inference = np.arange(count)
     records.device = (np.arange(count) % 2).astype(np.int32)
@@ -74,10 +74,10 @@ def served(
 
 def samples_of(records: Records, before: int = 7) -> list[DeviceSample]:
     """What the devices' metrics say, that had counted some inferences before the run."""
-    services_s = (records.answered_ns - records.started_ns) / 1e9
+    services_s = (records.completed_ns - records.started_ns) / 1e9
     samples = []
     for at_ns in np.linspace(0, records.ended_ns, 21).astype(np.int64).tolist():
-        is_over = (records.outcome == Outcome.DONE) & (records.answered_ns <= at_ns)
+        is_over = (records.outcome == Outcome.DONE) & (records.completed_ns <= at_ns)
         waiting = (records.sent_ns <= at_ns) & (records.started_ns > at_ns)
         busy, inferences = {}, {}
         for device in (0, 1):
@@ -106,7 +106,7 @@ def closed_run(callers: int = 8, count: int = 8_000) -> Records:
 def answer_nobody(records: Records, rows: object, outcome: Outcome) -> None:
     """These requests end otherwise; with `UNRESOLVED` they never do."""
     records.outcome[rows] = outcome
-    for name in ("inference", "device", "activation", "submitted_ns", "started_ns", "answered_ns"):
+    for name in ("inference", "device", "activation", "submitted_ns", "started_ns", "completed_ns"):
         getattr(records, name)[rows] = -1
     if outcome == Outcome.UNRESOLVED:
         records.done_ns[rows] = -1

@@ -45,7 +45,7 @@ def percentile_s(report: Report, percentile: float) -> float:
 
 def ideal_s(report: Report, records: Records, percentile: float) -> float:
     """The same, of the same arrivals and service times through four servers that lose no time."""
-    services = (records.answered_ns - records.started_ns).astype(float)
+    services = (records.completed_ns - records.started_ns).astype(float)
     ideal = fcfs_waits(records.planned_ns.astype(float), services, 4) + services
     measured = ideal[report.warm_up.excluded :]
     return float(np.percentile(measured, percentile, method="inverted_cdf")) / 1e9

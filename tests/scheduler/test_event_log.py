@@ -16,9 +16,9 @@ from qaic_sched.core.commands import Commands
 from qaic_sched.core.events import (
     ActivationsAdded,
     ActivationsRetired,
-    Answered,
     Cancelled,
     Closed,
+    Completed,
     DeviceOpened,
     DeviceRetired,
     DrainStarted,
@@ -136,7 +136,7 @@ def every_event() -> list[Event]:
         Request(8, 1, 0.1, float("inf"), tenant="null"),
         Request(9, 1, 0.1, float("-inf"), tenant="inf"),
         DeviceOpened(3, 2, 4),
-        Answered(1, 0.1 + 0.2, Fault.STUCK),
+        Completed(1, 0.1 + 0.2, Fault.STUCK),
         ReloadFailed(3),
         ActivationsAdded(3, (2, 4)),
         ActivationsRetired(3, (0,)),
@@ -151,7 +151,7 @@ def every_event() -> list[Event]:
 
 OWN: dict[type, tuple[str, ...]] = {
     Request: ("id", "samples", "accepted_at", "deadline", "priority", "num_bytes", "tenant"),
-    Answered: ("batch_id", "answered_at", "fault"),
+    Completed: ("batch_id", "completed_at", "fault"),
 }
 
 

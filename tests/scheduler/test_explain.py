@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qaic_sched.core.events import Answered
+from qaic_sched.core.events import Completed
 from qaic_sched.core.model import Fault, Request
 from qaic_sched.errors import InternalError, SchedulerClosedError
 from qaic_sched.scheduler.explain import Explanation, PartExplanation
@@ -234,7 +234,7 @@ def test_requests_of_a_broken_scheduler_are_explained(tmp_path: Path) -> None:
             request = scheduler.submit(rows(1))
             await asyncio.sleep(0.004)
             assert scheduler._shell is not None
-            scheduler._shell.post(Answered(99, 0.0, Fault.LOST))
+            scheduler._shell.post(Completed(99, 0.0, Fault.LOST))
             explanation = await ended(request)
             assert isinstance(request._error, InternalError)
             assert explanation.outcome == "failed"

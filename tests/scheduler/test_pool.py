@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qaic_sched.backends.base import Backend, DeviceInfo, Done, Executable, unused_indexes
+from qaic_sched.backends.base import Backend, DeviceInfo, Executable, OnCompleted, unused_indexes
 from qaic_sched.backends.cpu import CpuBackend
 from qaic_sched.config.keys import ModelOptions
 from qaic_sched.core.model import Batch, Part, Request
@@ -36,11 +36,11 @@ class Echo(Executable):
         self.device_id = device_id
         self.program = PROGRAM
         self.room = dict.fromkeys(range(num_activations), math.inf)
-        self.submitted: list[tuple[int, dict[str, np.ndarray], Done]] = []
+        self.submitted: list[tuple[int, dict[str, np.ndarray], OnCompleted]] = []
         self.is_closed = False
 
-    def submit(self, activation: int, inputs: Mapping[str, Any], done: Done) -> None:
-        self.submitted.append((activation, dict(inputs), done))
+    def submit(self, activation: int, inputs: Mapping[str, Any], on_completed: OnCompleted) -> None:
+        self.submitted.append((activation, dict(inputs), on_completed))
 
     async def load_more(self, count: int, set_size: int) -> Sequence[int]:
         new = unused_indexes(self.room, count)
@@ -184,7 +184,7 @@ def test_buffers_are_used_again_only_after_the_answer() -> None:
     async def main() -> None:
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_landed = pool.take_landed
+        pool.on_completed = pool.take_completed
         await pool.open([0], 1, 1)
         for _ in range(2):
             pool.submit(batch_of(1), [tensors(1)])
@@ -205,13 +205,13 @@ def test_what_was_taken_before_its_turn_wakes_nobody() -> None:
     async def main() -> None:
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_landed = lambda: pytest.fail("there is nothing left to take")
+        pool.on_completed = lambda: pytest.fail("there is nothing left to take")
         await pool.open([0], 1, 1)
         batch = batch_of(4)
         pool.submit(batch, [tensors(4)])
         backend.loaded[0].submitted[0][2]({}, 0.0)
 
-        assert [each.batch for each in pool.take_landed()] == [batch]
+        assert [each.batch for each in pool.take_completed()] == [batch]
         await asyncio.sleep(0.001)
 
     run_virtual(main)
@@ -220,7 +220,7 @@ def test_what_was_taken_before_its_turn_wakes_nobody() -> None:
 # Reloading
 
 
-Answer = Callable[[Done], None]
+Answer = Callable[[OnCompleted], None]
 
 
 def reload(answer: Answer, limit_s: float | None = None) -> Echo:
@@ -229,7 +229,7 @@ def reload(answer: Answer, limit_s: float | None = None) -> Echo:
     async def main() -> Echo:
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_landed = lambda: pytest.fail("a probe is nobody's batch")
+        pool.on_completed = lambda: pytest.fail("a probe is nobody's batch")
         await pool.open([0], 1, 1)
         reloading = asyncio.ensure_future(pool.reload(0, limit_s))
         await asyncio.sleep(0.01)
@@ -304,16 +304,16 @@ def test_answers_of_many_threads_share_wake_ups() -> None:
     bunches: list[int] = []
 
     async def main() -> None:
-        landed = asyncio.Event()
+        completed = asyncio.Event()
 
-        def on_landed() -> None:
-            bunches.append(len(pool.take_landed()))
+        def on_completed() -> None:
+            bunches.append(len(pool.take_completed()))
             if sum(bunches) == 400:
-                landed.set()
+                completed.set()
 
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_landed = on_landed
+        pool.on_completed = on_completed
         await pool.open([0], 1, 1)
         for _ in range(400):
             pool.submit(batch_of(4), [tensors(4)])
@@ -326,7 +326,7 @@ def test_answers_of_many_threads_share_wake_ups() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        await asyncio.wait_for(landed.wait(), 10)
+        await asyncio.wait_for(completed.wait(), 10)
         await pool.aclose()
         late = answers[0]
         await asyncio.get_running_loop().run_in_executor(None, late, {}, 0.0)

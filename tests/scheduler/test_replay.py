@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qaic_sched.core.events import Answered
+from qaic_sched.core.events import Completed
 from qaic_sched.core.model import Fault
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.errors import ConfigError, InternalError, SchedulerError
@@ -201,7 +201,7 @@ def test_what_broke_the_core_breaks_it_again(tmp_path: Path) -> None:
     async def main() -> None:
         async with Scheduler(host(tmp_path), event_log=str(log)) as scheduler:
             assert scheduler._shell is not None
-            scheduler._shell.post(Answered(99, 0.0, Fault.LOST))
+            scheduler._shell.post(Completed(99, 0.0, Fault.LOST))
             with pytest.raises(InternalError):
                 await scheduler.run(rows(1))
 

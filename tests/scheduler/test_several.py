@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qaic_sched.backends.base import Want
+from qaic_sched.backends.base import CoreDemand
 from qaic_sched.backends.choose import backend_for
 from qaic_sched.backends.sim.backend import SimBackend, SimExecutable
 from qaic_sched.config.models import make_configs
@@ -26,7 +26,7 @@ from qaic_sched.errors import (
 from qaic_sched.scheduler.blocking import blocking
 from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.scheduler.replay import replay
-from qaic_sched.scheduler.several import announce, merged_statistics, share_devices
+from qaic_sched.scheduler.several import merged_statistics, publish_demand, share_devices
 from qaic_sched.testing import run_virtual
 from tests.backends.aic.aic_cards import rows as card_rows
 from tests.backends.aic.aic_cards import until
@@ -83,7 +83,7 @@ def test_two_models_share_all_cores_of_a_device(tmp_path: Path) -> None:
 
 
 def test_a_core_too_many_is_refused(tmp_path: Path) -> None:
-    """The error says what each model wants, what the device has, and what would fit."""
+    """The error says what each model demands, what the device has, and what would fit."""
     models = hosts(tmp_path)
     own = {"model": models["slow"], "num_activations": 2, "aic_num_cores": 4}
 
@@ -369,7 +369,7 @@ def test_gauges_add_up() -> None:
 
 
 def test_a_change_of_one_model_is_held_against_the_others(tmp_path: Path) -> None:
-    """What another model is announced to want is not free to be loaded on."""
+    """What another model is announced to demand is not free to be loaded on."""
     configs = make_configs(hosts(tmp_path), aic_num_cores=4)
     backends = {name: backend_for(config) for name, config in configs.items()}
 
@@ -378,7 +378,7 @@ def test_a_change_of_one_model_is_held_against_the_others(tmp_path: Path) -> Non
         assert (await backends["fast"].load(0, 3, 2)).num_activations == 3
         with pytest.raises(ConfigError, match="12 of 16 cores free; 3 would fit"):
             await backends["fast"].load(0, 4, 2)
-        announce(backends, "slow", Want(3, 4))
+        publish_demand(backends, "slow", CoreDemand(3, 4))
         with pytest.raises(ConfigError, match="4 of 16 cores free; 1 would fit"):
             await backends["fast"].load(0, 3, 2)
 
@@ -434,7 +434,7 @@ def test_too_many_activations_on_the_cpu_are_told_once(
 
 
 def test_models_share_a_card(tmp_path: Path, cards: Any) -> None:
-    """Both are loaded on each device, and what they want beyond its cores is refused before."""
+    """Both are loaded on each device, and what they demand beyond its cores is refused before."""
     models = {name: write_qpc(tmp_path / name, cores=4) for name in ("a", "b")}
 
     async def run(**options: Any) -> set[int]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 import pytest
 
-from qaic_sched.backends.base import Backend, DeviceInfo, Done, Executable
+from qaic_sched.backends.base import Backend, DeviceInfo, Executable, OnCompleted
 from qaic_sched.config.keys import ModelOptions
 from qaic_sched.errors import DeviceError
 from qaic_sched.program import Program, TensorSpec
@@ -92,15 +92,15 @@ def interrupted_when(condition: Callable[[], object]) -> Iterator[None]:
 class Submitted(NamedTuple):
     activation: int
     inputs: Mapping[str, Any]
-    done: Done
+    on_completed: OnCompleted
 
     def answer(self) -> None:
         """Answer with the mean of each row."""
-        self.done({"y": self.inputs["x"].mean(axis=1)}, time.monotonic())
+        self.on_completed({"y": self.inputs["x"].mean(axis=1)}, time.monotonic())
 
     def fail(self, error: DeviceError) -> None:
         """Answer with an error."""
-        self.done(error, time.monotonic())
+        self.on_completed(error, time.monotonic())
 
 
 class ScriptedExecutable(Executable):
@@ -116,10 +116,12 @@ class ScriptedExecutable(Executable):
         self.submitted: Queue[Submitted] = Queue()
         self.is_closed = False
 
-    def submit(self, activation: int, inputs: Mapping[str, object], done: Done) -> None:
+    def submit(
+        self, activation: int, inputs: Mapping[str, object], on_completed: OnCompleted
+    ) -> None:
         if self.backend.refusal is not None:
             raise self.backend.refusal
-        inference = Submitted(activation, inputs, done)
+        inference = Submitted(activation, inputs, on_completed)
         self.backend.num_submitted += 1
         if self.backend.answers_at_once:
             self.loop.call_soon_threadsafe(partial(self._answer, inference))

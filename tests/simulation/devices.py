@@ -10,7 +10,7 @@ from random import Random
 from typing import TypeAlias
 
 from qaic_sched.backends.base import unused_indexes
-from qaic_sched.core.events import ActivationsAdded, Answered, DeviceOpened, ReloadFailed
+from qaic_sched.core.events import ActivationsAdded, Completed, DeviceOpened, ReloadFailed
 from qaic_sched.core.model import Batch, Fault
 from tests.simulation.scenario import DeviceFate, Outage, Scenario
 
@@ -20,7 +20,7 @@ _FAILS_AFTER_S = 0.0001
 """How soon a device that is gone answers what it is given."""
 
 Report: TypeAlias = Callable[
-    [int, int, "ActivationsAdded | Answered | DeviceOpened | ReloadFailed"], None
+    [int, int, "ActivationsAdded | Completed | DeviceOpened | ReloadFailed"], None
 ]
 """Takes the device, the activation (-1 for the device itself) and what it has to say."""
 
@@ -188,9 +188,9 @@ class PlayedDevice:
         arrivals = self._scenario.arrivals
         fails = self._random.random() < self.fate.error_probability
         if fails or any(arrivals[part.request.id].is_poisoned for part in batch.parts):
-            self._report(self.id, index, Answered(batch.id, at, Fault.INFERENCE))
+            self._report(self.id, index, Completed(batch.id, at, Fault.INFERENCE))
         else:
-            self._report(self.id, index, Answered(batch.id, at))
+            self._report(self.id, index, Completed(batch.id, at))
         if lane:
             self._start(index, at)
 
@@ -198,5 +198,5 @@ class PlayedDevice:
         self._epoch += 1
         for index, lane in self._lanes.items():
             for batch in lane:
-                self._report(self.id, index, Answered(batch.id, at, fault))
+                self._report(self.id, index, Completed(batch.id, at, fault))
             lane.clear()

@@ -19,9 +19,9 @@ from qaic_sched.core.commands import Commands
 from qaic_sched.core.events import (
     ActivationsAdded,
     ActivationsRetired,
-    Answered,
     Cancelled,
     Closed,
+    Completed,
     DeviceOpened,
     DeviceRetired,
     DrainStarted,
@@ -264,9 +264,9 @@ class Simulation:
         self,
         device_id: int,
         activation: int,
-        event: ActivationsAdded | Answered | DeviceOpened | ReloadFailed,
+        event: ActivationsAdded | Completed | DeviceOpened | ReloadFailed,
     ) -> None:
-        if isinstance(event, Answered):
+        if isinstance(event, Completed):
             self._post((device_id, activation), event)
         elif not self._is_closed:
             # A device is loaded only after it has answered all that it held before.
@@ -292,7 +292,7 @@ class Simulation:
             events.append(line.popleft())
             if not line:
                 lines.remove(line)
-        if any(not isinstance(each, Request | Answered | Cancelled) for each in events):
+        if any(not isinstance(each, Request | Completed | Cancelled) for each in events):
             events.sort(key=lambda each: isinstance(each, Closed))
         return events
 

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from qaic_sched.core.admission import Admission
 from qaic_sched.core.deadlines import Deadlines
-from qaic_sched.core.events import Answered, Cancelled
+from qaic_sched.core.events import Cancelled, Completed
 from qaic_sched.core.health import Health
 from qaic_sched.core.laggards import Laggards
 from qaic_sched.core.model import Activation, Batch, Part, Request, RequestState
@@ -130,7 +130,7 @@ def _forgets_who_waits(admit_waiting: Original) -> Original:
 
 
 def _counts_a_hedge_twice(answered: Original) -> Original:
-    def mutant(self: SchedulerState, event: Answered) -> None:
+    def mutant(self: SchedulerState, event: Completed) -> None:
         batch = self.batches.get(event.batch_id)
         if batch is not None:
             for part in batch.parts:
@@ -176,7 +176,7 @@ MUTANTS: dict[str, Mutant] = {
     "dispatch to a quarantined device": (SlotLedger, "park", _uses_a_quarantined_device),
     "forget a deadline": (Deadlines, "add", _forgets_a_deadline),
     "count in flight wrong": (SchedulerState, "_resolve", _counts_in_flight_wrong),
-    "count a hedge twice": (SchedulerState, "_answered", _counts_a_hedge_twice),
+    "count a hedge twice": (SchedulerState, "_completed", _counts_a_hedge_twice),
     "use a late answer": (SchedulerState, "_give_up_on", _uses_a_late_answer),
     "forget a partial batch": (SchedulerState, "next_wakeup", _forgets_a_partial_batch),
     "never probe a device": (Health, "next_probe_at", _never_probes),

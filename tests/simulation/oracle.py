@@ -14,9 +14,9 @@ from qaic_sched.core.commands import Commands
 from qaic_sched.core.events import (
     ActivationsAdded,
     ActivationsRetired,
-    Answered,
     Cancelled,
     Closed,
+    Completed,
     DeviceOpened,
     DeviceRetired,
     DrainStarted,
@@ -165,14 +165,14 @@ class Oracle:
         self._policies = [self._policy]
         self._num_batches_before = self._num_batches
         self._set_sizes = [self._set_size]
-        self._has_failed_now = any(isinstance(each, Answered) and each.fault for each in events)
+        self._has_failed_now = any(isinstance(each, Completed) and each.fault for each in events)
         self._failed_now = []
         self._out_before = {each for each, device in self._devices.items() if device.is_out}
         for event in events:
             match event:
                 case Request():
                     self._arrive(event)
-                case Answered():
+                case Completed():
                     self._answer(event)
                 case DeviceOpened():
                     self._open(event)
@@ -247,12 +247,12 @@ class Oracle:
         self._most_attempts = max(self._most_attempts, policy.max_attempts)
         self._num_hedges = 0
 
-    def _answer(self, event: Answered) -> None:
+    def _answer(self, event: Completed) -> None:
         held = self._held.pop(event.batch_id)
         device = self._device_of(held.batch)
         del device.held[event.batch_id]
         index = held.batch.activation.index
-        before, device.last_answers[index] = device.last_answers[index], event.answered_at
+        before, device.last_answers[index] = device.last_answers[index], event.completed_at
         if event.fault is not None:
             device.has_failed, device.failed_at = True, self._now
         if held.is_given_up:
@@ -263,7 +263,7 @@ class Oracle:
         _require(_cargo(held.batch) == held.parts, f"{_name(held.batch)} was changed in flight")
         self._is_measured |= event.fault is None
         if event.fault is None and before >= 0:
-            is_slow = event.answered_at - max(before, held.sent_at) >= _LEAST_SLOW_S - 1e-9
+            is_slow = event.completed_at - max(before, held.sent_at) >= _LEAST_SLOW_S - 1e-9
             device.slow_in_a_row = device.slow_in_a_row + 1 if is_slow else 0
             device.most_slow_in_a_row = max(device.most_slow_in_a_row, device.slow_in_a_row)
         self._land(held, is_good=event.fault is None, is_error=event.fault is Fault.INFERENCE)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from qaic_sched.backends.aic.executable import AicExecutable
     from qaic_sched.backends.aic.qpc import QpcFile
-    from qaic_sched.backends.base import Done
+    from qaic_sched.backends.base import OnCompleted
     from qaic_sched.errors import DeviceErrorKind
     from qaic_sched.program import Tensors
 
@@ -38,15 +38,19 @@ _FATAL = ("lost", "restarted")
 class Flight:
     """One inference between `submit` and its answer."""
 
-    __slots__ = ("activation", "done", "id", "inputs", "rows", "slot", "submitted_at")
+    __slots__ = ("activation", "id", "inputs", "on_completed", "rows", "slot", "submitted_at")
 
     def __init__(
-        self, flight_id: int, activation: int, inputs: Mapping[str, object], done: Done
+        self,
+        flight_id: int,
+        activation: int,
+        inputs: Mapping[str, object],
+        on_completed: OnCompleted,
     ) -> None:
         self.id = flight_id
         self.activation = activation
         self.inputs: Any = inputs
-        self.done = done
+        self.on_completed = on_completed
         self.rows: int  # 0 where the program has but one batch size
         self.slot: _Slot
         self.submitted_at: float

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from qaic_sched.backends.aic.qpc import QpcFile
     from qaic_sched.backends.aic.sdk import Sdk
-    from qaic_sched.backends.base import Done
+    from qaic_sched.backends.base import OnCompleted
     from qaic_sched.program import Tensors
 
 __all__ = ["AicExecutable"]
@@ -88,19 +88,21 @@ class AicExecutable(Executable):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, activation: int, inputs: Mapping[str, object], done: Done) -> None:
+    def submit(
+        self, activation: int, inputs: Mapping[str, object], on_completed: OnCompleted
+    ) -> None:
         """Queue one inference; `SchedulerClosedError` once the executable was closed."""
         with self._lock:
             if self._is_closed:
                 raise SchedulerClosedError(f"aic device {self.device_id} was closed")
             failure = self.failure
             if failure is None:
-                flight = Flight(next(self._ids), activation, inputs, done)
+                flight = Flight(next(self._ids), activation, inputs, on_completed)
                 self._pending[flight.id] = flight
                 self._queue.put(flight)
             else:
                 # Not by a thread of the device: they may all be stuck.
-                self._loop.call_soon_threadsafe(done, failure, self.clock())
+                self._loop.call_soon_threadsafe(on_completed, failure, self.clock())
 
     async def load_more(self, count: int, set_size: int) -> Sequence[int]:
         """Load so many programs more, on a thread for that; see the seam."""
@@ -144,13 +146,13 @@ class AicExecutable(Executable):
             logger.warning("aic device %d was still busy when it was closed", self.device_id)
         self._answer_all(closed_in_flight("aic", self.device_id))
 
-    def answer(self, flight_id: int, answer: Tensors | DeviceError, answered_at: float) -> None:
+    def answer(self, flight_id: int, answer: Tensors | DeviceError, completed_at: float) -> None:
         """Answer an inference, unless it is too late; on the device's threads."""
         flight = self._pending.pop(flight_id, None)
         if flight is None:
             return
         try:
-            flight.done(answer, answered_at)
+            flight.on_completed(answer, completed_at)
         except Exception:
             logger.exception("aic device %d: who wanted an answer failed", self.device_id)
 

@@ -6,7 +6,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qaic_sched.backends.base import Backend, DeviceInfo, Want
+from qaic_sched.backends.base import Backend, CoreDemand, DeviceInfo
 from qaic_sched.backends.compiling.compile import compile_model
 from qaic_sched.backends.compiling.container import check_cpu_program, kind_of
 from qaic_sched.backends.compiling.folder import FolderError
@@ -59,9 +59,11 @@ class CpuBackend(Backend):
         self._cores_of = share_out(cores, device_ids)
         return device_ids
 
-    async def check_room(self, device_ids: Sequence[int], wants: Mapping[str, Want]) -> None:
+    async def check_room(
+        self, device_ids: Sequence[int], demands: Mapping[str, CoreDemand]
+    ) -> None:
         """Warn of devices with more activations than cores: those share the cores, if they must."""
-        activations = sum(want.num_activations for want in wants.values())
+        activations = sum(demand.num_activations for demand in demands.values())
         for device_id in device_ids:
             _warn_if_crowded(device_id, activations, self._cores_of[device_id])
 

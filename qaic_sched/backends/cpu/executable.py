@@ -27,7 +27,7 @@ from qaic_sched.errors import DeviceError, SchedulerClosedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from qaic_sched.backends.base import Done
+    from qaic_sched.backends.base import OnCompleted
     from qaic_sched.program import Program, Tensors
 
 __all__ = ["Activation", "CpuExecutable", "Flight"]
@@ -91,12 +91,14 @@ class CpuExecutable(Executable):
         join = partial(join_all, gone, CLOSE_LIMIT_S)
         await in_thread(join, f"qaic-cpu-{self.device_id}-unload")
 
-    def submit(self, activation: int, inputs: Mapping[str, object], done: Done) -> None:
+    def submit(
+        self, activation: int, inputs: Mapping[str, object], on_completed: OnCompleted
+    ) -> None:
         """Queue one inference; `SchedulerClosedError` once the executable was closed."""
         # The lock keeps an inference from slipping in behind the end of the queue, unanswered.
         with self._lock:
             self._require_open()
-            self._activations[activation].take(Flight(inputs, done))
+            self._activations[activation].take(Flight(inputs, on_completed))
 
     def stop(self) -> None:
         """Let every activation end once it has done what it holds; waits for nothing."""
@@ -133,11 +135,11 @@ def _stop(activations: Iterable[Activation]) -> None:
 class Flight:
     """One inference between `submit` and its answer."""
 
-    __slots__ = ("done", "inputs")
+    __slots__ = ("inputs", "on_completed")
 
-    def __init__(self, inputs: Mapping[str, object], done: Done) -> None:
+    def __init__(self, inputs: Mapping[str, object], on_completed: OnCompleted) -> None:
         self.inputs = inputs
-        self.done = done
+        self.on_completed = on_completed
 
 
 class Activation(threading.Thread):
@@ -201,7 +203,7 @@ class Activation(threading.Thread):
         except KeyError:
             return
         try:
-            flight.done(answer, time.monotonic())
+            flight.on_completed(answer, time.monotonic())
         except Exception:
             logger.exception("%s: the receiver of an inference's outputs failed", self.name)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from qaic_sched.backends.base import Done
+    from qaic_sched.backends.base import OnCompleted
     from qaic_sched.backends.sim.backend import SimExecutable
     from qaic_sched.backends.sim.model import Model
     from qaic_sched.errors import DeviceError, DeviceErrorKind
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["Answers"]
 
 _InFlight: TypeAlias = (
-    "tuple[float, int, int, Mapping[str, object], Done, SimExecutable, DeviceErrorKind | None]"
+    "tuple[float, int, int, Mapping[str, object], OnCompleted, SimExecutable, "
+    "DeviceErrorKind | None]"
 )
-"""End, number in the order of `add`, rows or 0 where it fails, inputs, done, executable, fault."""
+"""End, number in the order of `add`, rows (0: it fails), inputs, callback, executable, fault."""
 
 
 class Answers:
@@ -70,17 +71,17 @@ class Answers:
         now: float,
         rows: int,
         inputs: Mapping[str, object],
-        done: Done,
+        on_completed: OnCompleted,
         executable: SimExecutable,
         fault: DeviceErrorKind | None,
     ) -> None:
         """Answer at `end`; never before the caller's callback has returned."""
         self._sequence += 1
-        self._put((end, self._sequence, rows, inputs, done, executable, fault))
+        self._put((end, self._sequence, rows, inputs, on_completed, executable, fault))
         if end < self._wakeup_at:
             self._wake_at(end, now)
 
-    def take(self, executable: SimExecutable) -> list[Done]:
+    def take(self, executable: SimExecutable) -> list[OnCompleted]:
         """Forget the executable's inferences; what answers them, in the order of their ends."""
         taken = sorted(each for each in (*self._line, *self._heap) if each[5] is executable)
         self._line = deque(each for each in self._line if each[5] is not executable)

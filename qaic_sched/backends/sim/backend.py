@@ -1,7 +1,7 @@
 """Simulated cards: modelled devices that keep exact times of their own on the loop's timers.
 
 Rules of this file:
-- An inference's start and end are computed when it is submitted, and `answered_at` is that end;
+- An inference's start and end are computed when it is submitted, and `completed_at` is that end;
   when the loop's timer fired changes neither, so a coarse or late timer costs no accuracy.
 - All devices of a backend share one heap and one wakeup of the loop (`answers.py`); there is no
   thread.
@@ -35,7 +35,7 @@ from qaic_sched.errors import ConfigError, DeviceError, SchedulerClosedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from qaic_sched.backends.base import Done
+    from qaic_sched.backends.base import OnCompleted
     from qaic_sched.backends.sim.spec import SimSpec
     from qaic_sched.config.keys import ModelOptions
     from qaic_sched.errors import DeviceErrorKind
@@ -162,15 +162,17 @@ class SimExecutable(Executable):
         self._is_random = bool(self._sigma or self._faults)
         self._is_disturbed = self._is_random or outages.are_ahead(answers.clock())
 
-    def submit(self, activation: int, inputs: Mapping[str, object], done: Done) -> None:
+    def submit(
+        self, activation: int, inputs: Mapping[str, object], on_completed: OnCompleted
+    ) -> None:
         """Start one inference, now or when the earlier ones of its activation are due."""
         if get_ident() == self._thread_id and not self._is_closed:
-            self._start(activation, inputs, done)
+            self._start(activation, inputs, on_completed)
             return
         # The lock keeps an inference from coming to the loop when the last were answered.
         with self._lock:
             self._check_open()
-            self._answers.loop.call_soon_threadsafe(self._start, activation, inputs, done)
+            self._answers.loop.call_soon_threadsafe(self._start, activation, inputs, on_completed)
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -202,8 +204,8 @@ class SimExecutable(Executable):
         with self._lock:
             self._is_closed = True
         now = self._answers.clock()
-        for done in self._answers.take(self):
-            done(closed_in_flight("sim", self.device_id), now)
+        for on_completed in self._answers.take(self):
+            on_completed(closed_in_flight("sim", self.device_id), now)
         await asyncio.sleep(0)  # what other threads have submitted comes first
 
     def failure(self, fault: DeviceErrorKind) -> DeviceError:
@@ -212,10 +214,12 @@ class SimExecutable(Executable):
             return self._error("was lost, as its faults say", "lost")
         return self._error("failed an inference, as its faults say")
 
-    def _start(self, activation: int, inputs: Mapping[str, object], done: Done) -> None:
+    def _start(
+        self, activation: int, inputs: Mapping[str, object], on_completed: OnCompleted
+    ) -> None:
         now = self._answers.clock()
         if self._is_closed:  # since another thread submitted this
-            done(self._error("was closed before this inference began"), now)
+            on_completed(self._error("was closed before this inference began"), now)
             return
         previous = self._ends[activation]
         start = previous
@@ -232,7 +236,7 @@ class SimExecutable(Executable):
             if fault is not None:
                 rows = 0  # nothing to compute
         self._ends[activation] = end
-        self._answers.add(end, now, rows, inputs, done, self, fault)
+        self._answers.add(end, now, rows, inputs, on_completed, self, fault)
 
     def _disturbed(
         self, activation: int, now: float, start: float, service_s: float

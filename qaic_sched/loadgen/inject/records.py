@@ -35,7 +35,7 @@ class Records:
     activation: NDArray[np.int32]
     submitted_ns: NDArray[np.int64]
     started_ns: NDArray[np.int64]
-    answered_ns: NDArray[np.int64]
+    completed_ns: NDArray[np.int64]
     ended_ns: int = 0
     """When the last answer had come, or the run gave up."""
     problems: dict[str, int] = field(default_factory=dict)
@@ -61,5 +61,5 @@ class Records:
             activation=np.full(count, -1, np.int32),
             submitted_ns=never(),
             started_ns=never(),
-            answered_ns=never(),
+            completed_ns=never(),
         )

@@ -22,6 +22,8 @@ __all__ = ["ARRAYS", "load_records", "save_records"]
 _REST = ("ended_ns", "problems", "device_samples")
 ARRAYS = tuple(each.name for each in fields(Records) if each.name not in _REST)
 """The names of the columns, one row per request each."""
+_KEYS = {**dict(zip(ARRAYS, ARRAYS, strict=True)), "completed_ns": "answered_ns"}
+"""Column -> its name in the file, which outlives that of the attribute."""
 
 
 class _Rest(Struct, frozen=True):
@@ -40,7 +42,7 @@ def save_records(records: Records, path: Path) -> None:
             file,
             allow_pickle=False,
             rest=np.frombuffer(rest, np.uint8),
-            **{name: getattr(records, name) for name in ARRAYS},
+            **{key: getattr(records, name) for name, key in _KEYS.items()},
         )
 
 
@@ -48,7 +50,7 @@ def load_records(path: Path) -> Records:
     """Read what `save_records` wrote; `InputError` where it is something else."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ARRAYS}
+            arrays = {name: archive[key] for name, key in _KEYS.items()}
             rest = msgspec.json.decode(archive["rest"].tobytes(), type=_Rest)
     except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: no records of a load test: {error}") from error

@@ -58,7 +58,7 @@ class Rows:
         self._activation = records.activation.data
         self._submitted = records.submitted_ns.data
         self._started = records.started_ns.data
-        self._answered = records.answered_ns.data
+        self._answered = records.completed_ns.data
 
     def grow(self) -> None:
         """Make room for twice as many."""
@@ -83,7 +83,7 @@ class Rows:
             self._activation[row] = inference.activation
             self._submitted[row] = round((inference.submitted_at - origin) * 1e9)
             self._started[row] = round((inference.started_at - origin) * 1e9)
-            self._answered[row] = round((inference.answered_at - origin) * 1e9)
+            self._answered[row] = round((inference.completed_at - origin) * 1e9)
 
     def records(self, count: int) -> Records:
         """The first so many rows."""

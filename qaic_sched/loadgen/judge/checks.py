@@ -283,7 +283,7 @@ def predicted_wait(evidence: Evidence) -> Check:
 
 
 def _services_s(records: Records, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
-    return (records.answered_ns - records.started_ns)[rows] / 1e9
+    return (records.completed_ns - records.started_ns)[rows] / 1e9
 
 
 def _unpredictable(evidence: Evidence) -> str | None:

@@ -35,7 +35,7 @@ class Inferences:
     ready_ns: NDArray[np.int64]
     """When the last of its requests was due."""
     started_ns: NDArray[np.int64]
-    answered_ns: NDArray[np.int64]
+    completed_ns: NDArray[np.int64]
     requests: int
     """How many they answered, all together."""
 
@@ -43,7 +43,7 @@ class Inferences:
     def of(cls, records: Records, rows: NDArray[np.bool_]) -> Inferences | None:
         """Of these rows; None if the target does not tell, or not of all of them."""
         told = rows & (records.inference >= 0)
-        told &= (records.started_ns >= 0) & (records.answered_ns >= 0)
+        told &= (records.started_ns >= 0) & (records.completed_ns >= 0)
         if not told.any() or (rows & ~told).any():
             return None
         order = np.flatnonzero(told)
@@ -54,7 +54,7 @@ class Inferences:
             records.device[order][firsts],
             np.maximum.reduceat(records.planned_ns[order], firsts),
             records.started_ns[order][firsts],
-            records.answered_ns[order][firsts],
+            records.completed_ns[order][firsts],
             len(order),
         )
 
@@ -64,7 +64,7 @@ class Inferences:
     @property
     def services_ns(self) -> NDArray[np.int64]:
         """Execute times."""
-        return self.answered_ns - self.started_ns
+        return self.completed_ns - self.started_ns
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ class Inference:
     activation: int
     submitted_at: float
     started_at: float
-    answered_at: float
+    completed_at: float
 
 
 @dataclass(slots=True)

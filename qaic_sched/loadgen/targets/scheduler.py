@@ -120,7 +120,7 @@ class SchedulerTarget(Target):
                 activation.index,
                 batch.submitted_at,
                 batch.started_at,
-                batch.answered_at,
+                batch.completed_at,
             )
         done(Reply(Outcome.DONE, request.result(), None, inference))
 

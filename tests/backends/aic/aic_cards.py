@@ -62,12 +62,12 @@ def start(executable: AicExecutable, inputs: Any, activation: int = 0) -> asynci
     answered = loop.create_future()
     answers: SimpleQueue[Any] = SimpleQueue()
 
-    def done(answer: Any, answered_at: float) -> None:
-        answers.put(answered_at)
+    def on_completed(answer: Any, completed_at: float) -> None:
+        answers.put(completed_at)
         assert answers.qsize() == 1, "answered twice"
         loop.call_soon_threadsafe(answered.set_result, answer)
 
-    executable.submit(activation, inputs, done)
+    executable.submit(activation, inputs, on_completed)
     return answered
 
 

@@ -278,7 +278,7 @@ def test_a_receiver_that_fails_is_logged(qpc: str, caplog: pytest.LogCaptureFixt
     """An exception out of `done` costs the device's threads nothing."""
 
     async def run(executable: AicExecutable) -> None:
-        executable.submit(0, rows(), lambda answer, answered_at: 1 / 0)  # type: ignore[arg-type]
+        executable.submit(0, rows(), lambda answer, completed_at: 1 / 0)  # type: ignore[arg-type]
         assert "mean" in await start(executable, rows())
 
     on_card(qpc, run)

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from qaic_sched.backends.base import Want
+from qaic_sched.backends.base import CoreDemand
 from qaic_sched.backends.choose import find_model
 from qaic_sched.backends.cpu import CpuBackend, cores
 from qaic_sched.backends.cpu import executable as cpu_executable
@@ -53,7 +53,7 @@ def close(executable: CpuExecutable) -> None:
 def infer(executable: CpuExecutable, inputs: Any, activation: int = 0) -> Any:
     """The answer to one inference: outputs, or a `DeviceError`."""
     answers: SimpleQueue[Any] = SimpleQueue()
-    executable.submit(activation, inputs, lambda answer, answered_at: answers.put(answer))
+    executable.submit(activation, inputs, lambda answer, completed_at: answers.put(answer))
     return answers.get(timeout=10)
 
 
@@ -274,9 +274,9 @@ def test_activations_of_other_models_have_their_threads_too(
 
     monkeypatch.setattr("qaic_sched.backends.cpu.backend.open_model", count_threads)
     model = backend(linear_model(model_file, batch=2))
-    model.others = {"yolo": Want(1), "bert": Want(7)}
+    model.others = {"yolo": CoreDemand(1), "bert": CoreDemand(7)}
     close(load(model))
-    model.others = {"yolo": Want(2)}
+    model.others = {"yolo": CoreDemand(2)}
     close(load(model))
     assert [asked.get(), asked.get()] == [1, 2]
     assert caplog.messages == []

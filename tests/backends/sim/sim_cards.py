@@ -53,8 +53,8 @@ class Recorder:
         self.results: list[Any] = []
         self.changed = asyncio.Event()
 
-    def __call__(self, result: object, answered_at: float) -> None:
-        self.ends.append(answered_at)
+    def __call__(self, result: object, completed_at: float) -> None:
+        self.ends.append(completed_at)
         self.seen.append(asyncio.get_running_loop().time())
         self.results.append(result)
         self.changed.set()

@@ -216,7 +216,7 @@ def _all_failed() -> Records:
 def _silent() -> Records:
     records = poisson_run()
     answer_nobody(records, slice(0, 0), Outcome.DONE)
-    for name in ("inference", "device", "activation", "submitted_ns", "started_ns", "answered_ns"):
+    for name in ("inference", "device", "activation", "submitted_ns", "started_ns", "completed_ns"):
         getattr(records, name)[:] = -1
     records.device_samples = []
     return records

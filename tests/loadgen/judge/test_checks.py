@@ -121,7 +121,7 @@ def test_flow_is_balanced_by_devices_and_requests() -> None:
 def test_flow_is_balanced_for_batches_too() -> None:
     """Two requests in each inference."""
     records = poisson_run(0.4)
-    for name in ("planned", "sent", "done", "started", "answered"):
+    for name in ("planned", "sent", "done", "started", "completed"):
         setattr(records, f"{name}_ns", np.repeat(getattr(records, f"{name}_ns"), 2))
     for name in ("outcome", "inference", "device"):
         setattr(records, name, np.repeat(getattr(records, name), 2))
@@ -352,7 +352,7 @@ def test_the_replay_takes_a_batch_for_one() -> None:
     records = served(np.array([0, 1_000_000, 2_000_000, 3_000_000]))
     records.inference[:] = [0, 0, 1, 1]
     records.started_ns[:] = [1_000_000, 1_000_000, 3_500_000, 3_500_000]
-    records.answered_ns = records.started_ns + SERVICE_NS
+    records.completed_ns = records.started_ns + SERVICE_NS
 
     check = ideal_replay(_evidence(records))
 

@@ -145,7 +145,7 @@ def test_a_late_injector_is_not_valid() -> None:
     """2 % of the requests were sent a millisecond late, at a median of some 2 ms."""
     records = poisson_run()
     late = slice(None, None, 50)
-    for name in ("sent_ns", "started_ns", "answered_ns", "done_ns"):
+    for name in ("sent_ns", "started_ns", "completed_ns", "done_ns"):
         getattr(records, name)[late] += 1_000_000
     records.ended_ns += 1_000_000
     rule = _rule(_report(records), "injector_on_time")

@@ -59,7 +59,7 @@ def test_a_request_in_one_part_has_its_inference(tmp_path: Path) -> None:
         assert inference is not None
         assert (inference.device_id, inference.activation) == (0, 0)
         assert (inference.submitted_at, inference.started_at) == (1.0, 1.0)
-        assert inference.answered_at == 1.010
+        assert inference.completed_at == 1.010
         await target.aclose()
 
     run_virtual(main)
