@@ -115,6 +115,19 @@ class Records:
             },
         )
 
+    @property
+    def set_size(self) -> int:
+        """Batches that an activation may hold, the running one included; 0 before any device."""
+        return self.ledger.set_size
+
+    def is_quarantined(self, device_id: int) -> bool:
+        """Whether a device that was opened is given nothing until it has been reloaded."""
+        return self.health.is_out(device_id)
+
+    def was_slow(self, device_id: int) -> bool:
+        """Whether the last quarantine of a device was for being far slower than the others."""
+        return self.health.is_slow(device_id)
+
     def _state_of(self, device_id: int) -> str:
         state = self.health.state_of(device_id)
         is_leaving = device_id in self.ledger.leaving and state is not DeviceState.QUARANTINED

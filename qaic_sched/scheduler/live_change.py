@@ -66,7 +66,7 @@ class LiveChange:
             if executable is None:
                 executable = await self._pool.load(device_id)
                 self._shell.opened(device_id, executable.num_activations)
-            elif not self._shell.is_out(device_id):
+            elif not self._shell.is_quarantined(device_id):
                 await self._load_more(device_id, num_activations - executable.num_activations)
 
     async def _load_more(self, device_id: int, count: int) -> None:
@@ -81,7 +81,7 @@ class LiveChange:
         One goes before its successor is loaded, for their cores may be the only ones there are;
         unless it is the only one that works.
         """
-        if layout.set_size <= self._shell.core.ledger.set_size:
+        if layout.set_size <= self._shell.core.set_size:
             return
         for device_id in layout.device_ids:
             while (index := await self._narrow(device_id, layout.set_size)) is not None:
@@ -99,24 +99,24 @@ class LiveChange:
 
     def _others_work(self, device_id: int) -> bool:
         others = {*self._pool.executables} - {device_id}
-        return not all(map(self._shell.is_out, others))
+        return not all(map(self._shell.is_quarantined, others))
 
     async def _narrow(self, device_id: int, set_size: int) -> int | None:
         """An activation that cannot hold so many."""
         async with self._pool.changing(device_id):
-            if self._shell.is_out(device_id):
+            if self._shell.is_quarantined(device_id):
                 return None
             room = self._pool.executables[device_id].room
             return next((index for index, its in room.items() if its < set_size), None)
 
     async def _load_one(self, device_id: int) -> None:
         async with self._pool.changing(device_id):
-            if not self._shell.is_out(device_id):
+            if not self._shell.is_quarantined(device_id):
                 await self._load_more(device_id, 1)
 
     def _require_live(self, was: Layout) -> None:
         goes = {*was.device_ids} - {*self._wanted.device_ids}
-        if goes and all(map(self._shell.is_out, self._wanted.device_ids)):
+        if goes and all(map(self._shell.is_quarantined, self._wanted.device_ids)):
             raise NoDeviceError(
                 f"devices: {sorted(goes)} cannot go, all others are in quarantine: wait for them"
             )
@@ -129,7 +129,7 @@ class LiveChange:
         await self._give_back(was)
 
     async def _give_back(self, layout: Layout) -> None:
-        if layout.set_size < self._shell.core.ledger.set_size:
+        if layout.set_size < self._shell.core.set_size:
             self._shell.post(SetSizeChanged(layout.set_size))
         await _all(
             self._trim(each, layout.num_activations)
@@ -140,7 +140,7 @@ class LiveChange:
 
     async def _trim(self, device_id: int, num_activations: int) -> None:
         async with self._pool.changing(device_id):
-            if self._shell.is_out(device_id):
+            if self._shell.is_quarantined(device_id):
                 return
             executable = self._pool.executables[device_id]
             extra = sorted(executable.room)[num_activations:]
@@ -151,7 +151,7 @@ class LiveChange:
         self, device_id: int, executable: Executable, indexes: tuple[int, ...]
     ) -> None:
         """Give activations back, unless a reload comes between: it leaves nothing of them."""
-        if self._shell.is_out(device_id) or not self._has(device_id, executable):
+        if self._shell.is_quarantined(device_id) or not self._has(device_id, executable):
             return
         if await self._shell.retire(device_id, indexes):
             async with self._pool.changing(device_id):

@@ -134,19 +134,19 @@ class Shell:
     def opened(self, device_id: int, num_activations: int) -> None:
         """Tell that a device has the program loaded, for the first time or anew."""
         self.metrics.add_device(device_id, num_activations, self.clock())
-        self.post(DeviceOpened(device_id, num_activations, self.core.ledger.set_size))
+        self.post(DeviceOpened(device_id, num_activations, self.core.set_size))
 
     def statistics(self) -> Statistics:
         """The core's gauges, after everything posted so far."""
         self.flush()
         return self.core.statistics()
 
-    def is_out(self, device_id: int) -> bool:
+    def is_quarantined(self, device_id: int) -> bool:
         """Whether a device is in quarantine, after everything posted so far."""
         self.flush()
         if self.error is not None:
             raise self.error
-        return self.core.health.is_out(device_id)
+        return self.core.is_quarantined(device_id)
 
     def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Do something beside the requests; it is cancelled when the shell closes."""
@@ -294,7 +294,7 @@ class Shell:
         return is_unloaded
 
     async def _reload(self, device_id: int) -> None:
-        if self.core.health.is_slow(device_id):
+        if self.core.was_slow(device_id):
             logger.warning("device %d is far slower than the others: reloading it", device_id)
         async with self.pool.changing(device_id):
             try:
