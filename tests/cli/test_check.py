@@ -34,7 +34,7 @@ def test_it_says_what_a_configuration_means(
     assert [
         "set_size",
         "2",
-        "inferences that an activation may hold, the running one included",
+        "inferences that an activation may hold, including the running one",
     ] in (lines)
     assert ["runs", "on", "sim"] in lines
     assert ["batch", "sizes", "1, 4"] in lines
