@@ -37,7 +37,7 @@ COLUMNS = {
 
 
 def bench(
-    config: Annotated[Path, typer.Argument(help="Configuration file.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file.")],
     num_inferences: Annotated[
         int | None,
         typer.Option(

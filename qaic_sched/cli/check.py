@@ -54,7 +54,7 @@ class Findings:
 
 
 def check(
-    config: Annotated[Path, typer.Argument(help="Configuration file.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Explain a configuration and report its errors.

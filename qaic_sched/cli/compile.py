@@ -22,7 +22,9 @@ __all__ = ["compile_"]
 
 
 def compile_(
-    model: Annotated[str, typer.Argument(help="ONNX file, or pkg://package/path/to/model.onnx.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="ONNX file, or pkg://package/path/to/model.onnx.")
+    ],
     options: Annotated[
         Path | None,
         typer.Option("--options", metavar="FILE", help="YAML file of model and compiler options."),
@@ -43,7 +45,7 @@ def compile_(
 ) -> None:
     """Compile a model and print the path of the program.
 
-    A model that was compiled with the same options before is reused. Options on the command line
+    Reuses a program that was compiled from the same model and options. Options on the command line
     override those of the file.
 
     Ctrl-C stops the compiler and removes its unfinished files.

@@ -37,7 +37,7 @@ COLUMNS = {
 def devices(
     config: Annotated[
         str | None,
-        typer.Argument(help="Configuration file or model; default: this host."),
+        typer.Argument(metavar="CONFIG", help="Configuration file or model; default: this host."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -20,7 +20,9 @@ __all__ = ["replay"]
 
 
 def replay(
-    log: Annotated[Path, typer.Argument(help="File that `event_log` wrote.")],
+    log: Annotated[
+        Path, typer.Argument(metavar="LOG", help="Event log: the file named by `event_log`.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Replay an event log and compare every decision.

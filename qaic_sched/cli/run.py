@@ -30,7 +30,7 @@ __all__ = ["FileJob", "run"]
 
 
 def run(
-    config: Annotated[Path, typer.Argument(help="Configuration file.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file.")],
     input_path: Annotated[
         Path,
         typer.Option(
