@@ -88,7 +88,7 @@ def _of_rates(ours: list[Offered], theirs: list[Offered]) -> list[Result]:
     metric = "samples with p99 <= 15 ms"
     return [
         compare("server", metric, "1/s", rates, BATCHER, others, note=note),
-        compare("server", metric, "1/s", rates, "what the devices can do", [CAPACITY]),
+        compare("server", metric, "1/s", rates, "the ideal", [CAPACITY]),
         compare(
             "server",
             f"front ends for {RECORD:,} samples/s",

@@ -141,7 +141,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ]
     backend: Annotated[
         Literal["auto", "aic", "cpu", "sim"],
-        _means("what runs the model: aic, cpu, sim, or auto: a card if one is ready, else the CPU"),
+        _means(
+            "aic (cards), cpu, sim (simulated cards), or auto (a card if present, else the CPU)"
+        ),
     ] = "auto"
     devices: Annotated[
         Literal["all"] | Positive | DeviceIds,
