@@ -191,7 +191,7 @@ def test_backend_qaic_is_aic():
         ({"model": "a"}, "options: model: already given as model_path: remove one"),
         (
             {"backend": "qnn"},
-            r"options: backend: invalid enum value 'qnn' .*aic .cards., cpu, sim .simulated cards., or auto",
+            r"options: backend: invalid enum value 'qnn' .*aic .cards., cpu, sim",
         ),
         ({"num_activations": "x"}, "options: num_activations: expected `int`, got `str`"),
         ({"num-activations": 1, "num_activations": 1}, "num_activations: given twice"),
