@@ -1,7 +1,17 @@
-# make run: sets up .venv and runs the main job.  make test: sets it up and checks everything.
-# make simulate SEEDS=100000: random hosts against the core's promises, on all cores.
-# make bench ARGS="dispatch record": benchmarks with the core compiled.  make test-compiled: tests.
-# PYTHON makes the environment, VENV says where, ARGS goes to what is run.
+# make run            runs the main job
+# make test           checks everything: lint, format, types, all tests, coverage of the core
+# make lint           checks lint, format and types only
+# make simulate       runs random hosts against the core's invariants, on all CPU cores
+# make compiled       builds a copy of the package with the hot path compiled, in build/compiled
+# make test-compiled  runs the fast tests on that copy
+# make bench          runs the benchmarks on that copy
+# make clean          removes everything that the other targets made
+#
+# Each target creates the environment that it needs. Variables:
+#   PYTHON  the Python that creates the environment    make test PYTHON=python3.13 VENV=.venv-3.13
+#   VENV    the folder of the environment
+#   ARGS    arguments for the program that runs        make bench ARGS="dispatch --short"
+#   SEEDS   the number of random hosts                 make simulate SEEDS=100000
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
@@ -14,8 +24,8 @@ BIN := $(VENV)/bin
 run: $(VENV)/.installed-main-job
 	@$(BIN)/python -m bench.main_job $(ARGS)
 
-# Only the core's own tests are traced for coverage: tracing makes tests several times slower. The
-# slow ones run one at a time: they are about real time.
+# Coverage is measured in the core's tests only, because tracing makes tests several times slower.
+# Slow tests depend on real time, so they run one after another.
 test: lint
 	$(BIN)/coverage run -m pytest -m 'not (slow or long)' tests/core tests/simulation $(ARGS)
 	$(BIN)/coverage report --fail-under=100 --show-missing --include='qaic_sched/core/*'
@@ -30,17 +40,17 @@ lint: $(VENV)/.installed-dev
 simulate: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
-# A copy of the package with its core as C; the tree itself keeps none of that.
+# A copy of the package with the hot path compiled to C; the source tree stays unchanged.
 compiled: build/compiled/.built
 
 build/compiled/.built: $(VENV)/.installed-dev setup.py $(shell find qaic_sched -name '*.py')
 	rm -rf build/compiled
-	@echo 'compiling the core into build/compiled; this takes about half a minute'
+	@echo 'compiling the hot path into build/compiled; this takes about half a minute'
 	@QAIC_SCHED_COMPILE=1 $(BIN)/python -W ignore setup.py --quiet build --build-lib build/compiled
 	@touch $@
 
-# The fast tests, and a thousand seeds of the simulation, on the compiled core; not those of the
-# load tester and the commands, of which nothing is compiled.
+# The fast tests and a thousand seeds of the simulation, on the compiled copy. The tests of the load
+# tester and the commands are left out, because nothing of these is compiled.
 test-compiled: compiled
 	QAIC_SCHED_COMPILE=1 $(BIN)/python -m pytest -n auto -o pythonpath='build/compiled .' \
 	  --ignore=tests/loadgen --ignore=tests/cli -m 'not (slow or long or interpreted)' $(ARGS)
@@ -55,15 +65,15 @@ clean:
 	rm -rf $(VENV) build *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# One stamp per set of extras, made anew when pyproject.toml changes.
+# One stamp per set of extras, renewed when pyproject.toml changes.
 $(VENV)/.installed-%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
-	  echo 'Python 3.10 or newer is needed, and "$(PYTHON)" is not: install it,' \
-	    'or name one with make PYTHON=/path/to/python3' >&2; exit 1; }
+	  echo '"$(PYTHON)" is not Python 3.10 or newer: install one,' \
+	    'or name it with make PYTHON=/path/to/python3' >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
-	  echo '"$(PYTHON)" cannot make virtual environments: install its venv module' \
+	  echo '"$(PYTHON)" cannot create virtual environments: install its venv module' \
 	    '(Debian, Ubuntu: apt-get install python3-venv)' >&2; exit 1; }
-	@echo 'setting up $(VENV) for "$*", once; this can take a minute or two'
+	@echo 'setting up $(VENV) for "$*", once; this takes a minute or two'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@

@@ -1,1 +1,1 @@
-"""What is run from a checkout to show and measure qaic_sched; not part of the installed package."""
+"""The main job and the benchmarks, run from a checkout; not part of the installed package."""

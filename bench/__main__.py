@@ -1,4 +1,4 @@
-"""`python -m bench`: all benchmarks, or those that are named."""
+"""`python -m bench`: run all benchmarks, or the named ones."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Simulated cards for the benchmarks, and the closed load that is put on a scheduler of them."""
+"""Simulated cards for the benchmarks, and closed loads for a scheduler that runs on them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WIDTH = 16
 CARD = """
 inputs:  {{data: {{shape: [{batch}, 16], dtype: float32}}}}
 outputs: {{prob: {{shape: [{batch}, 4], dtype: float32}}}}
-service_time_s: {service_s!r}
+service_time_s: {execute_s!r}
 devices: {devices}
 cores: {cores}
 """
@@ -34,23 +34,23 @@ cores: {cores}
 
 @contextmanager
 def card_file(
-    *, devices: int = 1, cores: int = 16, batch: int = 1, service_s: float = 0.0
+    *, devices: int = 1, cores: int = 16, batch: int = 1, execute_s: float = 0.0
 ) -> Iterator[str]:
-    """The path of a model file for such cards, for as long as the context lasts."""
+    """Write a model file for simulated cards; yields its path and removes it at the end."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "card.sim.yaml")
-        text = CARD.format(devices=devices, cores=cores, batch=batch, service_s=service_s)
+        text = CARD.format(devices=devices, cores=cores, batch=batch, execute_s=execute_s)
         path.write_text(text, encoding="utf-8")
         yield str(path)
 
 
 def rows_of(samples: int) -> dict[str, NDArray[np.float32]]:
-    """Inputs of so many samples for these cards."""
+    """Make inputs of a number of samples for these cards."""
     return {"data": np.ones((samples, WIDTH), np.float32)}
 
 
 class Cost(NamedTuple):
-    """What some requests took."""
+    """The cost of a series of requests."""
 
     rate: float
     """Requests per second."""
@@ -59,28 +59,28 @@ class Cost(NamedTuple):
 
     @classmethod
     def since(cls, wall: float, cpu: float, count: int) -> Cost:
-        """Of `count` requests since those readings of `perf_counter` and `process_time`."""
+        """Cost of `count` requests since readings of `perf_counter` and `process_time`."""
         cpu_us = 1e6 * (process_time() - cpu) / count
         return cls(count / (perf_counter() - wall), cpu_us)
 
 
 class Refill:
-    """Keeps so many single-sample requests at a scheduler: each that is answered brings the next.
+    """Keeps a number of single-sample requests in a scheduler: each one resolved submits the next.
 
-    By callbacks, without a task for each caller, of which there may be a million.
+    Uses callbacks instead of one task per caller, because there may be a million callers.
     """
 
     def __init__(self, scheduler: Scheduler, outstanding: int) -> None:
         self._scheduler = scheduler
         self._row = rows_of(1)
         self._left = 0
-        self._is_over = False
+        self._is_stopped = False
         self._reached = asyncio.Event()
         for _ in range(outstanding):
             self._submit()
 
     async def run(self, count: int) -> Cost:
-        """Wait until so many more were answered; what each cost."""
+        """Wait until `count` more requests are resolved and return their cost."""
         self._left = count
         self._reached.clear()
         wall, cpu = perf_counter(), process_time()
@@ -88,14 +88,14 @@ class Refill:
         return Cost.since(wall, cpu, count)
 
     def stop(self) -> None:
-        """Bring no more; to be called before the scheduler is closed with the rest in it."""
-        self._is_over = True
+        """Submit no more requests. Call it before the scheduler is closed with requests in it."""
+        self._is_stopped = True
 
     def _submit(self) -> None:
-        self._scheduler.submit(self._row).add_done_callback(self._answered)
+        self._scheduler.submit(self._row).add_done_callback(self._resolved)
 
-    def _answered(self, request: ScheduledRequest) -> None:
-        if self._is_over:
+    def _resolved(self, request: ScheduledRequest) -> None:
+        if self._is_stopped:
             return
         request.result()
         self._left -= 1
@@ -105,7 +105,7 @@ class Refill:
 
 
 async def call_repeatedly(call: Callable[[], Awaitable[Any]], callers: int, calls: int) -> Cost:
-    """What a call costs where so many callers make so many each, one after the other."""
+    """Cost of a call when each of `callers` tasks makes `calls` calls in sequence."""
 
     async def caller() -> None:
         for _ in range(calls):

@@ -1,7 +1,7 @@
-"""The main job: names the content type of real files with a trained model, on every device.
+"""The main job: name the content type of real files with a trained model.
 
-The model is Magika's, from its package; what the scheduler answers is held, row by row, against
-ONNX Runtime alone. Run it as `python -m bench.main_job`; status 1 means that an answer differed.
+The model is Magika's, from its package. Every answer of the scheduler is compared with that of ONNX
+Runtime alone. Run `python -m bench.main_job`; the exit status is 1 if an answer differs.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 CONFIG = CHECKOUT / "configs" / "magika.yaml"
 
 TOLERANCE = 1e-5
-"""The most that two probabilities may differ and still be equal: batches round differently."""
+"""The largest difference of equal probabilities: batches of other sizes round differently."""
 
 SHOWN_TYPES = 12
 
 
 class ContentModel:
-    """How Magika's model sees a file, and what it calls the types that it knows.
+    """Magika's model: how it reads a file, and the labels of the content types.
 
-    `path` is the ONNX file; sizes and labels are in `config.min.json` beside it.
+    `path` is the ONNX file; sizes and labels are in `config.min.json` in its folder.
     """
 
     def __init__(self, path: str) -> None:
@@ -65,10 +65,9 @@ class ContentModel:
         self._min_tokens: int = config["min_file_size_for_dl"]
 
     def tokens_of(self, path: Path) -> Tokens | None:
-        """The first and the last bytes of a file, without the space around them.
+        """Return the first and last bytes of a file, stripped and padded to the model's width.
 
-        Padded in the middle to the model's width. None where the model is not asked: what is no
-        readable file, and files of a few bytes.
+        None if the path is not a readable file, or has too few bytes for the model.
         """
         if not path.is_file():
             return None
@@ -90,7 +89,7 @@ class ContentModel:
         return tokens
 
     def read(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Tokens]]:
-        """Every file that the model is asked about, with its tokens; reads one at a time."""
+        """Yield each file that the model accepts, with its tokens; files are read lazily."""
         for path in paths:
             tokens = self.tokens_of(path)
             if tokens is not None:
@@ -98,17 +97,17 @@ class ContentModel:
 
 
 def find_files(roots: Sequence[Path]) -> list[Path]:
-    """All files under the roots in a fixed order that takes one of each suffix in turn.
+    """Find all files under the roots, in a fixed order that alternates between suffixes.
 
-    Hidden folders, compiled Python and packages installed inside a root are left out.
+    Skips hidden folders, compiled Python and installed packages.
     """
     kinds: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for root in roots:
         for folder, subfolders, names in os.walk(root):
-            subfolders[:] = [name for name in subfolders if not _is_left_out(name)]
+            subfolders[:] = [name for name in subfolders if not _is_skipped(name)]
             for name in names:
                 path = Path(folder, name)
-                # Spreads a kind over all folders, the same way on every machine.
+                # Spreads a suffix over all folders, in the same way on every machine.
                 spread = crc32(os.fsencode(path.relative_to(root)))
                 kinds[path.suffix.lower()].append((spread, path))
     turns = (
@@ -119,7 +118,7 @@ def find_files(roots: Sequence[Path]) -> list[Path]:
     return [path for _, _, path in sorted(turns)]
 
 
-def _is_left_out(folder: str) -> bool:
+def _is_skipped(folder: str) -> bool:
     return folder.startswith(".") or folder in ("__pycache__", "site-packages", "dist-packages")
 
 
@@ -128,9 +127,9 @@ async def name_files(
     files: Iterable[tuple[Path, Tokens]],
     advance: Callable[[int], None],
 ) -> tuple[list[Path], Tokens, Scores]:
-    """Run every file through the scheduler, one request each.
+    """Run every file through the scheduler as one request.
 
-    Returns the paths, their tokens and their scores, a row per file in the order of `files`.
+    Returns the paths, and tokens and scores with one row per file, in the order of `files`.
     """
     paths: list[Path] = []
     rows: list[Tokens] = []
@@ -156,7 +155,7 @@ def _stacked(rows: Sequence[NDArray[Any]], spec: TensorSpec) -> NDArray[Any]:
 def reference_scores(
     model_path: str, tokens: Tokens, batch: int, advance: Callable[[int], None]
 ) -> Scores:
-    """The scores that ONNX Runtime alone gives the same rows, `batch` of them at a time."""
+    """Return the scores of ONNX Runtime alone, run in batches of `batch` rows."""
     import onnxruntime as ort
 
     session = ort.InferenceSession(model_path, providers=["CPUExecutionProvider"])
@@ -170,16 +169,16 @@ def reference_scores(
 
 
 def count_equal(scores: Scores, reference: Scores) -> int:
-    """Rows that are numerically equal and name the same type."""
+    """Count the rows that are numerically equal and name the same type."""
     close = np.abs(scores - reference).max(axis=1) <= TOLERANCE
     same = scores.argmax(axis=1) == reference.argmax(axis=1)
     return int((close & same).sum())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Name the files, print what was found, and check every answer; the exit status.
+    """Name the files, print the types and check every answer; returns the exit status.
 
-    0 if all answers equal ONNX Runtime's, 1 if not, 2 if the job could not start.
+    0: all answers equal those of ONNX Runtime. 1: an answer differs. 2: the job could not start.
     """
     options = _parse(arguments)
     try:
@@ -192,22 +191,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.main_job",
-        description="Names the content type of files through the scheduler and checks each answer.",
+        description="Name the content type of files through the scheduler and check each answer.",
         epilog="example: python -m bench.main_job --files 200 --path ~/Documents",
     )
-    parser.add_argument("--files", type=int, default=1500, metavar="N", help="at most so many")
+    parser.add_argument(
+        "--files",
+        type=int,
+        default=1500,
+        metavar="N",
+        help="maximum number of files; default: 1500",
+    )
     parser.add_argument(
         "--path",
         type=Path,
         metavar="DIR",
-        help="files of this folder; by default those of the checkout, of Python's standard library "
-        "and of the packages installed with it",
+        help="folder of the files; default: the checkout, Python's standard library and its "
+        "installed packages",
     )
     options = parser.parse_args(arguments)
     if options.files < 1:
-        parser.error("--files: at least one is needed")
+        parser.error("--files: must be at least 1")
     if options.path is not None and not options.path.is_dir():
-        parser.error(f"--path: {options.path} is no folder")
+        parser.error(f"--path: {options.path} is not a folder")
     return options
 
 
@@ -230,14 +235,14 @@ async def _job(folder: Path | None, most: int) -> int:
             paths, tokens, scores = await name_files(scheduler, files, advance)
         elapsed_s = time.perf_counter() - started_at
         if not paths:
-            print(f"main job: no file under {folder} that the model is asked about")
+            print(f"main job: no file under {folder} that the model accepts")
             return 2
         _print_types(model, paths, scores)
         print()
         scheduler.print_metrics()
         batch = scheduler.program.max_batch_size
     print(f"\n{len(paths):,} files in {elapsed_s:.1f} s: {len(paths) / elapsed_s:.0f} files/s\n")
-    with _progress("naming them again with onnxruntime alone", len(paths)) as advance:
+    with _progress("checking the answers with onnxruntime alone", len(paths)) as advance:
         reference = reference_scores(model.path, tokens, batch, advance)
     equal = count_equal(scores, reference)
     print(f"{equal} of {len(paths)} answers equal onnxruntime")
@@ -245,7 +250,7 @@ async def _job(folder: Path | None, most: int) -> int:
 
 
 def _roots() -> list[Path]:
-    """The checkout, Python's standard library and the packages installed beside it."""
+    """Return the checkout, Python's standard library and the installed packages."""
     installed = sysconfig.get_paths()
     return [CHECKOUT, Path(installed["stdlib"]), Path(installed["purelib"])]
 
@@ -253,13 +258,13 @@ def _roots() -> list[Path]:
 def _open_scheduler() -> Scheduler:
     if len(usable_cores()) > 1:
         return Scheduler.from_config(CONFIG)
-    print("this machine has one core to use: one device instead of two")
+    print("this process may use one core only: running one device instead of two")
     return Scheduler.from_config(CONFIG, devices=1)
 
 
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal and one line elsewhere; yields what moves it on."""
+    """Show a bar on a terminal, one line elsewhere; yields a function that advances it."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
@@ -276,7 +281,7 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _print_types(model: ContentModel, paths: Sequence[Path], scores: Scores) -> None:
-    """A line per content type: how many files have it, and the surest of them."""
+    """Print a line per content type: the number of files, and the one with the highest score."""
     found: dict[str, list[tuple[float, Path]]] = defaultdict(list)
     for path, row in zip(paths, scores, strict=True):
         best = int(row.argmax())
@@ -292,7 +297,7 @@ def _print_types(model: ContentModel, paths: Sequence[Path], scores: Scores) -> 
 
 
 def _shown(path: Path) -> str:
-    """The last folders and the name of a file, also one whose name is no text."""
+    """Return the last folders and the name of a file, even if the name is not valid text."""
     return "/".join(path.parts[-3:]).encode(errors="replace").decode()
 
 

@@ -1,10 +1,10 @@
-"""What requests leave behind: bytes of each that is queued, and growth over millions.
+"""Memory: bytes per queued request, and growth over millions of requests.
 
-Sizes are those of the whole process, as the operating system has them. A queued request is counted
-beyond its tensor, which all of them share here; beside it is the least that a queue by hand keeps,
-a dict of inputs and a future. What is left behind may differ on a host that always has an idle
-activation, so growth is taken there as well. Each figure is taken in a process of its own, where no
-freed memory is used again.
+Sizes are those of the whole process, as the operating system reports them. The size of a queued
+request excludes its tensor, which all requests share here. Its baseline is the least that any
+queue keeps: a dict of inputs and a future. Growth is measured on a saturated and on an idle host,
+because they leave different objects behind. Each measurement runs in a new process, where no freed
+memory is reused.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ MOST = 10_000_000
 MOST_IN_SHORT = 300_000
 BOUND = 4096
 SATURATED = 2 * BOUND
-"""Requests at a time: as many wait for room as are queued."""
+"""Outstanding requests: equally many are queued and waiting for room."""
 IDLE_HOST = 2
-"""Requests at a time for four devices."""
+"""Outstanding requests for four devices."""
 OURS = "scheduler.submit"
-BY_HAND = "a deque of (inputs, future)"
+DEQUE = "a deque of (inputs, future)"
 
 
 def measure(is_short: bool) -> list[Result]:
-    """Bytes per queued request, and the size after many requests beside that after the first."""
+    """Measure bytes per queued request, and the size after many requests against an early one."""
     rounds = asyncio.run(
         alternate(
             {
                 OURS: partial(_apart, _ours_per_request),
-                BY_HAND: partial(_apart, _by_hand_per_request),
+                DEQUE: partial(_apart, _deque_per_request),
             },
             ROUNDS,
             warm_up=0,
@@ -59,10 +59,10 @@ def measure(is_short: bool) -> list[Result]:
             "bytes of a queued request",
             "B",
             rounds[OURS],
-            BY_HAND,
-            rounds[BY_HAND],
+            DEQUE,
+            rounds[DEQUE],
             better="lower",
-            asked=[at_most(1000, "value")],
+            targets=[at_most(1000, "value")],
         ),
         _growth("requests", SATURATED, most),
         _growth("on an idle host", IDLE_HOST, max(most // 5, 2 * FIRST)),
@@ -79,7 +79,7 @@ def _growth(what: str, outstanding: int, most: int) -> Result:
         f"after the first {FIRST:,}",
         [first / 1e6],
         better="lower",
-        asked=[at_most(1.05)],
+        targets=[at_most(1.05)],
     )
 
 
@@ -88,7 +88,7 @@ async def _apart(function: Callable[[], float]) -> float:
 
 
 def _resident_bytes() -> int:
-    """The size of this process in memory; Linux tells it at any time, others only its peak."""
+    """Return the resident size of this process. Linux only: other systems report the peak."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
@@ -102,7 +102,7 @@ def _ours_per_request() -> float:
 async def _fill_ours(path: str) -> float:
     row = rows_of(1)["data"]
     async with Scheduler(path, queue={"max_samples": 2 * QUEUED}) as scheduler:
-        requests = [await scheduler.run({"data": row}) for _ in range(100)]  # all code is in memory
+        requests = [await scheduler.run({"data": row}) for _ in range(100)]  # loads all code
         before = _resident_bytes()
         kept = deque(scheduler.submit({"data": row}) for _ in range(QUEUED))
         assert scheduler.statistics().queued_samples >= QUEUED - 2
@@ -112,11 +112,11 @@ async def _fill_ours(path: str) -> float:
     return size / QUEUED
 
 
-def _by_hand_per_request() -> float:
-    return run_on_uvloop(_fill_by_hand())
+def _deque_per_request() -> float:
+    return run_on_uvloop(_fill_deque())
 
 
-async def _fill_by_hand() -> float:
+async def _fill_deque() -> float:
     row = rows_of(1)["data"]
     loop = asyncio.get_running_loop()
     before = _resident_bytes()
@@ -127,7 +127,7 @@ async def _fill_by_hand() -> float:
 
 
 def _sizes(outstanding: int, most: int) -> tuple[int, int]:
-    """After the first requests, and after all of them."""
+    """Return the sizes after the first requests and after all requests."""
     with card_file(devices=4) as path:
         return run_on_uvloop(_push_through(path, outstanding, most))
 

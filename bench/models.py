@@ -1,4 +1,4 @@
-"""ONNX models made here, with seeded random weights, so that nothing has to be downloaded."""
+"""ONNX models with seeded random weights, so that nothing has to be downloaded."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 __all__ = ["linear", "resnet50"]
 
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
-"""Of each stage: its width, and how many blocks it has."""
+"""Width and number of blocks of each stage."""
 EXPANSION = 4
 CLASSES = 1000
 QUIET = 0.2
-"""Scale of each block's last normalisation: the sums over 16 blocks stay of the size of 1."""
+"""Scale of each block's last normalisation, which keeps the sums over 16 blocks near 1."""
 
 
 def linear(path: Path, width: int = 64) -> str:
-    """A model that takes microseconds: `data` [N, width] times a matrix; the path it is at."""
+    """Write a model that takes microseconds, `data` [N, width] times a matrix; returns its path."""
     weight = np.random.default_rng(1).standard_normal((width, width)).astype(np.float32)
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["data", "weight"], ["prob"])],
@@ -37,7 +37,7 @@ def linear(path: Path, width: int = 64) -> str:
 
 
 def resnet50(path: Path) -> str:
-    """ResNet50 as it is trained for ImageNet: `data` [N, 3, 224, 224] to `logits` [N, 1000]."""
+    """Write ResNet50, `data` [N, 3, 224, 224] to `logits` [N, 1000]; returns its path."""
     return _save(_ResNet().graph(), path)
 
 
@@ -48,7 +48,7 @@ def _save(graph: onnx.GraphProto, path: Path) -> str:
 
 
 class _ResNet:
-    """Collects the nodes and weights of the network; each method returns its output's name."""
+    """Builds the nodes and weights of ResNet50; each method returns the name of its output."""
 
     def __init__(self) -> None:
         self._random = np.random.default_rng(1)
@@ -56,7 +56,7 @@ class _ResNet:
         self._weights: list[onnx.TensorProto] = []
 
     def graph(self) -> onnx.GraphProto:
-        """The whole network."""
+        """Build the whole network."""
         value = self._relu(self._conv("data", 3, 64, 7, stride=2))
         value = self._node("MaxPool", [value], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
         channels = 64
@@ -89,7 +89,7 @@ class _ResNet:
     def _conv(
         self, value: str, channels: int, out: int, size: int, stride: int = 1, scale: float = 1.0
     ) -> str:
-        """A convolution without bias, and the normalisation behind it."""
+        """Add a convolution without bias, followed by its normalisation."""
         weight = self._weight((out, channels, size, size), channels * size * size)
         value = self._node(
             "Conv",

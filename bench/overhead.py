@@ -1,9 +1,10 @@
-"""What the scheduler adds to a request that is alone: median times of one after the other.
+"""Added latency: the time that the scheduler adds to a single request on an idle device.
 
-On a simulated card of service time 0, over one `submit` to the backend and one future; beside it is
-what `loop.run_in_executor` takes for a function that does nothing, which is what it adds. On the
-CPU, for a model of some microseconds, both are taken over the blocking call of ONNX Runtime itself,
-so that our figure holds the hop to the device's thread and back as well.
+Values are median times of requests in sequence. On a simulated card with an execution time of 0,
+the added time is that beyond one `submit` to the backend and its future; the baseline is
+`loop.run_in_executor` with a function that does nothing. On the CPU, with a model of a few
+microseconds, both sides are measured beyond the blocking call of ONNX Runtime, so that our value
+includes the hop to the device's thread and back.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.by_hand import infer, infer_on_thread, load_all
+from bench.baselines import infer, infer_on_thread, load_all
 from bench.cards import card_file, rows_of
 from bench.models import linear
 from bench.result import Result, at_most, compare
@@ -41,7 +42,7 @@ DIRECT = "onnxruntime itself"
 
 
 def measure(is_short: bool) -> list[Result]:
-    """Microseconds added on a simulated card, and on the CPU."""
+    """Measure the microseconds added on a simulated card and on the CPU."""
     rounds, calls = (ROUNDS, 300) if is_short else (3 * ROUNDS, 2000)
     with card_file() as path:
         card = run_on_uvloop(_on_card(path, rounds, calls))
@@ -56,7 +57,7 @@ def measure(is_short: bool) -> list[Result]:
             EXECUTOR,
             card[EXECUTOR],
             better="lower",
-            asked=[at_most(20.0, "value")],
+            targets=[at_most(20.0, "value")],
             note=f"{OURS} {median(card[OURS]):.1f} us, {SUBMIT} {median(card[SUBMIT]):.1f} us",
         ),
         compare(
@@ -67,7 +68,7 @@ def measure(is_short: bool) -> list[Result]:
             EXECUTOR,
             _added(cpu, EXECUTOR, DIRECT),
             better="lower",
-            asked=[at_most(1.0)],
+            targets=[at_most(1.0)],
             note=f"{DIRECT} {median(cpu[DIRECT]):.1f} us, {SUBMIT} {median(cpu[SUBMIT]):.1f} us",
         ),
     ]

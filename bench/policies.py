@@ -1,8 +1,9 @@
-"""Scheduling policies on simulated hosts: our core beside what others do, on the same arrivals.
+"""Scheduling policies on simulated hosts: our core compared with common policies.
 
-`python -m bench.policies [NAME …]` runs the scenarios; times are in milliseconds of virtual time.
-8 devices of 2 activations, 5 ms an inference, 0.3 ms host turnaround, one sample a request, unless
-a scenario says otherwise; loads are relative to what the devices can do with the turnaround hidden.
+`python -m bench.policies [NAME …]` runs the scenarios. Times are milliseconds of virtual time, and
+all policies get the same arrivals. Unless a scenario states otherwise, 8 devices of 2 activations
+take 5 ms per inference, the host turnaround is 0.3 ms, and a request has one sample. Loads are
+relative to the capacity of the devices with the turnaround hidden.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ BASELINE_COLUMNS = [f"{name:>16}" for name in BASELINES]
 
 
 def percentile_ms(latencies: Sequence[float], percent: float) -> float:
-    """By nearest rank, in milliseconds; infinite latencies are requests that were not done."""
+    """Percentile by nearest rank, in milliseconds; failed requests have infinite latencies."""
     ranked = sorted(latencies)
     return 1e3 * ranked[min(len(ranked) - 1, int(len(ranked) * percent / 100))]
 
@@ -58,7 +59,7 @@ def _mean_percentile_ms(runs: Sequence[Sequence[float]], percent: float) -> floa
 
 
 def placement() -> None:
-    """p99 by load, for equal cards, cards whose times vary, and one card three times slower."""
+    """p99 by load: equal devices, varying execution times, and one device three times slower."""
     hosts = {
         "equal, CV 0.05": Host(),
         "equal, CV 1": Host(cv=1.0),
@@ -77,10 +78,10 @@ def placement() -> None:
 
 
 def stalls() -> None:
-    """p99.9 where 0.2 % of inferences take 60 ms longer, with and without hedging."""
+    """p99.9 with 60 ms stalls in 0.2 % of inferences, with and without hedging."""
     host = Host(stall_probability=0.002, stall_s=0.060)
     print(
-        f"{'p99.9, ms':16}{'load':>6}{'ours':>9}{'not hedged':>12}{'extra, %':>10}",
+        f"{'p99.9, ms':16}{'load':>6}{'ours':>9}{'no hedging':>12}{'hedges, %':>10}",
         *BASELINE_COLUMNS,
     )
     for load in (0.7, 0.9):
@@ -97,15 +98,15 @@ def stalls() -> None:
 
 
 def goodput() -> None:
-    """Share of requests done within 40 ms: 4 devices, sizes 1/2/4/8 that take 4/5/7/10 ms."""
+    """Share of requests done within 40 ms: 4 devices, batch sizes 1/2/4/8 take 4/5/7/10 ms."""
     host = Host(
         devices=4,
         num_activations=1,
         cv=0.0,
-        service_s={1: 0.004, 2: 0.005, 4: 0.007, 8: 0.010},
+        execute_s={1: 0.004, 2: 0.005, 4: 0.007, 8: 0.010},
     )
     policy = Policy(batch_sizes=(1, 2, 4, 8), max_samples=UNBOUNDED)
-    print(f"{'in time, %':16}{'load':>6}{'ours':>9}{'no policy above':>17}", *BASELINE_COLUMNS)
+    print(f"{'in time, %':16}{'load':>6}{'ours':>9}{'upper bound':>17}", *BASELINE_COLUMNS)
     for load in (0.9, 1.05, 1.5):
         runs = [poisson(host.capacity * load, COUNT, seed) for seed in SEEDS]
         ours = mean(run_core(host, each, policy, deadline_s=0.040).share_done for each in runs)
@@ -120,39 +121,39 @@ def goodput() -> None:
 
 
 def tenants() -> None:
-    """Two tenants of weights 3:1 that both want twice the capacity; then one within its share."""
+    """Two tenants of weights 3:1: both ask for twice the capacity, then one stays in its share."""
     host = Host()
     policy = Policy(max_samples=UNBOUNDED, tenants={"a": Tenant(3.0), "b": Tenant(1.0)})
-    print(f"{'a : b':16}{'seed':>6}{'ours':>9}", *BASELINE_COLUMNS)
+    print(f"{'a : b':17}{'seed':>6}{'ours':>9}", *BASELINE_COLUMNS)
     for seed in SEEDS:
         arrivals, names = _merged({"a": (2 * host.capacity, seed), "b": (2 * host.capacity, -seed)})
         ends = run_core(host, arrivals, policy, tenants=names).ends
-        served = [[str(request.tenant) for at, request in ends if at <= arrivals[-1]]]
+        completed = [[str(request.tenant) for at, request in ends if at <= arrivals[-1]]]
         for make in BASELINES.values():
             every = zip(arrivals, run_baseline(host, arrivals, make), names, strict=True)
-            served.append([name for at, late, name in every if at + late <= arrivals[-1]])
-        ours, *others = (each.count("a") / each.count("b") for each in served)
-        print(f"{'samples served':16}{seed:6}{ours:9.3f}", *(f"{each:16.3f}" for each in others))
+            completed.append([name for at, late, name in every if at + late <= arrivals[-1]])
+        ours, *others = (each.count("a") / each.count("b") for each in completed)
+        print(f"{'samples completed':17}{seed:6}{ours:9.3f}", *(f"{each:16.3f}" for each in others))
     print(f"{'p99 of b, ms':16}{'seed':>6}{'ours':>9}{'alone':>9}", *BASELINE_COLUMNS)
     for seed in SEEDS:
         rates = {"a": (2 * host.capacity, seed), "b": (0.2 * host.capacity, -seed)}
         arrivals, names = _merged(rates)
         own = [at for at, name in zip(arrivals, names, strict=True) if name == "b"]
         ends = run_core(host, arrivals, policy, tenants=names).ends
-        beside = [at - request.accepted_at for at, request in ends if request.tenant == "b"]
+        shared = [at - request.accepted_at for at, request in ends if request.tenant == "b"]
         alone = run_core(host, own, policy).latencies
-        figures = [percentile_ms(each, 99) for each in (beside, alone)]
+        figures = [percentile_ms(each, 99) for each in (shared, alone)]
         for make in BASELINES.values():
             pairs = zip(run_baseline(host, arrivals, make), names, strict=True)
             figures.append(percentile_ms([each for each, name in pairs if name == "b"], 99))
         print(
-            f"{'b wants a fifth':16}{seed:6}{figures[0]:9.2f}{figures[1]:9.2f}",
+            f"{'b at 0.2 load':16}{seed:6}{figures[0]:9.2f}{figures[1]:9.2f}",
             *(f"{each:16.1f}" for each in figures[2:]),
         )
 
 
 def _merged(rates: dict[str, tuple[float, int]]) -> tuple[list[float], list[str]]:
-    """Poisson arrivals of several tenants over the same time: when, and whose each is."""
+    """Merge Poisson arrivals of several tenants over the same time; returns times and tenants."""
     span_s = COUNT / sum(rate for rate, _ in rates.values())
     merged = sorted(
         (at, name)
@@ -163,12 +164,12 @@ def _merged(rates: dict[str, tuple[float, int]]) -> tuple[list[float], list[str]
 
 
 def padding() -> None:
-    """Mean latency by load, where few batches are full: by cost, and always padded to 8."""
+    """Mean latency by load with partial batches: sizes chosen by cost, or always padded to 8."""
     costs_ms = {"4/5/7/10": (4, 5, 7, 10), "1.2/2.3/4.3/8.3": (1.2, 2.3, 4.3, 8.3)}
     print(f"{'mean, ms':16}{'load':>6}{'ours':>9}{'padded to 8':>13}{'p99':>8}{'padded to 8':>13}")
     for name, costs in costs_ms.items():
-        service_s = {size: cost / 1e3 for size, cost in zip((1, 2, 4, 8), costs, strict=True)}
-        host = Host(devices=4, num_activations=1, service_s=service_s)
+        execute_s = {size: cost / 1e3 for size, cost in zip((1, 2, 4, 8), costs, strict=True)}
+        host = Host(devices=4, num_activations=1, execute_s=execute_s)
         for load in (0.1, 0.3, 0.5, 0.7):
             arrivals = poisson(host.capacity * load, COUNT, SEEDS[0])
             latencies = [
@@ -199,7 +200,7 @@ faults:
 async def _offer(
     scheduler: Scheduler, arrivals: Sequence[float], timeout_s: float | None = None
 ) -> list[float]:
-    """The latency of each of these requests; infinite where it was not done."""
+    """Send the requests and return the latency of each, infinite if it failed."""
     row = {"data": np.ones((1, 4), np.float32)}
     clock = asyncio.get_running_loop().time
     opened_at = clock()
@@ -221,7 +222,7 @@ async def _offer(
 def _print_run(
     arrivals: Sequence[float], latencies: Mapping[str, Sequence[float]], requests: Mapping[str, int]
 ) -> None:
-    """p99 of what was done by the second of its arrival, and how much was not done."""
+    """Print p99 of the done requests per second of arrival, and the number of other requests."""
     print("ours:", ", ".join(f"{each} {requests[each]}" for each in ("done", "failed", "expired")))
     print(f"{'p99, ms':22}", *(f"{name:>16}" for name in latencies))
     for second in range(int(arrivals[-1]) + 1):
@@ -242,9 +243,9 @@ async def _run_through_losses(
 
 
 def losses() -> None:
-    """3 of 8 devices are lost from second 2 to 4, at half load: the whole scheduler, simulated.
+    """3 of 8 devices are lost from second 2 to 4 at half load, with the whole scheduler.
 
-    The other policies try nothing again, and use a device from the moment that it is back.
+    The other policies never retry, and use a device again as soon as it is back.
     """
     arrivals = _arrivals(1600.0, 8.0)
     with TemporaryDirectory() as folder:
@@ -272,10 +273,10 @@ load_time_s: 0.5
 
 
 async def run_scaling(
-    model: str, *, until_s: float = 9.0, service_s: float = 0.005
+    model: str, *, until_s: float = 9.0, execute_s: float = 0.005
 ) -> tuple[list[float], list[float], dict[str, Any]]:
-    """The arrivals, the latency of each, which has 0.1 s, and the metrics."""
-    arrivals = _arrivals(0.8 * 8 * 2 / service_s, until_s)
+    """Scale up and down under load; returns arrivals, latencies (deadline 0.1 s) and metrics."""
+    arrivals = _arrivals(0.8 * 8 * 2 / execute_s, until_s)
     async with Scheduler(model, num_activations=2) as scheduler:
         offered = asyncio.ensure_future(_offer(scheduler, arrivals, 0.1))
         await asyncio.sleep(0.1 * until_s)
@@ -286,9 +287,9 @@ async def run_scaling(
 
 
 def scaling() -> None:
-    """2 to 8 to 2 activations on each of 8 devices, 0.5 s to load each, at 0.8 of the smaller.
+    """2 to 8 to 2 activations on each of 8 devices, at 0.8 of the load of 2 activations.
 
-    The other policies keep the two that they have.
+    Loading an activation takes 0.5 s. The other policies keep 2 activations.
     """
     with TemporaryDirectory() as folder:
         model = Path(folder, "scaling.sim.yaml")
@@ -310,7 +311,7 @@ SCENARIOS: dict[str, Callable[[], None]] = {
 
 
 def main() -> None:
-    """Run the scenarios named on the command line, or all."""
+    """Run the scenarios named on the command line, or all of them."""
     for name in sys.argv[1:] or SCENARIOS:
         print(f"\n{name}: {getdoc(SCENARIOS[name])}")
         SCENARIOS[name]()

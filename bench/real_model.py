@@ -1,10 +1,10 @@
-"""Real models on the CPU: samples per second beside the best of ONNX Runtime alone.
+"""Real models on the CPU: samples per second compared with ONNX Runtime alone.
 
-Magika's model, and ResNet50 with random weights. ONNX Runtime is first tried with each number of
-threads that divides the cores, with as many sessions as fill them, each on a Python thread, and
-several batch sizes, in turns. Its best is then run in turns with the scheduler, whose devices are
-laid out the same way. p99 is of one inference on either side. CPU time is beside it, because it
-tells what the scheduler takes also where others use the machine. The short form has Magika and one
+The models are Magika's and ResNet50 with random weights. First, ONNX Runtime alone runs with every
+number of threads that divides the cores, with as many sessions as fill them, each on a Python
+thread, and with several batch sizes. Then the fastest layout alternates with the scheduler, whose
+devices are laid out in the same way. p99 is that of an inference on both sides. CPU time shows the
+cost of the scheduler even if other programs use the machine. The short form runs Magika at one
 batch size.
 """
 
@@ -39,34 +39,34 @@ if TYPE_CHECKING:
     from bench.rounds import Contender
     from qaic_sched.program import Tensors
 
-__all__ = ["Layout", "Model", "Plain", "layouts", "measure"]
+__all__ = ["BenchmarkModel", "Plain", "SessionLayout", "layouts", "measure"]
 
 MAGIKA = "pkg://magika/models/standard_v3_3/model.onnx"
 BATCHES = (1, 4, 8, 16)
 TRIALS = 3
-"""Runs of each layout that its rate is the median of, before the fastest is chosen."""
+"""Runs of each layout, whose median rate selects the fastest."""
 OURS = "scheduler.map"
 ALONE = "onnxruntime alone"
 
 
-class Model(NamedTuple):
+class BenchmarkModel(NamedTuple):
     """A model file, and one sample of random input for it."""
 
     name: str
     path: str
     symbol: str
-    """Its symbolic batch axis."""
+    """The symbolic dimension of the batch axis."""
     source: str
-    """The name of its input."""
+    """The name of the input."""
     sample: Any
 
     def inputs(self, batch: int) -> Tensors:
-        """A full batch."""
+        """Make a full batch of the sample."""
         return {self.source: np.repeat(self.sample[np.newaxis], batch, axis=0)}
 
 
-class Layout(NamedTuple):
-    """How ONNX Runtime is run: sessions side by side, threads of each, samples at a time."""
+class SessionLayout(NamedTuple):
+    """A layout of ONNX Runtime: parallel sessions, threads of each, and the batch size."""
 
     sessions: int
     threads: int
@@ -77,24 +77,24 @@ class Layout(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """What was reached by a number of samples."""
+    """The speed of a run."""
 
     rate: float
     """Samples per second."""
     cpu_ms: float
     """CPU time of this process per sample."""
     p99_ms: float
-    """Of one inference."""
+    """99th percentile of the time of an inference."""
 
 
-def layouts(cores: int, batches: tuple[int, ...]) -> list[Layout]:
-    """All that fill the cores."""
+def layouts(cores: int, batches: tuple[int, ...]) -> list[SessionLayout]:
+    """Return every layout whose sessions and threads fill the cores."""
     threads = [each for each in range(1, cores + 1) if cores % each == 0]
-    return [Layout(cores // each, each, batch) for each in threads for batch in batches]
+    return [SessionLayout(cores // each, each, batch) for each in threads for batch in batches]
 
 
 def measure(is_short: bool) -> list[Result]:
-    """Samples per second and p99 of each model."""
+    """Measure samples per second, CPU time and p99 of each model."""
     with TemporaryDirectory() as folder:
         models = [_magika()] if is_short else [_magika(), _resnet50(Path(folder))]
         return [
@@ -104,19 +104,19 @@ def measure(is_short: bool) -> list[Result]:
         ]
 
 
-def _magika() -> Model:
+def _magika() -> BenchmarkModel:
     tokens = np.random.default_rng(1).integers(0, 256, 2048, np.int32)
     path = find_model(MAGIKA)
     [source] = import_onnxruntime().InferenceSession(path).get_inputs()
-    return Model("Magika", path, source.shape[0], source.name, tokens)
+    return BenchmarkModel("Magika", path, source.shape[0], source.name, tokens)
 
 
-def _resnet50(folder: Path) -> Model:
+def _resnet50(folder: Path) -> BenchmarkModel:
     image = np.random.default_rng(1).standard_normal((3, 224, 224), np.float32)
-    return Model("ResNet50", resnet50(folder / "resnet50.onnx"), "N", "data", image)
+    return BenchmarkModel("ResNet50", resnet50(folder / "resnet50.onnx"), "N", "data", image)
 
 
-async def _results(model: Model, folder: Path, is_short: bool) -> list[Result]:
+async def _results(model: BenchmarkModel, folder: Path, is_short: bool) -> list[Result]:
     seconds = 0.5 if is_short else 4.0
     best, batches = await _best_layout(model, (8,) if is_short else BATCHES, seconds)
     options: dict[str, Any] = {
@@ -145,12 +145,14 @@ async def _results(model: Model, folder: Path, is_short: bool) -> list[Result]:
     return _compared(model, best, speeds)
 
 
-def _compared(model: Model, best: Layout, speeds: dict[str, list[Speed]]) -> list[Result]:
+def _compared(
+    model: BenchmarkModel, best: SessionLayout, speeds: dict[str, list[Speed]]
+) -> list[Result]:
     ours, alone = zip(*speeds[OURS], strict=True), zip(*speeds[ALONE], strict=True)
     rates, cpu, p99 = zip(ours, alone, strict=True)
-    note = f"the best of onnxruntime alone: {best}"
+    note = f"fastest layout of onnxruntime alone: {best}"
 
-    def beside(
+    def result(
         what: str, unit: str, columns: Any, better: Literal["higher", "lower"], **more: Any
     ) -> Result:
         metric = f"{model.name}, {what}"
@@ -158,18 +160,18 @@ def _compared(model: Model, best: Layout, speeds: dict[str, list[Speed]]) -> lis
         return compare("real_model", metric, unit, value, ALONE, other, better=better, **more)
 
     return [
-        beside("samples", "1/s", rates, "higher", asked=[at_least(0.98)], note=note),
-        beside("CPU of a sample", "ms", cpu, "lower"),
-        beside("p99 of an inference", "ms", p99, "lower"),
+        result("samples", "1/s", rates, "higher", targets=[at_least(0.98)], note=note),
+        result("CPU of a sample", "ms", cpu, "lower"),
+        result("p99 of an inference", "ms", p99, "lower"),
     ]
 
 
 async def _best_layout(
-    model: Model, batches: tuple[int, ...], seconds: float
-) -> tuple[Layout, int]:
-    """The fastest, and how many of its batches take about so long."""
+    model: BenchmarkModel, batches: tuple[int, ...], seconds: float
+) -> tuple[SessionLayout, int]:
+    """Return the fastest layout, and the number of batches that it runs in about `seconds`."""
 
-    async def rate(layout: Layout) -> float:
+    async def rate(layout: SessionLayout) -> float:
         with opened(model, layout) as plain:
             first = plain.run(2 * layout.sessions)
             count = max(2 * layout.sessions, round(first.rate * seconds / 4 / layout.batch))
@@ -188,9 +190,11 @@ async def _best_layout(
 
 
 class Plain:
-    """ONNX Runtime as a user would run it for throughput: a session on each of some threads."""
+    """ONNX Runtime as a user would run it for throughput: one session per thread."""
 
-    def __init__(self, model: Model, layout: Layout, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, model: BenchmarkModel, layout: SessionLayout, pool: ThreadPoolExecutor
+    ) -> None:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = layout.threads
@@ -201,11 +205,11 @@ class Plain:
         self._sessions = [
             ort.InferenceSession(model.path, options, providers) for _ in range(layout.sessions)
         ]
-        for session in self._sessions:  # the first run of each finds everything new
+        for session in self._sessions:  # warm-up
             session.run(None, self._inputs)
 
     def run(self, batches: int) -> Speed:
-        """Run so many, whoever is free the next; what was reached."""
+        """Run `batches` batches, each on the next free session, and return the speed."""
         left = iter(range(batches))
         wall, cpu = perf_counter(), process_time()
         loops = [self._pool.submit(self._keep_busy, each, left) for each in self._sessions]
@@ -226,7 +230,7 @@ class Plain:
 
 
 @contextmanager
-def opened(model: Model, layout: Layout) -> Iterator[Plain]:
-    """ONNX Runtime laid out so, until the context ends."""
+def opened(model: BenchmarkModel, layout: SessionLayout) -> Iterator[Plain]:
+    """Open ONNX Runtime with a layout until the context ends."""
     with ThreadPoolExecutor(layout.sessions) as pool:
         yield Plain(model, layout, pool)

@@ -1,8 +1,8 @@
-"""What a benchmark finds: a figure beside what a user would take instead, and the machine.
+"""Results of benchmarks: a value, its baseline, their ratio, the targets and the machine.
 
-Rules of the file:
-- A value and its baseline are medians of the same, alternating rounds.
-- What was asked for is kept beside what was reached, never in its place.
+Rules of this file:
+- A value and its baseline are medians of the same alternating rounds.
+- A target is stored next to the measured value and never replaces it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "Asked",
     "Machine",
+    "PerformanceTarget",
     "Result",
     "at_least",
     "at_most",
@@ -40,9 +40,9 @@ PACKAGES = ("numpy", "uvloop", "anyio", "msgspec", "onnxruntime")
 
 
 class Machine(Struct, frozen=True):
-    """Where and when a figure was taken; `load_average` is that of the minute before.
+    """The machine and the time of a measurement; `load_average` covers the minute before it.
 
-    `core` is what runs our core: "C", once it is compiled, else "Python".
+    `core` is "C" if the scheduler's core is compiled, else "Python".
     """
 
     cpu: str
@@ -57,7 +57,7 @@ class Machine(Struct, frozen=True):
 
 @lru_cache
 def this_machine() -> Machine:
-    """This machine as it was at the first call, which is to come before any load of ours."""
+    """Describe this machine, once: the first call must precede the load of a benchmark."""
     return Machine(
         cpu=_cpu(),
         cores=_cores(),
@@ -92,30 +92,30 @@ def _version(package: str) -> str | None:
         return None
 
 
-class Asked(Struct, frozen=True):
-    """A bound that the project has set itself for a value, or for its ratio to the baseline."""
+class PerformanceTarget(Struct, frozen=True):
+    """A bound that the project sets for a value, or for its ratio to the baseline."""
 
     of: Literal["value", "ratio"]
     bound: Literal["at least", "at most"]
     limit: float
 
     def is_met(self, number: float) -> bool:
-        """Whether a number keeps the bound."""
+        """Return True if a number keeps the bound."""
         return number >= self.limit if self.bound == "at least" else number <= self.limit
 
 
-def at_least(limit: float, of: Literal["value", "ratio"] = "ratio") -> Asked:
-    """A bound from below."""
-    return Asked(of, "at least", limit)
+def at_least(limit: float, of: Literal["value", "ratio"] = "ratio") -> PerformanceTarget:
+    """Make a target with a lower bound."""
+    return PerformanceTarget(of, "at least", limit)
 
 
-def at_most(limit: float, of: Literal["value", "ratio"] = "ratio") -> Asked:
-    """A bound from above."""
-    return Asked(of, "at most", limit)
+def at_most(limit: float, of: Literal["value", "ratio"] = "ratio") -> PerformanceTarget:
+    """Make a target with an upper bound."""
+    return PerformanceTarget(of, "at most", limit)
 
 
 class Result(Struct, frozen=True, kw_only=True):
-    """One figure; `ratio` is `value` over `baseline_value`."""
+    """One measurement; `ratio` is `value` / `baseline_value`."""
 
     benchmark: str
     metric: str
@@ -125,24 +125,24 @@ class Result(Struct, frozen=True, kw_only=True):
     baseline_value: float
     ratio: float
     better: Literal["higher", "lower"]
-    asked: tuple[Asked, ...] = ()
+    targets: tuple[PerformanceTarget, ...] = field(default=(), name="asked")
     rounds: int = 1
     note: str = ""
     machine: Machine = field(default_factory=this_machine)
 
     @property
     def key(self) -> str:
-        """What the figure is found by, among those of all benchmarks."""
+        """The name of the measurement, unique among all benchmarks."""
         return f"{self.benchmark}: {self.metric} / {self.baseline}"
 
     @property
-    def missed(self) -> list[Asked]:
-        """What was asked for and not reached."""
+    def missed(self) -> list[PerformanceTarget]:
+        """The targets that were not reached."""
         numbers = {"value": self.value, "ratio": self.ratio}
-        return [each for each in self.asked if not each.is_met(numbers[each.of])]
+        return [each for each in self.targets if not each.is_met(numbers[each.of])]
 
     def holds(self, floor: float, slack: float) -> bool:
-        """Whether the ratio is no worse than a recorded one, but for this share of it."""
+        """Return True if the ratio is at most the fraction `slack` worse than a recorded one."""
         if self.better == "higher":
             return self.ratio >= floor * (1 - slack)
         return self.ratio <= floor / (1 - slack)
@@ -157,10 +157,13 @@ def compare(
     theirs: Sequence[float],
     *,
     better: Literal["higher", "lower"] = "higher",
-    asked: Sequence[Asked] = (),
+    targets: Sequence[PerformanceTarget] = (),
     note: str = "",
 ) -> Result:
-    """The medians of our rounds and of the baseline's, which may be one number that is known."""
+    """Make a result from the medians of our rounds and of the baseline's.
+
+    `theirs` may be a single known number.
+    """
     value, baseline_value = median(ours), median(theirs)
     return Result(
         benchmark=benchmark,
@@ -171,17 +174,17 @@ def compare(
         baseline_value=baseline_value,
         ratio=value / baseline_value,
         better=better,
-        asked=tuple(asked),
+        targets=tuple(targets),
         rounds=len(ours),
         note=note,
     )
 
 
 def to_json(results: Sequence[Result]) -> bytes:
-    """The results as a JSON list, one object each."""
+    """Encode results as a JSON list of objects."""
     return msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n"
 
 
 def from_json(text: bytes) -> list[Result]:
-    """What `to_json` wrote."""
+    """Decode the output of `to_json`."""
     return msgspec.json.decode(text, type=list[Result])

@@ -1,4 +1,4 @@
-"""Rounds: contenders take turns, so that what else the machine does hits all of them alike."""
+"""Alternating rounds, so that other load on the machine affects all contenders alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ROUNDS", "Contender", "alternate", "run_apart", "run_on_uvloop"]
 
 ROUNDS = 5
-"""The fewest that a median is taken of."""
+"""The minimum number of rounds for a median."""
 
 T = TypeVar("T")
 Contender: TypeAlias = Callable[[], Awaitable[T]]
@@ -24,9 +24,9 @@ Contender: TypeAlias = Callable[[], Awaitable[T]]
 async def alternate(
     contenders: Mapping[str, Contender[T]], rounds: int = ROUNDS, *, warm_up: int = 1
 ) -> dict[str, list[T]]:
-    """What each contender gave in each round; those of the warm-up are thrown away.
+    """Run the contenders in turns and return the results of each; warm-up rounds are discarded.
 
-    Every second round has the order reversed: nobody always comes after the same neighbour.
+    Every second round runs in reverse order, so that no contender always follows the same one.
     """
     results: dict[str, list[T]] = {name: [] for name in contenders}
     for turn in range(-warm_up, rounds):
@@ -39,14 +39,14 @@ async def alternate(
 
 
 def run_apart(function: Callable[..., T], *arguments: Any) -> T:
-    """Call in a new process, which inherits no threads, memory or garbage from others."""
+    """Call a function in a new process, which inherits no threads or memory."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def run_on_uvloop(job: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the loop that a service would take."""
+    """Run a coroutine on uvloop, as a service would."""
     loop = uvloop.new_event_loop()
     try:
         return loop.run_until_complete(job)

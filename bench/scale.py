@@ -1,9 +1,9 @@
-"""What size costs: CPU time per request with many devices, activations and queued requests.
+"""Cost of size: CPU time per request with many devices, activations and queued requests.
 
-Requests of one sample on simulated cards of service time 0, beside the same with few. 512 slots are
-there and filled in either case, of 256 devices or of one, so that as many answers share a turn of
-the loop and only the number of places differs. For the queue it is one million requests beside ten,
-on 8 slots.
+Single-sample requests run on simulated cards with an execution time of 0; the baseline is the same
+load with few devices, activations or queued requests. Both sides have 512 slots, all filled, so
+that equally many answers share a turn of the loop and only the number of devices or activations
+differs. The queue holds one million requests compared with ten, on 8 slots.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MANY_IN_SHORT = 50_000
 
 
 def measure(is_short: bool) -> list[Result]:
-    """Each of the three sizes beside the same at its smallest."""
+    """Measure each of the three sizes against its smallest value."""
     count = 4_000 if is_short else 50_000
     many = MANY_IN_SHORT if is_short else MANY
     return run_on_uvloop(_run(count, many))
@@ -60,7 +60,7 @@ async def _run(count: int, many: int) -> list[Result]:
                 f"{few} {what}",
                 costs[few],
                 better="lower",
-                asked=[at_most(1.5)],
+                targets=[at_most(1.5)],
             )
         )
     return results
@@ -78,7 +78,7 @@ async def _cpu_us(
         )
         async with scheduler:
             refill = Refill(scheduler, outstanding)
-            await refill.run(max(count // 5, 2 * SLOTS))  # the first find everything new
+            await refill.run(max(count // 5, 2 * SLOTS))  # warm-up
             cost = await refill.run(count)
             refill.stop()
             await scheduler.aclose()

@@ -1,9 +1,9 @@
-"""One sample a request, as a service gets them: the highest rate at which p99 stays within 15 ms.
+"""Single-sample requests: the highest rate with a p99 of at most 15 ms.
 
-8 devices of 4 activations, batches of 8 in 2.2695 ms; arrivals are Poisson and latencies count from
-when a request was due, so a sender that falls behind hides nothing. Sender and scheduler share one
-process. The sender looks at its clock every millisecond, as fine as uvloop's timers are, which is
-part of both sides' latencies. Beside it: a micro-batcher written by hand, with the same delay.
+8 devices of 4 activations run batches of 8 in 2.2695 ms. Arrivals are Poisson, and latencies count
+from the planned instant of a request, so that a late sender hides nothing. Sender and scheduler
+share one process. The sender reads its clock every millisecond, the resolution of uvloop's timers,
+which is part of the latencies of both sides. The baseline is a micro-batcher with the same delay.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from bench.by_hand import MicroBatcher, load_all
+from bench.baselines import MicroBatcher, load_all
 from bench.cards import card_file, rows_of
 from bench.result import Result, compare
 from bench.rounds import ROUNDS, alternate, run_on_uvloop
@@ -38,41 +38,41 @@ DEVICES = 8
 ACTIVATIONS = 4
 SET_SIZE = 2
 BATCH = 8
-SERVICE_S = 0.0022695
+EXECUTE_S = 0.0022695
 DELAY_S = 0.001
-CAPACITY = DEVICES * ACTIVATIONS * BATCH / SERVICE_S
+CAPACITY = DEVICES * ACTIVATIONS * BATCH / EXECUTE_S
 LIMIT_S = 0.015
 RECORD = 625_167
-"""Samples per second of a whole host of such devices, which front ends would have to share."""
+"""Samples per second of a whole host of such devices, to be shared by several front ends."""
 PROBES = 7
 TICK_S = 0.001
 WARM_UP = 0.2
 SHORT_RATE = 10_000
 OURS = "scheduler.submit"
-BY_HAND = "micro-batcher by hand"
+BATCHER = "micro-batcher"
 
 
 class Offered(NamedTuple):
-    """What came of requests that were offered at a rate."""
+    """The result of requests sent at a rate."""
 
     rate: float
     p99_s: float
     cpu_us: float
     cpu_share: float
-    """CPU seconds per second: near 1, the one core that a process has is what limits it."""
+    """CPU seconds per second; near 1, the one core of a process limits the rate."""
 
 
 def measure(is_short: bool) -> list[Result]:
-    """The highest rates and the CPU time per request; the short form only that, at one rate."""
-    with card_file(devices=DEVICES, batch=BATCH, service_s=SERVICE_S) as path:
+    """Measure the highest rate and the CPU time per request; the short form only the latter."""
+    with card_file(devices=DEVICES, batch=BATCH, execute_s=EXECUTE_S) as path:
         found = run_on_uvloop(_run(path, is_short))
-    ours, theirs = found[OURS], found[BY_HAND]
+    ours, theirs = found[OURS], found[BATCHER]
     cpu = compare(
         "server",
         f"CPU per request at {SHORT_RATE:,}/s" if is_short else "CPU per request at that rate",
         "us",
         [each.cpu_us for each in ours],
-        BY_HAND,
+        BATCHER,
         [each.cpu_us for each in theirs],
         better="lower",
     )
@@ -87,14 +87,14 @@ def _of_rates(ours: list[Offered], theirs: list[Offered]) -> list[Result]:
     note = f"p99 {p99_ms:.1f} ms, {100 * share:.0f} % of a core: {limit} limits it"
     metric = "samples with p99 <= 15 ms"
     return [
-        compare("server", metric, "1/s", rates, BY_HAND, others, note=note),
-        compare("server", metric, "1/s", rates, "what the devices can do", [CAPACITY]),
+        compare("server", metric, "1/s", rates, BATCHER, others, note=note),
+        compare("server", metric, "1/s", rates, "the ideal", [CAPACITY]),
         compare(
             "server",
             f"front ends for {RECORD:,} samples/s",
             "",
             [ceil(RECORD / each) for each in rates],
-            BY_HAND,
+            BATCHER,
             [ceil(RECORD / each) for each in others],
             better="lower",
         ),
@@ -113,7 +113,7 @@ async def _run(path: str, is_short: bool) -> dict[str, list[Offered]]:
     ):
         submits: dict[str, Submit] = {
             OURS: scheduler.submit,
-            BY_HAND: MicroBatcher(executables, SET_SIZE, DELAY_S).submit,
+            BATCHER: MicroBatcher(executables, SET_SIZE, DELAY_S).submit,
         }
         contenders: dict[str, Contender[Offered]] = {
             name: partial(_offer, submit, SHORT_RATE, 0.3)
@@ -125,9 +125,9 @@ async def _run(path: str, is_short: bool) -> dict[str, list[Offered]]:
 
 
 async def highest_rate(offer: Callable[[float], Awaitable[Offered]], most: float) -> Offered:
-    """What came of the highest rate, up to `most`, whose p99 was within the limit; by halving.
+    """Find the highest rate up to `most` whose p99 keeps the limit, by bisection.
 
-    Where none was, that of the lowest rate tried, with its p99.
+    Returns the result at that rate, or at the lowest rate tried if no rate keeps the limit.
     """
     low, high = most / 2**PROBES, most
     best = await offer(low)
@@ -141,18 +141,18 @@ async def highest_rate(offer: Callable[[float], Awaitable[Offered]], most: float
 
 
 async def _offer(submit: Submit, rate: float, seconds: float) -> Offered:
-    """Send Poisson arrivals for so long and wait for all answers."""
+    """Send Poisson arrivals for `seconds` and wait until all requests are resolved."""
     count = int(rate * seconds)
     due = np.cumsum(np.random.default_rng(1).exponential(1 / rate, count)).tolist()
     row = rows_of(1)
     latencies: list[float] = []
-    all_answered = asyncio.Event()
+    all_resolved = asyncio.Event()
 
-    def answered(due_at: float, request: ScheduledRequest | asyncio.Future[Tensors]) -> None:
+    def resolved(due_at: float, request: ScheduledRequest | asyncio.Future[Tensors]) -> None:
         request.result()
         latencies.append(monotonic() - started_at - due_at)
         if len(latencies) == count:
-            all_answered.set()
+            all_resolved.set()
 
     wall, cpu = perf_counter(), process_time()
     started_at = monotonic()
@@ -160,11 +160,11 @@ async def _offer(submit: Submit, rate: float, seconds: float) -> Offered:
     while sent < count:
         now = monotonic() - started_at
         while sent < count and due[sent] <= now:
-            submit(row).add_done_callback(partial(answered, due[sent]))
+            submit(row).add_done_callback(partial(resolved, due[sent]))
             sent += 1
         await asyncio.sleep(TICK_S)
-    await all_answered.wait()
+    await all_resolved.wait()
     cpu_s, wall_s = process_time() - cpu, perf_counter() - wall
-    # Answers come nearly in the order of arrivals, so the first are those of the warm-up.
+    # Requests resolve nearly in order of arrival, so the first latencies are those of the warm-up.
     steady = latencies[int(WARM_UP * count) :]
     return Offered(rate, float(np.percentile(steady, 99)), 1e6 * cpu_s / count, cpu_s / wall_s)

@@ -1,8 +1,8 @@
-"""A simulated host under the bare core, or under a baseline policy, on the same arrivals.
+"""A simulated host under the bare core, or under a baseline policy, with the same arrivals.
 
-No event loop and no arrays: events of one heap drive `SchedulerState`, so that a hundred thousand
-requests take seconds. Service times are drawn per inference in the order of arrival, so every
-policy meets the same ones.
+There is no event loop and there are no arrays: events from a heap drive `SchedulerState`, so that
+100,000 requests take seconds. Execution times are drawn in the order of inferences, so that every
+policy meets the same times.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Host:
-    """Devices of equal activations that serve one sample at a time; times in seconds."""
+    """Devices with equal activations; each activation runs one inference at a time."""
 
     devices: int = 8
     num_activations: int = 2
-    service_s: dict[int, float] = field(default_factory=lambda: {1: 0.005})
-    """Mean service time by compiled batch size."""
+    execute_s: dict[int, float] = field(default_factory=lambda: {1: 0.005})
+    """Mean execution time in seconds, by compiled batch size."""
     cv: float = 0.05
     turnaround_s: float = 0.0003
     slowdown: dict[int, float] = field(default_factory=dict)
-    """Device -> how many times longer it takes."""
+    """Device -> factor by which its execution times are longer."""
     stall_probability: float = 0.0
     stall_s: float = 0.0
     seed: int = 1
 
     @property
     def capacity(self) -> float:
-        """Samples per second of all devices, the turnaround hidden."""
+        """Samples per second of all devices if the turnaround is hidden."""
         speeds = (1 / self.slowdown.get(each, 1.0) for each in range(self.devices))
-        size, service_s = max(self.service_s.items())
-        mean_s = service_s + self.stall_probability * self.stall_s
+        size, execute_s = max(self.execute_s.items())
+        mean_s = execute_s + self.stall_probability * self.stall_s
         return size * self.num_activations * sum(speeds) / mean_s
 
     def variations(self) -> Iterator[tuple[float, float]]:
-        """Of each inference, in their order: how many times its mean it takes, and its stall."""
+        """Yield, per inference, the factor of its mean execution time and its stall in seconds."""
         random = Random(self.seed)
         sigma = math.sqrt(math.log1p(self.cv**2))
         while True:
@@ -68,7 +68,7 @@ class Host:
 
 
 def poisson(rate: float, count: int, seed: int = 0) -> list[float]:
-    """So many arrival times at a rate per second."""
+    """Draw `count` Poisson arrival times at a rate per second."""
     random = Random(seed)
     at = 0.0
     times = []
@@ -79,7 +79,7 @@ def poisson(rate: float, count: int, seed: int = 0) -> list[float]:
 
 
 class _Card:
-    """When each activation of the host is free, exactly as a simulated card has it."""
+    """The times when each activation is free, exactly as on a simulated card."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -87,29 +87,29 @@ class _Card:
         self._variations = host.variations()
 
     def end_of(self, now: float, device_id: int, activation: int, size: int = 1) -> float:
-        """Start an inference now, or behind the earlier ones; when it ends."""
+        """Start an inference now, or after the earlier ones, and return when it ends."""
         key = device_id, activation
         previous = self._ends.get(key, -math.inf)
         start = previous if previous > now else max(now, previous + self._host.turnaround_s)
         factor, stall_s = next(self._variations)
-        service_s = factor * self._host.service_s[size] + stall_s
-        self._ends[key] = end = start + service_s * self._host.slowdown.get(device_id, 1.0)
+        execute_s = factor * self._host.execute_s[size] + stall_s
+        self._ends[key] = end = start + execute_s * self._host.slowdown.get(device_id, 1.0)
         return end
 
     def stop(self, device_id: int, activation: int, end: float) -> None:
-        """Let the newest inference of an activation end then, before its time."""
+        """End the newest inference of an activation early, at `end`."""
         self._ends[device_id, activation] = end
 
 
 @dataclass
-class Outcome:
-    """What became of the requests; latencies are those of the done ones, in seconds."""
+class CoreRun:
+    """The result of a run through the core; latencies are those of done requests, in seconds."""
 
     latencies: list[float]
     share_done: float
     num_hedges: int
     ends: list[tuple[float, Request]]
-    """When each of the done ones was."""
+    """Time and request of each done request."""
 
 
 def run_core(
@@ -120,8 +120,8 @@ def run_core(
     set_size: int = 2,
     deadline_s: float | None = None,
     tenants: Sequence[str] | None = None,
-) -> Outcome:
-    """Run requests of one sample, each of its tenant, through our core, on the host."""
+) -> CoreRun:
+    """Run single-sample requests through the core on a host; `tenants` names the tenant of each."""
     core = SchedulerState(policy)
     opened = [DeviceOpened(each, host.num_activations, set_size) for each in range(host.devices)]
     core.handle(0.0, opened)
@@ -152,28 +152,28 @@ def run_core(
             heapq.heappush(ends, (end, batch.id))
         done += [(now, each) for each in commands.resolve if each.state is RequestState.DONE]
     latencies = [at - request.accepted_at for at, request in done]
-    return Outcome(latencies, len(done) / len(arrivals), core.num_hedges, done)
+    return CoreRun(latencies, len(done) / len(arrivals), core.num_hedges, done)
 
 
 class Chooser(Protocol):
-    """Picks the activation of the next request from how many each holds."""
+    """Chooses the activation of the next request from the number of requests each one holds."""
 
     def __call__(self, held: list[int]) -> int: ...
 
 
 def round_robin(count: int) -> Chooser:
-    """One after the other."""
+    """Choose the activations in turn."""
     turns = cycle(range(count))
     return lambda held: next(turns)
 
 
 def least_in_flight(count: int) -> Chooser:
-    """The first of those that hold the least."""
+    """Choose the first activation with the fewest requests."""
     return lambda held: held.index(min(held))
 
 
 def power_of_two(count: int) -> Chooser:
-    """The lesser loaded of two at random."""
+    """Choose the less loaded of two random activations."""
     random = Random(0)
 
     def choose(held: list[int]) -> int:
@@ -189,17 +189,17 @@ def run_baseline(
     make: Callable[[int], Chooser],
     outages: Mapping[int, tuple[float, float]] | None = None,
 ) -> list[float]:
-    """Latency of every request where each goes to an activation's own queue as it arrives.
+    """Return the latency of every request when each joins the queue of an activation on arrival.
 
-    Whoever gets free takes as much of its queue as the largest compiled size holds. `outages` are
-    of devices, from and until when: what is there then, or comes there, fails at once, for ever
-    late.
+    A free activation takes as many requests from its queue as the largest compiled size holds.
+    `outages` maps a device to the time it is lost and the time it is back: requests on it fail at
+    once and have an infinite latency.
     """
     return _Queues(host, arrivals, make, outages or {}).run()
 
 
 class _Queues:
-    """The queues of the host's activations, each served in order."""
+    """One first-in, first-out queue per activation of a host."""
 
     def __init__(
         self,
@@ -208,7 +208,7 @@ class _Queues:
         make: Callable[[int], Chooser],
         outages: Mapping[int, tuple[float, float]],
     ) -> None:
-        self._sizes = sorted(host.service_s)
+        self._sizes = sorted(host.execute_s)
         self._arrivals = arrivals
         self._outages = outages
         self._places = [(d, a) for a in range(host.num_activations) for d in range(host.devices)]
@@ -220,7 +220,7 @@ class _Queues:
         self._latencies = [math.inf] * len(arrivals)
 
     def run(self) -> list[float]:
-        """Let all requests arrive, and all inferences end."""
+        """Let all requests arrive and all inferences end; returns the latencies."""
         for number, at in enumerate(self._arrivals):
             self._end_until(at)
             place = self._choose(self._held)
@@ -235,7 +235,7 @@ class _Queues:
         queue = self._queues[place]
         batch = [queue.popleft() for _ in range(min(len(queue), self._sizes[-1]))]
         size = next(each for each in self._sizes if each >= len(batch))
-        # It has been queued on the activation since it arrived, which hides the turnaround.
+        # Queued on the activation since its arrival, which hides the turnaround.
         end = self._card.end_of(self._arrivals[batch[0]], *self._places[place], size)
         lost_at, back_at = self._outages.get(self._places[place][0], (math.inf, -math.inf))
         if now < back_at and end > lost_at:

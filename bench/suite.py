@@ -1,9 +1,9 @@
-"""Runs the benchmarks: `python -m bench` all of them, `python -m bench NAME --json FILE` one.
+"""The benchmark runner: `python -m bench`, or `python -m bench NAME --json FILE`.
 
-Rules of the file:
-- A benchmark is a module of this package with `measure(is_short)`; each runs in its own process.
-- The exit status is 1 where something asked for was not reached; in the short form, whose figures
-  are too rough for that, where a ratio is worse than the one recorded in `floors.json`.
+Rules of this file:
+- A benchmark is a module of this package with `measure(is_short)`. Each runs in a new process.
+- The exit status is 1 if a target is missed. The short form is too rough for targets; there it is
+  1 if a ratio is far worse than the one recorded in `floors.json`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ["BENCHMARKS", "failures", "main", "measure_in", "read_floors", "table
 
 NAMES = "dispatch threadpool record server real_model overhead scale memory"
 BENCHMARKS = {name: f"bench.{name}" for name in NAMES.split()}
-"""Name -> module."""
+"""Name -> module of each benchmark."""
 FLOORS = Path(__file__).with_name("floors.json")
 SLACK = 0.5
-"""How much worse than recorded a ratio of the short form may be, as a share: what is beyond is no
-noise, on whatever machine."""
+"""The fraction by which a ratio of the short form may be worse than recorded; a larger difference
+is not noise, whatever the machine."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmarks that were asked for and print what they found; the exit status."""
+    """Run the selected benchmarks, print their results and return the exit status."""
     options = _parse(arguments)
     if options.list:
         for name, module in BENCHMARKS.items():
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     floors = read_floors(FLOORS, this_machine().core) if options.short else None
     results: list[Result] = []
-    print(f"the core runs as {this_machine().core}")
+    print(f"core: {this_machine().core}")
     for name in options.names or BENCHMARKS:
         module = BENCHMARKS[name]
         print(f"{name}: {_first_line(module)}", flush=True)
@@ -60,21 +60,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measures qaic_sched beside what a user would take instead.",
+        description="Compare qaic_sched with what a user would use instead.",
         epilog="example: python -m bench dispatch record --json figures.json",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"benchmark to run; default: all of {', '.join(BENCHMARKS)}",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
     parser.add_argument(
         "--short",
         action="store_true",
-        help="some seconds each, held against recorded ratios: for continuous integration",
+        help="run a few seconds each and compare with recorded ratios, for continuous integration",
     )
-    parser.add_argument("--list", action="store_true", help="say what there is, and run nothing")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks and exit")
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in BENCHMARKS:
-            parser.error(f"{name}: no such benchmark; there are {', '.join(BENCHMARKS)}")
+            parser.error(f"{name}: no such benchmark; choose from {', '.join(BENCHMARKS)}")
     return options
 
 
@@ -83,10 +88,10 @@ def _first_line(module: str) -> str:
 
 
 def measure_in(module: str, is_short: bool) -> list[Result]:
-    """What the benchmark of a module finds in this process, which is to be a fresh one."""
-    this_machine()  # as it is before we load it
+    """Run the benchmark of a module in this process, which must be a new one."""
+    this_machine()  # describe the machine before the benchmark loads it
     benchmark = importlib.import_module(module)
-    # As a service does once it has started: no collection looks at all that was imported again.
+    # As a service does after its start: collections skip everything imported so far.
     gc.collect()
     gc.freeze()
     found: list[Result] = benchmark.measure(is_short)
@@ -94,24 +99,24 @@ def measure_in(module: str, is_short: bool) -> list[Result]:
 
 
 def read_floors(path: Path, core: str) -> dict[str, float]:
-    """The recorded ratios of the short form with such a core, by a result's key."""
+    """Read the recorded ratios of the short form for a core ("C" or "Python"), by result key."""
     return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, float]])[core]
 
 
 def table(results: Sequence[Result], floors: Mapping[str, float] | None) -> str:
-    """The results for a reader, with what was asked for, or what was recorded, beside each."""
+    """Format results with their targets, or with recorded ratios if `floors` is given."""
     return "\n".join(line for each in results for line in _lines(each, floors))
 
 
 def _lines(result: Result, floors: Mapping[str, float] | None) -> list[str]:
     lines = [
         f"  {result.metric:<34}{_number(result.value):>12} {result.unit:<4}"
-        f"{result.ratio:>9.3f} x {_number(result.baseline_value)} of {result.baseline}"
+        f"{result.ratio:>9.3f} x {result.baseline} ({_number(result.baseline_value)})"
     ]
     if floors is None:
-        for each in result.asked:
+        for each in result.targets:
             word = "MISSED" if each in result.missed else "reached"
-            lines.append(f"      asked: {each.of} {each.bound} {each.limit:,g}: {word}")
+            lines.append(f"      target: {each.of} {each.bound} {each.limit:,g}: {word}")
     elif result.key in floors:
         word = "holds" if result.holds(floors[result.key], SLACK) else "WORSE"
         lines.append(f"      recorded: {floors[result.key]:.3f}: {word}")
@@ -125,22 +130,22 @@ def _number(number: float) -> str:
 
 
 def failures(results: Sequence[Result], floors: Mapping[str, float] | None) -> list[str]:
-    """A line for each bound that was missed.
+    """Return a line for each missed target.
 
-    With floors, for each ratio worse than its floor, and each floor that has lost its figure.
+    With floors: a line for each ratio worse than its floor, and for each floor without a result.
     """
     if floors is None:
         return [
-            f"MISSED {each.key}: {asked.of} {asked.bound} {asked.limit:,g} was asked for, "
-            f"it is {_number(each.value if asked.of == 'value' else each.ratio)}"
+            f"MISSED {each.key}: the target is a {target.of} of {target.bound} {target.limit:,g}, "
+            f"measured {_number(each.value if target.of == 'value' else each.ratio)}"
             for each in results
-            for asked in each.missed
+            for target in each.missed
         ]
     worse = [
-        f"WORSE {each.key}: the ratio is {each.ratio:.3f}, recorded is {floors[each.key]:.3f}"
+        f"WORSE {each.key}: the recorded ratio is {floors[each.key]:.3f}, measured {each.ratio:.3f}"
         for each in results
         if each.key in floors and not each.holds(floors[each.key], SLACK)
     ]
     known, ran = {each.key for each in results}, {each.benchmark for each in results}
     lost = [each for each in floors if each.partition(":")[0] in ran and each not in known]
-    return worse + [f"LOST {each}: it is recorded, and no figure has that name" for each in lost]
+    return worse + [f"LOST {each}: recorded, but no result has this name" for each in lost]

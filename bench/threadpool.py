@@ -1,9 +1,9 @@
-"""Many short inferences: the scheduler beside the vendor's advice, a thread for each slot.
+"""Short inferences: the scheduler compared with one thread per slot, as the vendor advises.
 
-64 activations of 1 ms, `set_size` 4, so 64,000 inferences per second at best. The advice is a
-ThreadPoolExecutor of num_activations × set_size = 256 threads around a blocking `run`. It is run
-twice: over `qaic_sched.Session` on the same simulated card, and over a stand-in that only sleeps
-until its exact end, which is the least that a blocking call can cost.
+64 activations of 1 ms and a `set_size` of 4 allow 64,000 inferences per second. The baseline is a
+ThreadPoolExecutor of num_activations × set_size = 256 threads around a blocking `run`. It runs
+twice: with `qaic_sched.Session` on the same simulated card, and with a stand-in that only sleeps
+until the inference ends, which is the least that a blocking call can cost.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ __all__ = ["BlockingCard", "measure"]
 
 ACTIVATIONS = 64
 SET_SIZE = 4
-SERVICE_S = 0.001
-IDEAL = ACTIVATIONS / SERVICE_S
+EXECUTE_S = 0.001
+IDEAL = ACTIVATIONS / EXECUTE_S
 CALLERS = 2 * ACTIVATIONS * SET_SIZE
 OURS = "scheduler.run"
 SLEEP = "256 threads, run() that only sleeps"
@@ -43,34 +43,34 @@ SESSION = "256 threads, Session.run()"
 
 
 def measure(is_short: bool) -> list[Result]:
-    """Inferences per second, beside the ideal and beside both pools of threads."""
-    with card_file(cores=ACTIVATIONS, service_s=SERVICE_S) as path:
+    """Measure inferences per second against the ideal and against both thread pools."""
+    with card_file(cores=ACTIVATIONS, execute_s=EXECUTE_S) as path:
         rates = run_on_uvloop(_run(path, 0.1 if is_short else 2.0))
 
-    def beside(baseline: str, theirs: list[float], asked: list[Any]) -> Result:
+    def compared(baseline: str, theirs: list[float], targets: list[Any]) -> Result:
         return compare(
-            "threadpool", "inferences", "1/s", rates[OURS], baseline, theirs, asked=asked
+            "threadpool", "inferences", "1/s", rates[OURS], baseline, theirs, targets=targets
         )
 
     return [
-        beside("the ideal", [IDEAL], [at_least(0.95)]),
-        beside(SLEEP, rates[SLEEP], []),
-        beside(SESSION, rates[SESSION], []),
+        compared("the ideal", [IDEAL], [at_least(0.95)]),
+        compared(SLEEP, rates[SLEEP], []),
+        compared(SESSION, rates[SESSION], []),
     ]
 
 
 class BlockingCard:
-    """A card whose `run` blocks: each inference goes to the activation that is free first."""
+    """A card with a blocking `run`: each inference runs on the activation that is free first."""
 
-    def __init__(self, num_activations: int, service_s: float) -> None:
+    def __init__(self, num_activations: int, execute_s: float) -> None:
         self._free_at = [0.0] * num_activations
-        self._service_s = service_s
+        self._execute_s = execute_s
         self._lock = Lock()
 
     def run(self, inputs: Tensors) -> Tensors:
         """Sleep until the inference ends."""
         with self._lock:
-            end = max(time.monotonic(), self._free_at[0]) + self._service_s
+            end = max(time.monotonic(), self._free_at[0]) + self._execute_s
             heapq.heapreplace(self._free_at, end)
         time.sleep(max(0.0, end - time.monotonic()))
         return {"prob": np.zeros((1, 4), np.float32)}
@@ -86,7 +86,7 @@ async def _run(path: str, seconds: float) -> dict[str, list[float]]:
 
     async def threads(run: Callable[[Tensors], Tensors]) -> float:
         started = time.perf_counter()
-        for _ in pool.map(run, repeat(row, count // 4)):  # it is slower: as long, not as many
+        for _ in pool.map(run, repeat(row, count // 4)):  # fewer, because threads are slower
             pass
         return count // 4 / (time.perf_counter() - started)
 
@@ -95,7 +95,7 @@ async def _run(path: str, seconds: float) -> dict[str, list[float]]:
             ThreadPoolExecutor(ACTIVATIONS * SET_SIZE) as pool,
             Session(path, **options) as session,
         ):
-            card = BlockingCard(ACTIVATIONS, SERVICE_S)
+            card = BlockingCard(ACTIVATIONS, EXECUTE_S)
             contenders: dict[str, Contender[float]] = {
                 OURS: ours,
                 SLEEP: partial(threads, card.run),

@@ -1,9 +1,9 @@
 """The command `qaic-sched`: from its arguments to its exit status.
 
 Rules of this folder:
-- A command module has one function of its own name, which typer calls; computing stands apart from
-  printing. Results go to stdout, everything else to stderr as `qaic-sched: …` lines.
-- A command raises our errors and lets `main` say them.
+- Each command module has one function named after the command, which typer calls. It separates
+  computing from printing: results go to stdout, everything else to stderr as `qaic-sched: …` lines.
+- A command raises a `SchedulerError`, which `main` prints in one line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; `argv` defaults to the process's arguments.
 
-    0: done. 1: the run failed. 2: bad arguments, configuration or input. 130: ended by Ctrl-C.
+    0: success. 1: the run failed. 2: wrong arguments, configuration or input. 130: Ctrl-C.
     """
     try:
         for package in ("typer", "rich"):

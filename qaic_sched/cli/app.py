@@ -1,4 +1,4 @@
-"""The commands as typer knows them, each with its example."""
+"""The typer application: every command with its example."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
 }
 
 app = typer.Typer(
-    help="Runs inference on many devices: see `qaic-sched COMMAND --help`.",
+    help="Run inference on many devices. See `qaic-sched COMMAND --help` for details.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -35,5 +35,5 @@ app = typer.Typer(
 for function, example in EXAMPLES.items():
     app.command(function.__name__.rstrip("_"), epilog=f"Example: {example}")(function)
 
-# Not `app` itself: that would replace the process's `sys.excepthook`.
+# Not `app` itself, which would replace the process's `sys.excepthook`.
 command = typer.main.get_command(app)

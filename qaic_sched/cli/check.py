@@ -1,4 +1,4 @@
-"""`qaic-sched check`: what a configuration means, and what is wrong with it."""
+"""`qaic-sched check`: explain a configuration and find its errors."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ logger = logging.getLogger("qaic_sched")
 
 @dataclass
 class Findings:
-    """What was found out about a configuration, as far as its errors allowed.
+    """The result of examining a configuration; errors leave later fields empty.
 
-    `needs_compiling` is why there is no program: only compiling the model tells what it is.
-    `slots` are the inferences that all devices may hold together. Of several models each has
-    findings of its own, in `models`; their errors stand here too.
+    `needs_compiling` is True if `program` is None because the model must be compiled first.
+    `slots` is the number of inferences that all devices can hold together. With several models,
+    `models` has the findings of each, and `errors` includes theirs.
     """
 
     config: Config | None = None
@@ -54,35 +54,35 @@ class Findings:
 
 
 def check(
-    config: Annotated[Path, typer.Argument(help="The configuration file.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a configuration means.
+    """Explain a configuration and report its errors.
 
-    And what is wrong with it, without compiling or loading anything. The exit status is 2 if
-    anything is wrong.
+    Prints every key with its value and meaning, then the model's inputs, outputs and batch sizes,
+    and the number of slots. Compiles and loads nothing. The exit status is 2 if there are errors.
     """
     findings = examine(config)
     if as_json:
         print_json(_as_json(findings))
     else:
         _print_findings(findings)
-        for name, its in findings.models.items():
+        for name, of_model in findings.models.items():
             print(f"model {name}\n")
-            _print_findings(its)
+            _print_findings(of_model)
             print()
     for error in findings.errors:
         say(error)
     if findings.errors:
         raise typer.Exit(2)
     if not as_json:
-        print("" if findings.models else "\n", config, ": nothing wrong", sep="")
+        print("" if findings.models else "\n", config, ": no problems found", sep="")
 
 
 def examine(path: Path) -> Findings:
-    """Find out what the configuration in a file means; what is wrong is among the findings."""
+    """Examine the configuration in a file. Errors are part of the findings, not raised."""
     findings = Findings()
-    with _collected(findings.warnings):
+    with _collect_warnings(findings.warnings):
         try:
             configs = load_configs(path)
         except ConfigError as error:
@@ -98,7 +98,7 @@ def examine(path: Path) -> Findings:
 def _examine_model(findings: Findings, config: Config) -> None:
     findings.config = config
     try:
-        findings.backend = backend_for(_not_compiling(config))
+        findings.backend = backend_for(_uncompiled(config))
     except ConfigError as error:
         findings.errors.append(str(error))
     else:
@@ -106,14 +106,14 @@ def _examine_model(findings: Findings, config: Config) -> None:
 
 
 def _examine_models(findings: Findings, configs: Mapping[str, Config]) -> None:
-    """Each by itself; and if nothing is wrong with any, whether they can share their devices."""
+    """Examine each model, then check that the models can share their devices."""
     backends = {}
     for name, config in configs.items():
-        findings.models[name] = its = Findings()
-        _examine_model(its, config)
-        findings.errors += [f"models.{name}: {error}" for error in its.errors]
-        if its.backend is not None:
-            backends[name] = its.backend
+        findings.models[name] = of_model = Findings()
+        _examine_model(of_model, config)
+        findings.errors += [f"models.{name}: {error}" for error in of_model.errors]
+        if of_model.backend is not None:
+            backends[name] = of_model.backend
     if not findings.errors:
         try:
             check_kinds(backends)
@@ -122,14 +122,14 @@ def _examine_models(findings: Findings, configs: Mapping[str, Config]) -> None:
             findings.errors.append(str(error))
 
 
-def _not_compiling(config: Config) -> Config:
-    """The same, but that a model which needs no compiling is described as it is."""
+def _uncompiled(config: Config) -> Config:
+    """Turn compiling off, so that a backend describes a CPU model without compiling it."""
     options = msgspec.structs.replace(config.options, compile=False)
     return msgspec.structs.replace(config, options=options)
 
 
 async def _examine_backend(findings: Findings, backend: Backend, config: Config) -> None:
-    """Ask for program and devices, one after the other, so that both can be wrong."""
+    """Examine the program, then the devices, so that both errors are found."""
     is_source = backend.kind == "aic" and kind_of(backend.model_path) is None
     findings.needs_compiling = is_source and config.options.compile
     try:
@@ -150,9 +150,9 @@ async def _examine_backend(findings: Findings, backend: Backend, config: Config)
 async def _devices_too_small(
     backend: Backend, config: Config, device_ids: Sequence[int]
 ) -> list[str]:
-    """What is wrong with devices that have fewer cores than the activations need.
+    """Return an error for each device that has fewer cores than the activations need.
 
-    Activations on the CPU share cores, if they must.
+    CPU devices are skipped: their activations share cores.
     """
     errors = []
     for device in await backend.find():
@@ -174,8 +174,8 @@ class _Collector(logging.Handler):
 
 
 @contextmanager
-def _collected(lines: list[str]) -> Iterator[None]:
-    """Meanwhile, append to `lines` what the package warns of."""
+def _collect_warnings(lines: list[str]) -> Iterator[None]:
+    """Within the context, append the package's warnings to `lines`."""
     collector = _Collector(lines)
     logger.addHandler(collector)
     try:
@@ -222,7 +222,7 @@ def _as_json(findings: Findings) -> dict[str, Any]:
     backend, program = findings.backend, findings.program
     if findings.models:
         return {
-            "models": {name: _as_json(its) for name, its in findings.models.items()},
+            "models": {name: _as_json(each) for name, each in findings.models.items()},
             "devices": findings.device_ids,
             "warnings": findings.warnings,
             "errors": findings.errors,

@@ -22,24 +22,33 @@ __all__ = ["compile_"]
 
 
 def compile_(
-    model: Annotated[str, typer.Argument(help="An ONNX file, or pkg://package/path/in/it.onnx.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="ONNX file, or pkg://package/path/to/model.onnx.")
+    ],
     options: Annotated[
-        Path | None, typer.Option("--options", metavar="FILE", help="A YAML file of options.")
+        Path | None,
+        typer.Option("--options", metavar="FILE", help="YAML file of model and compiler options."),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option("--backend", metavar="cpu|aic", help="What it shall run on.")
+        str | None,
+        typer.Option(
+            "--backend", metavar="cpu|aic", help="What to compile for; default: a card if present."
+        ),
     ] = None,
     output_dir: Annotated[
-        Path | None, typer.Option("--output-dir", metavar="D", help="Where the result goes.")
+        Path | None,
+        typer.Option(
+            "--output-dir", metavar="DIR", help="Folder for the program; default: the user's cache."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compile a model and print where the result is.
+    """Compile a model and print the path of the program.
 
-    The same model with the same options is compiled once. Without an output directory, in the
-    options or here, the result is kept in the user's cache.
+    Reuses a program that was compiled from the same model and options. Options on the command line
+    override those of the file.
 
-    Ctrl-C stops the compiler; nothing of what it did is left.
+    Ctrl-C stops the compiler and removes its unfinished files.
     """
     given: dict[str, Any] = {"backend": backend, "output_dir": output_dir}
     given = {key: value for key, value in given.items() if value is not None}
@@ -57,10 +66,10 @@ def compile_(
 
 
 def _kind(config: Config, path: str) -> Literal["cpu", "aic"]:
-    """What to compile for; `ConfigError` where there is nothing to compile."""
+    """Return the kind of device to compile for. Raises `ConfigError` if nothing needs compiling."""
     kind = choose_kind(config.backend, path)
     if kind == "sim":
-        raise ConfigError(f"model: {path} describes simulated cards, there is nothing to compile")
+        raise ConfigError(f"model: {path} describes simulated cards, which need no compiling")
     if kind_of(path) is not None:
-        raise ConfigError(f"model: {path} is compiled already")
+        raise ConfigError(f"model: {path} is already compiled")
     return "aic" if kind == "aic" else "cpu"

@@ -1,4 +1,4 @@
-"""The event loop of a command, and what Ctrl-C does to it."""
+"""The event loop of a command, and its reaction to Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["INTERRUPTED", "CtrlC", "exit_now", "run_async"]
 
 INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
+"""The exit status after Ctrl-C, as in shells: 128 + SIGINT."""
 
 STOP_LIMIT_S = 1.0
-"""Longest that a second Ctrl-C lets the devices be given back in good order."""
+"""How long a command may take to release its devices after a second Ctrl-C."""
 
 T = TypeVar("T")
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on a loop of its own: uvloop's where it is installed."""
+    """Run a coroutine on a new event loop: uvloop if it is installed."""
     try:
         import uvloop
     except ImportError:
@@ -38,9 +38,9 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
 
 
 def exit_now() -> NoReturn:
-    """End the process though threads are still inside a device's library.
+    """End the process at once, with status 130, while threads are still inside a device's library.
 
-    They cannot be stopped, and some abort the process if Python's own end overtakes them.
+    Such threads cannot be stopped, and some abort the process if Python shuts down under them.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -48,17 +48,17 @@ def exit_now() -> NoReturn:
 
 
 class CtrlC:
-    """The first press asks to drain, the second cancels the task that entered the `with`.
+    """Handles Ctrl-C: the first press asks to drain, the second cancels the entering task.
 
-    `on_press` is called at the first, on the loop. If what is cancelled does not end at once, the
-    process does. To be entered on an event loop in the main thread. Where the loop knows no signals
-    (Windows), the first press stops.
+    `on_press` is called on the loop at the first press. If the cancelled task does not end within
+    a second, the process exits. Enter it on an event loop in the main thread. On a loop without
+    signal handlers (Windows), the first press stops the command.
     """
 
     def __init__(self, on_press: Callable[[], object] | None = None) -> None:
         self._on_press = on_press
         self.is_pressed = False
-        """Whether nothing new is to be begun."""
+        """True from the first press on: start nothing new."""
         self._exit = Timer(STOP_LIMIT_S, exit_now)
         self._exit.daemon = True
 
@@ -77,7 +77,7 @@ class CtrlC:
     def _press(self) -> None:
         if not self.is_pressed:
             self.is_pressed = True
-            say("Ctrl-C: finishing what is in flight; once more stops at once")
+            say("Ctrl-C: finishing inferences in flight; press again to stop at once")
             if self._on_press is not None:
                 self._on_press()
         elif self._task is not None and not self._exit.is_alive():

@@ -1,4 +1,4 @@
-"""`qaic-sched devices`: what can run here."""
+"""`qaic-sched devices`: list the devices that can run inferences."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ COLUMNS = {
 def devices(
     config: Annotated[
         str | None,
-        typer.Argument(help="A configuration or a model; without it, this host."),
+        typer.Argument(metavar="CONFIG", help="Configuration file or model; default: this host."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what can run here.
+    """List the devices that can run inferences.
 
-    These are the devices of the configuration's backend; without one, this host's CPU and cards.
+    With a configuration or a model, lists the devices of its backend; without, this host's CPU and
+    cards.
     """
     found = run_async(_on_this_host() if config is None else _backend_of(config).find())
     if as_json:
@@ -62,7 +63,7 @@ async def _on_this_host() -> list[DeviceInfo]:
 def _backend_of(source: str) -> Backend:
     is_config = Path(source).suffix in (".yaml", ".yml") and not source.endswith(SIMULATED)
     if is_config and not source.startswith(PACKAGE_SCHEME):
-        return backend_for(next(iter(load_configs(source).values())))  # all have the same devices
+        return backend_for(next(iter(load_configs(source).values())))  # models share their devices
     return backend_for(make_config(source))
 
 

@@ -1,4 +1,4 @@
-"""What SIGHUP does to a command that runs long: it reads its configuration again."""
+"""SIGHUP in a long-running command: reload the configuration file."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["Hangup"]
 
 
 class Hangup:
-    """While entered, SIGHUP applies what may change live of the scheduler's configuration file.
+    """While entered, SIGHUP reloads the scheduler's configuration file and applies its live keys.
 
-    `overrides` win over the file, as they did when the scheduler was made. What is wrong with the
-    file is said in one line and changes nothing. To be entered on an event loop in the main
-    thread; where the loop knows no signals (Windows), nothing happens.
+    `overrides` override the file, as they did when the scheduler was made. An invalid file is
+    reported in one line and changes nothing. Enter it on an event loop in the main thread. On a
+    loop without signal handlers (Windows), SIGHUP is not handled.
     """
 
     def __init__(self, scheduler: Scheduler, path: Path, **overrides: Any) -> None:
@@ -41,7 +41,7 @@ class Hangup:
         self._loop = asyncio.get_running_loop()
         if hasattr(signal, "SIGHUP"):
             with suppress(NotImplementedError):
-                self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+                self._loop.add_signal_handler(signal.SIGHUP, self._on_signal)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -51,27 +51,29 @@ class Hangup:
         for change in self._changes:
             change.cancel()
 
-    def _hang_up(self) -> None:
-        change = self._loop.create_task(self._reread())
+    def _on_signal(self) -> None:
+        change = self._loop.create_task(self._reload())
         self._changes.add(change)
         change.add_done_callback(self._changes.discard)
 
-    async def _reread(self) -> None:
+    async def _reload(self) -> None:
         try:
             configs = load_configs(self._path, **self._overrides)
             if configs.keys() != self._scheduler.configs.keys():
-                raise ConfigError(f"{self._path}: other models need a restart")
+                raise ConfigError(
+                    f"{self._path}: models: adding or removing models needs a restart"
+                )
             for name, config in configs.items():
-                self._say_what_stays(config, self._scheduler.configs[name])
+                self._report_unchanged(config, self._scheduler.configs[name])
                 model = name or None
                 await self._scheduler.update_backend_options(model=model, **live_options(config))
         except SchedulerError as error:
-            say(f"SIGHUP: nothing was changed: {error}")
+            say(f"SIGHUP: nothing changed: {error}")
         else:
-            say(f"SIGHUP: {self._path} was read again and is in effect")
+            say(f"SIGHUP: reloaded {self._path}")
 
-    def _say_what_stays(self, config: Config, now: Config) -> None:
+    def _report_unchanged(self, config: Config, now: Config) -> None:
         others = [each for each in config.__struct_fields__ if each not in LIVE_KEYS]
-        stay = [each for each in others if getattr(config, each) != getattr(now, each)]
-        if stay:
-            say(f"SIGHUP: needs a restart, and stays as it was: {', '.join(stay)}")
+        changed = [each for each in others if getattr(config, each) != getattr(now, each)]
+        if changed:
+            say(f"SIGHUP: ignored until a restart: {', '.join(changed)}")

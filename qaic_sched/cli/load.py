@@ -51,6 +51,7 @@ from qaic_sched.cli.load_job import Job, check_virtual
 from qaic_sched.cli.load_options import LoadOptions, check
 from qaic_sched.cli.output import say
 from qaic_sched.cli.progress import stderr_console
+from qaic_sched.config.models import load_configs
 from qaic_sched.extras import require
 from qaic_sched.loadgen.inject.run_progress import RunProgress
 from qaic_sched.loadgen.mlperf.run import is_left_behind
@@ -63,6 +64,7 @@ from qaic_sched.virtual_time import run_virtual
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qaic_sched.config.keys import Config
     from qaic_sched.loadgen.load import Run
 
 __all__ = ["load"]
@@ -114,8 +116,8 @@ def load(
     """
     options = LoadOptions(**locals())
     check(options)
-    _check_host(options)
-    run, is_whole = _run(options)
+    configs = _check_host(options)
+    run, is_whole = _run(options, configs)
     files = [] if options.report is None else write_run(run, options.report)
     _print(run, options, files)
     if is_left_behind():
@@ -126,37 +128,39 @@ def load(
         raise typer.Exit(1)
 
 
-def _check_host(options: LoadOptions) -> None:
+def _check_host(options: LoadOptions) -> dict[str, Config]:
     """That all is there which is needed after the run: not only then."""
     require("scipy", "load")
     if options.loadgen:
         require("mlperf_loadgen", "mlperf")
+    configs = {} if options.is_server else load_configs(options.target)
     if options.virtual:
-        check_virtual(options)
+        check_virtual(configs)
     if options.report is not None:
         prepare(options.report)
+    return configs
 
 
-def _run(options: LoadOptions) -> tuple[Run, bool]:
+def _run(options: LoadOptions, configs: dict[str, Config]) -> tuple[Run, bool]:
     """The run, and whether no Ctrl-C cut it short."""
     try:
         if options.virtual:
-            return run_virtual(_main, options)
-        return run_async(_main(options))
+            return run_virtual(_main, options, configs)
+        return run_async(_main(options, configs))
     except CancelledError:
         if is_left_behind():
             exit_now()
         raise typer.Exit(INTERRUPTED) from None
 
 
-async def _main(options: LoadOptions) -> tuple[Run, bool]:
+async def _main(options: LoadOptions, configs: dict[str, Config]) -> tuple[Run, bool]:
     interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     progress, console = RunProgress(), stderr_console()
     async with AsyncExitStack() as stack:
         ctrl_c = stack.enter_context(CtrlC(lambda: interrupted.set_result(None)))
         if options.processes == 1 and (console.is_terminal or not options.virtual):
             await stack.enter_async_context(LiveView(console, progress))
-        run = await Job(options, progress, interrupted).run()
+        run = await Job(options, configs, progress, interrupted).run()
         return run, not ctrl_c.is_pressed
 
 

@@ -16,6 +16,7 @@ import msgspec
 from qaic_sched.backends.choose import choose_kind, find_model
 from qaic_sched.cli.load_options import numbers
 from qaic_sched.cli.output import say
+from qaic_sched.config.layers import changed_config
 from qaic_sched.errors import ConfigError
 from qaic_sched.loadgen.campaign import find_rate, over_concurrency, over_rates, over_shapes
 from qaic_sched.loadgen.inject.pilot import measure_rate
@@ -31,7 +32,10 @@ from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.scheduler.several import name_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qaic_sched.cli.load_options import LoadOptions
+    from qaic_sched.config.keys import Config
     from qaic_sched.loadgen.inject.run_progress import RunProgress
     from qaic_sched.loadgen.load import LoadTest
     from qaic_sched.loadgen.targets.base import Target, TargetInfo
@@ -43,9 +47,9 @@ DURATION_OF_MANY_S = 10.0
 """Of each run of a search or sweep."""
 
 
-def check_virtual(options: LoadOptions) -> None:
+def check_virtual(configs: Mapping[str, Config]) -> None:
     """`ConfigError` unless the configuration is one of simulated cards."""
-    for config in Scheduler.from_config(options.target).configs.values():
+    for config in Scheduler(configs).configs.values():
         kind = choose_kind(config.backend, find_model(config.model))
         if kind != "sim":
             raise ConfigError(
@@ -60,9 +64,14 @@ class Job:
     """One call of the command."""
 
     def __init__(
-        self, options: LoadOptions, progress: RunProgress, interrupted: asyncio.Future[None]
+        self,
+        options: LoadOptions,
+        configs: Mapping[str, Config],
+        progress: RunProgress,
+        interrupted: asyncio.Future[None],
     ) -> None:
         self._options = options
+        self._configs = configs
         self._passed_on: dict[str, Any] = {
             "inputs": options.input_path,
             "progress": progress,
@@ -122,7 +131,8 @@ class Job:
         options = self._options
         if options.is_server:
             return ServerTarget(options.target)
-        scheduler = Scheduler.from_config(options.target, **overrides)
+        configs = {name: changed_config(each, overrides) for name, each in self._configs.items()}
+        scheduler = Scheduler(configs)
         name_of(scheduler.configs, options.model)
         return SchedulerTarget(scheduler, options.model)
 

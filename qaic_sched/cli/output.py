@@ -1,4 +1,4 @@
-"""What a user sees: lines on stderr, tables and JSON on stdout."""
+"""Output of a command: lines on stderr, tables and JSON on stdout."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ logger = logging.getLogger("qaic_sched")
 
 
 def say(line: str) -> None:
-    """Tell the user something on stderr, in one line."""
+    """Print a message to stderr as one line."""
     print("qaic-sched:", " ".join(line.splitlines()), file=sys.stderr)
 
 
 class _Stderr(logging.Handler):
-    # `sys.stderr` is looked up for each line: a progress bar puts itself in its place.
+    # `sys.stderr` is looked up for each line, because a progress bar replaces it.
     def emit(self, record: logging.LogRecord) -> None:
         say(self.format(record))
 
 
 @contextmanager
 def log_on_stderr() -> Iterator[None]:
-    """Meanwhile, say what the package logs, INFO and up."""
+    """Within the context, print the package's log to stderr, from level INFO."""
     handler, level = _Stderr(), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -42,12 +42,12 @@ def log_on_stderr() -> Iterator[None]:
 
 
 def print_json(value: object) -> None:
-    """Print a value as indented JSON; what JSON has no type for becomes text."""
+    """Print a value as indented JSON; values of other types become text."""
     print(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())
 
 
 def format_table(columns: Mapping[str, str], rows: Sequence[Sequence[str]]) -> str:
-    """An aligned text table; `columns` are the headings, each with its alignment, `<` or `>`."""
+    """Format an aligned text table; `columns` maps each heading to its alignment, `<` or `>`."""
     lines = [tuple(columns), *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

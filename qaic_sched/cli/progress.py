@@ -1,4 +1,4 @@
-"""A progress bar for terminals; it looks at the job a few times a second and costs it nothing."""
+"""A progress bar for terminals, which polls the job so that the job pays nothing for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REFRESH_S = 0.1
 
 
 def stderr_console() -> Console:
-    """A console on stderr, which is a terminal only if stderr is one."""
+    """Return a console on stderr, which is a terminal only if stderr is one."""
     return Console(stderr=True, force_terminal=sys.stderr.isatty())
 
 
@@ -27,7 +27,7 @@ def stderr_console() -> Console:
 async def progress_bar(
     console: Console, total: int, completed: Callable[[], int]
 ) -> AsyncIterator[None]:
-    """Meanwhile, show how many of `total` rows are completed, if the console is a terminal."""
+    """Within the context, show the number of completed rows if the console is a terminal."""
     if not console.is_terminal:
         yield
         return

@@ -1,4 +1,4 @@
-"""`qaic-sched replay`: an event log through the scheduler's rules once more."""
+"""`qaic-sched replay`: replay an event log and compare every decision."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ __all__ = ["replay"]
 
 
 def replay(
-    log: Annotated[Path, typer.Argument(help="What `event_log` wrote.")],
+    log: Annotated[
+        Path, typer.Argument(metavar="LOG", help="Event log: the file named by `event_log`.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Run an event log once more.
+    """Replay an event log and compare every decision.
 
-    The same arrivals and service times go through the scheduler in virtual time, and what it
-    decides is held against the log. The exit status is 1 if anything differs.
+    Sends the logged arrivals and execution times through the scheduler's core in virtual time. The
+    exit status is 1 if a decision differs from the log.
     """
     result = replay_log(log)
     if as_json:
@@ -34,7 +36,7 @@ def replay(
     else:
         _print_result(result)
     if result.is_cut_off:
-        say(f"{log}: the log was cut off: the last lines of it are left out")
+        say(f"{log}: the log ends early: its last lines are ignored")
     difference = result.difference
     if difference is not None:
         logged, replayed = map(_shown, (difference.logged, difference.replayed))
@@ -45,11 +47,11 @@ def replay(
 def _print_result(result: ReplayResult) -> None:
     logged, replayed = asdict(result.logged), asdict(result.replayed)
     rows = [(name, str(count), str(replayed[name])) for name, count in logged.items()]
-    print(format_table({"decided": "<", "log": ">", "replay": ">"}, rows))
+    print(format_table({"decisions": "<", "log": ">", "replay": ">"}, rows))
     verdict = "the same decisions" if result.difference is None else "the decisions differ"
     print(
         f"\n{result.model}: {result.requests} requests in {result.duration_s:.3f} s: {verdict} "
-        f"after {result.calls} calls of the scheduler's core"
+        f"in {result.calls} calls to the core"
     )
 
 

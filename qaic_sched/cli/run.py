@@ -1,4 +1,4 @@
-"""`qaic-sched run`: every row of a file through the scheduler."""
+"""`qaic-sched run`: run every row of an `.npz` file through a scheduler."""
 
 from __future__ import annotations
 
@@ -26,35 +26,43 @@ if TYPE_CHECKING:
 
     from qaic_sched.program import Program, Tensors
 
-__all__ = ["Job", "run"]
+__all__ = ["FileJob", "run"]
 
 
 def run(
-    config: Annotated[Path, typer.Argument(help="The configuration file.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file.")],
     input_path: Annotated[
-        Path, typer.Option("--input", metavar="FILE.npz", help="One array per input, rows first.")
+        Path,
+        typer.Option(
+            "--input", metavar="FILE.npz", help="One array per model input; axis 0 is the rows."
+        ),
     ],
     output_path: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE.npz", help="Where the outputs go, in row order."),
+        typer.Option(
+            "--output",
+            metavar="FILE.npz",
+            help="File for the outputs, in row order; default: discard them.",
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Which, of several models.")
+        str | None,
+        typer.Option("--model", metavar="NAME", help="Model to run, if there are several."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
-    """Run every row of a file.
+    """Run every row of an .npz file through the model.
 
-    Progress is shown on a terminal, and at the end what each device has done.
+    Shows progress on a terminal, and prints a table of the devices at the end.
 
-    Ctrl-C finishes what is in flight, writes the rows that are done and ends with status 130; a
-    second Ctrl-C stops at once and writes nothing. SIGHUP reads the configuration again and
-    applies what may change while it runs.
+    Ctrl-C finishes the inferences in flight, writes the completed rows and exits with status 130.
+    A second Ctrl-C stops at once and writes nothing. SIGHUP reloads the configuration and applies
+    the keys that can change while the scheduler runs.
     """
     inputs = read_arrays(input_path)
     if output_path is not None:
         check_output_path(output_path)
-    # No caller is there who could come back later: rows wait for room, whatever the file says.
+    # A rejected row could not be sent again later, so rows wait whatever the configuration says.
     overrides = {"queue": {"when_full": "wait"}}
     scheduler = Scheduler.from_config(config, **overrides)
     name_of(scheduler.configs, model)
@@ -67,26 +75,26 @@ def run(
     _print_report(job, metrics, as_json)
     if job.error is not None:
         raise job.error
-    if output_path is not None and job.rows_done:
-        write_arrays(output_path, job.outputs_done())
-    if job.rows_done < job.rows:
+    if output_path is not None and job.rows_completed:
+        write_arrays(output_path, job.completed_outputs())
+    if job.rows_completed < job.rows:
         raise typer.Exit(INTERRUPTED)
 
 
-class Job:
-    """What is to be run, and how far it has come.
+class FileJob:
+    """The rows of a file and their progress through a scheduler.
 
-    `inputs` are checked against the program here: `InputError`.
+    Raises `InputError` if `inputs` do not fit the program.
     """
 
     def __init__(
         self, program: Program, inputs: Tensors, *, keeps_outputs: bool, model: str | None = None
     ) -> None:
         self.inputs, self.rows = validate(program, inputs)
-        self.rows_done = 0
+        self.rows_completed = 0
         self.seconds = 0.0
         self.error: SchedulerError | None = None
-        """What ended the job before its last row."""
+        """The error that ended the job before its last row."""
         self._model = model
         self._rows_per_request = program.max_batch_size
         self._outputs: Tensors = {}
@@ -94,7 +102,7 @@ class Job:
             self._outputs = allocate_outputs(program, self.rows)
 
     async def run(self, scheduler: Scheduler, ctrl_c: CtrlC) -> None:
-        """Run the rows in order until they are done, one fails, or Ctrl-C is pressed."""
+        """Run the rows in order until all are completed, one fails, or Ctrl-C is pressed."""
         started_at = perf_counter()
         try:
             async for outputs in scheduler.map(self._requests(ctrl_c), model=self._model):
@@ -103,11 +111,11 @@ class Job:
             self.error = error
         self.seconds = perf_counter() - started_at
 
-    def outputs_done(self) -> Tensors:
-        """The outputs of the rows that are done, where they were to be kept."""
-        if self.rows_done == self.rows:
+    def completed_outputs(self) -> Tensors:
+        """Return the outputs of the completed rows."""
+        if self.rows_completed == self.rows:
             return self._outputs
-        return {name: array[: self.rows_done] for name, array in self._outputs.items()}
+        return {name: array[: self.rows_completed] for name, array in self._outputs.items()}
 
     def _requests(self, ctrl_c: CtrlC) -> Iterator[Tensors]:
         size = self._rows_per_request
@@ -120,12 +128,12 @@ class Job:
             yield {name: array[start : start + size] for name, array in self.inputs.items()}
 
     def _take(self, outputs: Tensors) -> None:
-        count = min(self._rows_per_request, self.rows - self.rows_done)
+        count = min(self._rows_per_request, self.rows - self.rows_completed)
         if count == self.rows:
             self._outputs = outputs
         else:
-            copy_rows(outputs, 0, self._outputs, self.rows_done, count)
-        self.rows_done += count
+            copy_rows(outputs, 0, self._outputs, self.rows_completed, count)
+        self.rows_completed += count
 
 
 async def _run(
@@ -135,29 +143,31 @@ async def _run(
     input_path: Path,
     inputs: Tensors,
     keeps_outputs: bool,
-) -> tuple[Job, dict[str, Any]]:
+) -> tuple[FileJob, dict[str, Any]]:
     with CtrlC() as ctrl_c:
         async with scheduler:
             try:
                 program = scheduler.shell_of(model).program
-                job = Job(program, inputs, keeps_outputs=keeps_outputs, model=model)
+                job = FileJob(program, inputs, keeps_outputs=keeps_outputs, model=model)
             except InputError as error:
                 raise InputError(f"{input_path}: {error}") from error
             with hangup:
-                async with progress_bar(stderr_console(), job.rows, lambda: job.rows_done):
+                async with progress_bar(stderr_console(), job.rows, lambda: job.rows_completed):
                     await job.run(scheduler, ctrl_c)
             return job, scheduler.get_metrics()
 
 
-def _print_report(job: Job, metrics: Mapping[str, Any], as_json: bool) -> None:
-    rate = job.rows_done / job.seconds
+def _print_report(job: FileJob, metrics: Mapping[str, Any], as_json: bool) -> None:
+    rate = job.rows_completed / job.seconds
     if as_json:
-        print_json({"rows": job.rows_done, "seconds": job.seconds, "rows_per_s": rate, **metrics})
+        print_json(
+            {"rows": job.rows_completed, "seconds": job.seconds, "rows_per_s": rate, **metrics}
+        )
         return
     print(format_device_table(metrics))
-    rows = f"{job.rows_done} rows" if job.rows_done == job.rows else _part(job)
+    rows = f"{job.rows_completed} rows" if job.rows_completed == job.rows else _part(job)
     print(f"{rows} in {job.seconds:.3f} s: {rate:.1f} rows/s")
 
 
-def _part(job: Job) -> str:
-    return f"the first {job.rows_done} of {job.rows} rows"
+def _part(job: FileJob) -> str:
+    return f"the first {job.rows_completed} of {job.rows} rows"

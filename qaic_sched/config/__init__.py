@@ -1,1 +1,1 @@
-"""Configuration: the keys, their defaults, and how a file and keywords become a `Config`."""
+"""Configuration: the keys, their defaults, and how files and keyword options become a `Config`."""

@@ -1,6 +1,6 @@
-"""Every key of a configuration: its type, its default and its meaning, once.
+"""The keys of a configuration: type, default and meaning of each, in one place.
 
-Errors and the table of `qaic-sched check` read the meaning from beside the field.
+Error messages and the table of `qaic-sched check` show the meaning given with each field.
 """
 
 from __future__ import annotations
@@ -33,113 +33,135 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 DeviceIds = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)]
 
 
-def _is(meaning: str) -> Meta:
+def _means(meaning: str) -> Meta:
     return Meta(description=meaning)
 
 
 class QueueConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`queue`: the bound of what may be queued, and what happens to a request beyond it."""
+    """`queue`: the limits of the queue, and what happens to a request that exceeds them."""
 
-    max_samples: Annotated[Positive, _is("most samples that may be queued")] = 65536
-    max_bytes: Annotated[Positive | None, _is("most bytes queued; null: no bound")] = None
+    max_samples: Annotated[Positive, _means("maximum number of queued samples")] = 65536
+    max_bytes: Annotated[
+        Positive | None, _means("maximum size of all queued inputs, in bytes; null: no limit")
+    ] = None
     when_full: Annotated[
         Literal["wait", "reject"],
-        _is("what a request beyond the bound does: wait for room, or reject at once"),
+        _means("what a request does when the queue is full: wait for room, or reject at once"),
     ] = "wait"
 
 
 class BatchingConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`batching`: how long a partial batch waits for company while an activation is free."""
+    """`batching`: how long a partial batch waits for more samples."""
 
     max_queue_delay_s: Annotated[
         Seconds,
-        _is("longest a partial batch waits for company while an activation is free, in seconds"),
+        _means("longest wait of a partial batch while an activation is free, in seconds; 0: none"),
     ] = 0.0
 
 
 class RetryConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`retry`: how often work is tried that a device failed."""
+    """`retry`: how often samples are retried after a device error."""
 
-    max_attempts: Annotated[Positive, _is("attempts in all, elsewhere where possible")] = 2
+    max_attempts: Annotated[
+        Positive, _means("attempts before a request fails, the first included; 1: no retries")
+    ] = 2
     max_extra: Annotated[
-        Share, _is("most retries of failed inferences, as a share of all, beyond a first few")
+        Share, _means("limit of retries after failed inferences, as a fraction of all inferences")
     ] = 0.2
 
 
 class HedgingConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`hedging`: what a late activation holds is repeated elsewhere, and the first answer wins."""
+    """`hedging`: late inferences are sent a second time, and the first answer wins."""
 
-    enabled: Annotated[bool, _is("whether late inferences are hedged")] = True
+    enabled: Annotated[bool, _means("send late inferences a second time")] = True
     after: Annotated[
-        Factor, _is("an inference is late after so many mean service times, 10 ms at least")
+        Factor,
+        _means("when an inference is late, in mean execution times; 10 ms at the earliest"),
     ] = 3.0
-    max_extra: Annotated[Share, _is("most hedges, as a share of all inferences")] = 0.01
+    max_extra: Annotated[Share, _means("limit of hedges, as a fraction of all inferences")] = 0.01
 
 
 class HealthConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`health`: when a device is taken for broken."""
+    """`health`: when a device counts as broken."""
 
     dispatch_timeout_s: Annotated[
         Literal["auto"] | Delay,
-        _is("when an inference counts as stuck, in seconds; auto: from measured times"),
+        _means(
+            "when an inference counts as stuck, in seconds; auto: 50 mean execution times, at"
+            " least 5 s"
+        ),
     ] = "auto"
 
 
 class TenantConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`tenants.NAME`: what one tenant gets of the devices while others want them, too."""
+    """`tenants.NAME`: the capacity that one tenant receives while tenants compete."""
 
-    weight: Annotated[Weight, _is("its part of what is contended, relative to the others'")] = 1.0
-    share: Annotated[Share, _is("part of all that is its own, if it wants it")] = 0.0
+    weight: Annotated[
+        Weight, _means("part of the contended capacity, relative to the other tenants' weights")
+    ] = 1.0
+    share: Annotated[
+        Share, _means("guaranteed fraction of the capacity, whatever the priority of others")
+    ] = 0.0
 
 
 class ServiceConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """`service`: read by `serve` only."""
 
-    model_name: Annotated[str | None, _is("what the model is called over HTTP and gRPC")] = None
-    http_port: Annotated[Port | None, _is("where HTTP listens; null: it does not")] = None
-    grpc_port: Annotated[Port | None, _is("where gRPC listens; null: it does not")] = None
+    model_name: Annotated[str | None, _means("name of the model over HTTP and gRPC")] = None
+    http_port: Annotated[Port | None, _means("port of the HTTP server; null: off")] = None
+    grpc_port: Annotated[Port | None, _means("port of the gRPC server; null: off")] = None
 
 
 class ModelOptions(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a backend is told about a model: the keys of the vendor's Session that we know."""
+    """The options of a model that its backend reads: keys of the vendor's Session."""
 
-    aic_num_cores: Annotated[Positive | None, _is("cores of one activation")] = None
-    convert_to_fp16: Annotated[bool, _is("whether all floating point runs as fp16")] = False
+    aic_num_cores: Annotated[Positive | None, _means("cores per activation")] = None
+    convert_to_fp16: Annotated[bool, _means("run all floating-point operations in fp16")] = False
     onnx_define_symbol: Annotated[
-        dict[str, Positive], _is("values of the model's symbolic dimensions, by name")
+        dict[str, Positive], _means("values of the model's symbolic dimensions, by name")
     ] = field(default_factory=dict)
-    compile: Annotated[bool, _is("compile an ONNX model; false: run it as it is, on the CPU")] = (
-        True
-    )
-    output_dir: Annotated[str | None, _is("folder where the compiler leaves its binaries")] = None
+    compile: Annotated[
+        bool, _means("compile an ONNX model; false: run it uncompiled, on the CPU only")
+    ] = True
+    output_dir: Annotated[
+        str | None, _means("folder for compiled programs; null: the user's cache")
+    ] = None
     oversubscription_name: Annotated[
-        str | None, _is("group of the vendor's sessions that share cores; accepted, not used")
+        str | None, _means("group of sessions that share cores; accepted and ignored")
     ] = None
     compiler: dict[str, Any] = field(default_factory=dict)
-    """Keys for the vendor's compiler, as they came, names with `_`."""
+    """Keys for the vendor's compiler, passed on unchanged; names use `_`."""
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that a Session or a Scheduler is made from."""
+    """The complete configuration of a Session, or of one model of a Scheduler."""
 
     model: Annotated[
-        str, Meta(min_length=1), _is("the model: a file, or pkg://package/path/in/it.onnx")
+        str, Meta(min_length=1), _means("model file, or pkg://package/path/to/model.onnx")
     ]
     backend: Annotated[
         Literal["auto", "aic", "cpu", "sim"],
-        _is("what runs the model: aic, cpu, sim, or auto: a card if one is ready, else the CPU"),
+        _means(
+            "aic (cards), cpu, sim (simulated cards), or auto (a card if present, else the CPU)"
+        ),
     ] = "auto"
     devices: Annotated[
         Literal["all"] | Positive | DeviceIds,
-        _is("devices to use: all, how many, or a list of device ids"),
+        _means("devices to use: all, a count, or a list of device ids"),
     ] = "all"
-    num_activations: Annotated[Positive, _is("activations of the program per device")] = 1
+    num_activations: Annotated[Positive, _means("activations of the program per device")] = 1
     set_size: Annotated[
-        Positive, _is("inferences that an activation may hold, the running one included")
+        Positive, _means("inferences that an activation may hold, including the running one")
     ] = 2
-    enable_metrics: Annotated[bool, _is("latency metrics of a Session")] = False
-    enable_profiling: Annotated[bool, _is("profiles of a Session's runs, with metrics")] = False
-    event_log: Annotated[str | None, _is("file for what happened, as JSON lines")] = None
+    enable_metrics: Annotated[
+        bool, _means("accepted: a Session always records latencies; excludes enable_profiling")
+    ] = False
+    enable_profiling: Annotated[
+        bool, _means("record a profile of every run of a Session; excludes enable_metrics")
+    ] = False
+    event_log: Annotated[
+        str | None, _means("file for every event and decision, as JSON lines; null: none")
+    ] = None
     options: ModelOptions = field(default_factory=ModelOptions)
     queue: QueueConfig = field(default_factory=QueueConfig)
     batching: BatchingConfig = field(default_factory=BatchingConfig)
@@ -158,10 +180,11 @@ SECTIONS: dict[str, type[Struct]] = {
     "health": HealthConfig,
     "service": ServiceConfig,
 }
+"""The sections with fixed keys, by name."""
 
 
 def meanings_of(struct: type[Struct], prefix: str = "") -> dict[str, str]:
-    """Key as a user writes it -> the meaning that stands beside the field."""
+    """Key, with `prefix` before it -> its meaning, for every documented field of a struct."""
     hints = get_type_hints(struct, include_extras=True)
     return {
         prefix + name: hint.__metadata__[-1].description

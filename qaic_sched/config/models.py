@@ -1,10 +1,10 @@
-"""The configurations of several models that one scheduler runs: `models:`, by name.
+"""Configurations of the models that one scheduler runs: a single `model`, or `models` by name.
 
 Rules of this file:
-- The keys beside `models` are of all models; a model's own mapping lays its keys over them, and
-  keywords over a file win over both.
-- What belongs to the host or to the scheduler as a whole stands beside `models` only.
-- A model without a name has the name "": so one model and several are the same to who opens them.
+- Keys next to `models` apply to all models; a model's own keys override them. Keyword options
+  override both when they are given for a file.
+- Keys of the host or of the whole scheduler are allowed next to `models` only.
+- A single model has the name "", so that callers handle one model and several alike.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import msgspec
 
 from qaic_sched.config.keys import Config
 from qaic_sched.config.layers import (
-    layer_beside,
+    config_of_file,
+    file_layer,
     layer_of,
-    load_config,
     make_config,
     merged_config,
     read_keys,
-    warn_of_unknown,
+    warn_about_unknown_options,
 )
 from qaic_sched.errors import ConfigError
 
 __all__ = ["UNNAMED", "load_configs", "make_configs"]
 
 UNNAMED = ""
-"""The name of a model that has none, which is then the only one."""
+"""The name of a single model, which has none in the configuration."""
 
-_OF_ALL = ("backend", "devices", "event_log", "service")
+_SHARED_KEYS = ("backend", "devices", "event_log", "service")
 
 
 def make_configs(
@@ -45,11 +45,11 @@ def make_configs(
     options_path: str | Path | None = None,
     **options: object,
 ) -> dict[str, Config]:
-    """Name -> configuration, of one model or of a mapping of them; `ConfigError` names the key.
+    """Make the configurations of one model, or of a mapping of models, by name.
 
-    In the mapping is a path or a mapping of the model's own keys, `model` among them, or what
-    `load_configs` has made. The options are as for `make_config`, and those of a model that says
-    nothing else.
+    The values of the mapping are paths, mappings of a model's own keys including `model`, or
+    configurations from `load_configs`. The options are those of `make_config`; a model's own keys
+    override them. Raises `ConfigError`, which names the key.
     """
     if not isinstance(models, Mapping):
         return {UNNAMED: make_config(models, options_path=options_path, **options)}
@@ -57,37 +57,37 @@ def make_configs(
     if ready and len(ready) == len(models) and not options:
         return ready
     if "model" in options:
-        raise ConfigError("options: model: the models are already given by name")
-    below = [] if options_path is None else [_of_file(read_keys(Path(options_path)), options_path)]
-    return _Source().configs(models, [*below, layer_of(options, "options")], {})
+        raise ConfigError("options: model: the models are already given by name: remove it")
+    below = [layer_of(options, "options")]
+    if options_path is not None:
+        below.insert(0, layer_of(read_keys(Path(options_path)), str(options_path)))
+    return _Source().configs(models, below, {})
 
 
 def load_configs(path: str | Path, **overrides: object) -> dict[str, Config]:
-    """Name -> configuration, of a file with `model:` or `models:`, and keywords that win over it.
+    """Load the configurations of a file with `model` or `models`, by name; keywords override it.
 
-    A relative `model` is found beside the file. Raises `ConfigError`, which names file and key.
+    A relative `model` is relative to the file's folder. The file is read once. Raises
+    `ConfigError`, which names the file and the key.
     """
-    keys = dict(read_keys(Path(path)))
+    path = Path(path)
+    keys = dict(read_keys(path))
     if "models" not in keys:
-        return {UNNAMED: load_config(path, **overrides)}
+        return {UNNAMED: config_of_file(path, keys, overrides)}
     models = keys.pop("models")
     if "model" in keys:
-        raise ConfigError(f"{path}: model and models are both given: give one of them")
+        raise ConfigError(f"{path}: model and models are both given: remove one of them")
     if "model" in overrides:
-        raise ConfigError(f"options: model: {path} has several, by name")
+        raise ConfigError(f"options: model: {path} has several models: remove the option")
     if not isinstance(models, Mapping):
-        raise ConfigError(f"{path}: models: names with models were expected, not {models!r}")
-    source = _Source(f"{path}: ", Path(path).parent)
-    return source.configs(models, [_of_file(keys, path)], layer_of(overrides, "options"))
-
-
-def _of_file(keys: Mapping[Any, object], path: str | Path) -> dict[str, Any]:
-    return layer_of(keys, str(path))
+        raise ConfigError(f"{path}: models: expected a mapping of names to models, got {models!r}")
+    source = _Source(f"{path}: ", path.parent)
+    return source.configs(models, [layer_of(keys, str(path))], layer_of(overrides, "options"))
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a mapping of models stands: what errors begin with, and where models are found."""
+    """The source of a mapping of models: the prefix of errors, and the folder of relative paths."""
 
     prefix: str = ""
     folder: Path = field(default_factory=Path)
@@ -95,38 +95,38 @@ class _Source:
     def configs(
         self, models: Mapping[Any, object], below: list[dict[str, Any]], above: dict[str, Any]
     ) -> dict[str, Config]:
-        """The models' configurations, with what is of all of them below and above their own."""
+        """Make each model's configuration from its own keys, between the layers of all models."""
         if not models:
-            raise ConfigError(f"{self.prefix}models: one model at least is needed")
+            raise ConfigError(f"{self.prefix}models: empty: name at least one model")
         configs = {}
         for name, value in models.items():
             config = merged_config([*below, self._own(name, value), above])
             configs[name] = _with_own_log(config, name)
-        warn_of_unknown(configs.values())
+        warn_about_unknown_options(configs.values())
         return configs
 
     def _own(self, name: object, value: object) -> dict[str, Any]:
         if not isinstance(name, str) or not name.strip():
-            raise ConfigError(f"{self.prefix}models: a model's name is text, not {name!r}")
+            raise ConfigError(f"{self.prefix}models: a model's name must be text, got {name!r}")
         where = f"{self.prefix}models.{name}"
         keys = {"model": value} if isinstance(value, (str, os.PathLike)) else value
         if not isinstance(keys, Mapping):
-            raise ConfigError(f"{where}: a model, or its keys were expected, not {value!r}")
+            raise ConfigError(f"{where}: expected a model or its keys, got {value!r}")
         try:
-            layer = layer_beside(keys, where, self.folder)
+            layer = file_layer(keys, where, self.folder)
         except ConfigError as error:
             problem = str(error).removeprefix(f"{where}: ")
             raise ConfigError(f"{where}.{problem}") from error
         if "model" not in layer:
-            raise ConfigError(f"{where}.model: missing: the file, or pkg:// path, of the model")
-        for key in _OF_ALL:
+            raise ConfigError(f"{where}.model: missing (model file, or pkg://package/path)")
+        for key in _SHARED_KEYS:
             if key in layer:
-                raise ConfigError(f"{where}.{key}: it is of all models: it stands beside `models`")
+                raise ConfigError(f"{where}.{key}: applies to all models: move it next to `models`")
         return layer
 
 
 def _with_own_log(config: Config, name: str) -> Config:
-    """The same, with the model's name in that of its event log: a log is of one core."""
+    """Put the model's name into the path of its event log: each core needs a log of its own."""
     path = Path(config.event_log or "")
     if not path.name:
         return config

@@ -1,4 +1,4 @@
-"""A configuration as a table: every key with its value and its meaning."""
+"""A configuration as a table of keys, values and meanings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["describe_config"]
 
 
 def describe_config(config: Config) -> list[tuple[str, str, str]]:
-    """Every key as a user writes it, with its value and its meaning in a few words."""
+    """Return (key, value, meaning) for every key, spelled as in a configuration file."""
     sections = [(f"{name}.", getattr(config, name)) for name in SECTIONS]
     sections += [(f"tenants.{name}.", tenant) for name, tenant in config.tenants.items()]
     lines = [
@@ -19,7 +19,7 @@ def describe_config(config: Config) -> list[tuple[str, str, str]]:
         for key, meaning in meanings_of(type(holder), prefix).items()
     ]
     return lines + [
-        (key, _shown(value), "passed to the compiler as it is")
+        (key, _shown(value), "passed to the compiler unchanged")
         for key, value in config.options.compiler.items()
     ]
 

@@ -1,4 +1,4 @@
-"""The options of the vendor's Session that go to its compiler."""
+"""The vendor's compiler options, by the names that its Session accepts."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ _KEYS = """
     vtcm_working_set_limit_ratio
 """
 COMPILER_KEYS = frozenset(_KEYS.split())
-"""Names that its documents and public command lines have, with `_`; no others are known to us."""
+"""The names found in the vendor's documents and public command lines, spelled with `_`."""

@@ -1,4 +1,4 @@
-"""One YAML document from a file, with a place in every error."""
+"""Reading a YAML file, with line and column in every error."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["read_yaml"]
 
 
 def read_yaml(path: Path) -> object:
-    """The one document in a YAML file; None if it is empty.
+    """Read the only document of a YAML file; None if the file is empty.
 
-    Unlike YAML 1.1, `1e-3` is a number; a key that comes twice is an error. Raises `ConfigError`
-    with file, line and column.
+    Unlike YAML 1.1, `1e-3` is a number and a duplicate key is an error. Raises `ConfigError` with
+    file, line and column.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -40,13 +40,13 @@ def read_yaml(path: Path) -> object:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with our two rules, and with a place in every error."""
+    """PyYAML's safe loader with the two rules of `read_yaml` and a position in every error."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError) as error:
-            problem = f"{node.value!r} is no {node.tag.rpartition(':')[2]}"
+            problem = f"{node.value!r} is not a valid {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 
     def compose_mapping_node(self, anchor: Any) -> Any:
@@ -54,14 +54,14 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
-                problem = f"key {key.value!r} comes twice"
+                problem = f"duplicate key {key.value!r}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add((key.tag, str(key.value)))
         return node
 
     def flatten_mapping(self, node: Any) -> None:
         super().flatten_mapping(node)
-        # PyYAML 6.0.4 forgets, when it merges this mapping into another, what was overridden here.
+        # PyYAML 6.0.4 loses what this mapping overrides when it is merged into another one.
         last = {(key.tag, str(key.value)): (key, value) for key, value in node.value}
         node.value = list(last.values())
 

@@ -1,7 +1,4 @@
-"""The main job: which files it takes, how they become rows, and that its answers are checked.
-
-And that the configurations beside it work.
-"""
+"""The main job: choice of files, tokens, the check of every answer, and the configurations."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ PAD = 256
 
 @pytest.fixture
 def model(tmp_path: Path) -> ContentModel:
-    """A model that sees 4 bytes from the beginning and 3 from the end, in blocks of 8."""
+    """Make a model that reads the first 4 and last 3 bytes of a file, in blocks of 8."""
     config = {
         "target_labels_space": ["a", "b"],
         "beg_size": 4,
@@ -41,7 +38,7 @@ def model(tmp_path: Path) -> ContentModel:
 
 
 def fill(folder: Path, *names: str) -> None:
-    """Make files of a few lines of Python with these names."""
+    """Write files of a few lines of Python with these names."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +58,7 @@ def fill(folder: Path, *names: str) -> None:
 def test_a_file_is_its_first_and_last_bytes(
     model: ContentModel, tmp_path: Path, content: bytes, tokens: list[int]
 ) -> None:
-    """Space is stripped within a block, before the beginning and after the end; then padding."""
+    """Tokens are the stripped first and last bytes, with padding between them."""
     path = tmp_path / "file"
     path.write_bytes(content)
     row = model.tokens_of(path)
@@ -70,45 +67,45 @@ def test_a_file_is_its_first_and_last_bytes(
     assert row.tolist() == tokens
 
 
-def test_what_the_model_is_not_asked_about(model: ContentModel, tmp_path: Path) -> None:
-    """Nearly empty files, folders and what is not there have no tokens and are passed over."""
+def test_files_without_enough_content_are_skipped(model: ContentModel, tmp_path: Path) -> None:
+    """Nearly empty files, folders and missing paths have no tokens and are skipped."""
     for name, content in {"empty": b"", "blank": b"      x", "file": b"content"}.items():
         (tmp_path / name).write_bytes(content)
     names = ["empty", "blank", "model", "none", "file"]
     assert [path.name for path, _ in model.read(tmp_path / name for name in names)] == ["file"]
 
 
-def test_an_unreadable_file_is_passed_over(
+def test_an_unreadable_file_is_skipped(
     model: ContentModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that may not be opened does not end the job."""
+    """A file that cannot be opened has no tokens."""
 
-    def refuse(*_: object) -> None:
+    def deny(*_: object) -> None:
         raise PermissionError
 
     path = tmp_path / "file"
     path.write_bytes(b"content")
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "open", deny)
     assert model.tokens_of(path) is None
 
 
-def test_kinds_take_turns(tmp_path: Path) -> None:
-    """Each suffix comes before any comes twice, and the order is the same every time."""
+def test_suffixes_alternate(tmp_path: Path) -> None:
+    """Every suffix appears once before any appears twice, in a fixed order."""
     fill(tmp_path, "a.py", "sub/b.py", "sub/c.py", "d.TXT", "e.txt", "Makefile")
     found = find_files([tmp_path])
     assert [path.suffix.lower() for path in found] == ["", ".py", ".txt", ".py", ".txt", ".py"]
     assert found == find_files([tmp_path])
 
 
-def test_what_is_made_or_hidden_is_left_out(tmp_path: Path) -> None:
-    """Only files that somebody wrote there: no caches, no hidden folders, no installed packages."""
+def test_generated_and_hidden_files_are_skipped(tmp_path: Path) -> None:
+    """Caches, hidden folders and installed packages are skipped."""
     fill(tmp_path, ".git/a", "__pycache__/b.pyc", "lib/site-packages/c.py", ".ignore", "lib/d.py")
     assert {path.name for path in find_files([tmp_path])} == {".ignore", "d.py"}
 
 
 @pytest.mark.slow
 def test_labels_are_those_of_the_magika_package() -> None:
-    """Thirty files of many kinds get, one by one, the label that Magika's own code gives them."""
+    """Thirty files of many kinds get the labels that Magika's own code returns."""
     from magika import Magika
 
     model = ContentModel(find_model(MODEL))
@@ -124,7 +121,7 @@ def test_labels_are_those_of_the_magika_package() -> None:
 
 
 def test_equal_means_close_and_the_same_type() -> None:
-    """A row counts if no probability differs by over 1e-5, nor the type named."""
+    """A row is equal if no probability differs by more than 1e-5 and the type is the same."""
     reference = np.array([[0.9, 0.1], [0.9, 0.1], [0.500001, 0.5], [0.9, 0.1]], np.float32)
     scores = reference.copy()
     scores[0] += np.float32(1e-6)
@@ -137,7 +134,7 @@ def test_equal_means_close_and_the_same_type() -> None:
 def test_the_main_job_names_files_and_checks_every_answer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It prints the types, the table of devices and, last, how many answers were equal."""
+    """The job prints the types, the table of devices and, last, the number of equal answers."""
     fill(tmp_path, *(f"{index}.py" for index in range(12)), "notes.txt")
     status = main(["--files", "11", "--path", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
@@ -150,7 +147,7 @@ def test_the_main_job_names_files_and_checks_every_answer(
 def test_a_wrong_answer_fails_the_job(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Status 1, and the count says how many are right."""
+    """A wrong answer is status 1, and the number of equal answers is printed."""
     real = main_job.reference_scores
 
     def with_one_wrong(*arguments: object) -> main_job.Scores:
@@ -168,29 +165,29 @@ def test_a_wrong_answer_fails_the_job(
 def test_one_core_means_one_device(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the process may use one core only, the job says so and takes one device."""
+    """If the process may use one core only, the job reports it and runs one device."""
     monkeypatch.setattr(main_job, "usable_cores", lambda: [0])
     fill(tmp_path, "a.py")
     status = main(["--path", str(tmp_path)])
     output = capsys.readouterr().out
     assert status == 0
-    assert "this machine has one core to use" in output
+    assert "this process may use one core only" in output
     assert [line.split()[0] for line in output.splitlines() if "ready" in line] == ["0"]
 
 
-def test_a_folder_without_files_is_no_success(
+def test_a_folder_without_files_is_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """There is nothing to check, which is said, with status 2."""
+    """Without files there is nothing to check, which is reported with status 2."""
     status = main(["--path", str(tmp_path)])
     assert status == 2
     assert f"no file under {tmp_path}" in capsys.readouterr().out
 
 
-def test_a_configuration_that_cannot_work_is_one_line(
+def test_an_invalid_configuration_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the scheduler refuses is printed without a traceback, with status 2."""
+    """A `ConfigError` is printed without a traceback, with status 2."""
     monkeypatch.setattr(main_job, "CONFIG", tmp_path / "none.yaml")
     status = main(["--path", str(tmp_path)])
     assert status == 2
@@ -198,18 +195,18 @@ def test_a_configuration_that_cannot_work_is_one_line(
 
 
 @pytest.mark.parametrize("arguments", [["--files", "0"], ["--path", "no/such/folder"]])
-def test_bad_arguments_are_refused(
+def test_wrong_arguments_are_rejected(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A bad argument is named, with status 2."""
+    """A wrong argument is named, with status 2."""
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert f"error: {arguments[0]}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["magika", "least_latency", "simulated_host", "eight_cards"])
-def test_the_configurations_that_come_along_work(name: str) -> None:
-    """Each opens without a change and answers a request of nine rows."""
+def test_the_example_configurations_work(name: str) -> None:
+    """Each file in `configs/` opens unchanged and answers a request of nine samples."""
 
     async def run() -> dict[str, int]:
         config = main_job.CHECKOUT / "configs" / f"{name}.yaml"

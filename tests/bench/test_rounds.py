@@ -1,4 +1,4 @@
-"""Contenders take turns; and what runs apart, runs in another process."""
+"""Alternating rounds, and functions in a process of their own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from bench.rounds import alternate, run_apart, run_on_uvloop
 
 
-def test_contenders_take_turns_in_both_orders() -> None:
-    """Every second round is reversed, and what the warm-up gave is thrown away."""
+def test_contenders_alternate_in_both_orders() -> None:
+    """Every second round is reversed, and results of the warm-up are discarded."""
     calls: list[str] = []
 
     async def contender(name: str) -> int:
@@ -25,8 +25,8 @@ def test_contenders_take_turns_in_both_orders() -> None:
     assert results == {"a": [3, 6], "b": [4, 5]}
 
 
-def test_a_function_runs_in_a_process_of_its_own() -> None:
-    """What it returns comes back, and what it raises is raised."""
+def test_a_function_runs_in_a_new_process() -> None:
+    """The function's result is returned, and its exception raised."""
     assert run_apart(os.getpid) != os.getpid()
     with pytest.raises(ValueError, match="invalid literal"):
         run_apart(int, "x")

@@ -21,30 +21,32 @@ KEY = "tiny: calls / nothing"
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A benchmark `tiny` whose ratio is 2, where 3 was asked for; the file of recorded ratios."""
+    """Add a benchmark `tiny` with a ratio of 2 and a target of 3; returns the file of floors."""
     floors = tmp_path / "floors.json"
     monkeypatch.setitem(BENCHMARKS, "tiny", "tests.bench.tiny_benchmark")
     monkeypatch.setattr(suite, "FLOORS", floors)
     return floors
 
 
-def test_a_missed_bound_is_status_1_and_in_the_file(
+def test_a_missed_target_is_status_1(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The results are written all the same, by the full form."""
+    """A missed target is reported with status 1, and the results are written."""
     path = tmp_path / "results.json"
 
     assert main(["tiny", "--json", str(path)]) == 1
-    assert f"MISSED {KEY}: ratio at least 3 was asked for, it is 2" in capsys.readouterr().out
+    assert (
+        f"MISSED {KEY}: the target is a ratio of at least 3, measured 2" in capsys.readouterr().out
+    )
     [result] = from_json(path.read_bytes())
     assert (result.value, result.ratio, result.note) == (4.0, 2.0, "full")
 
 
 @pytest.mark.parametrize(("floor", "status"), [(3.9, 0), (4.1, 1)])
-def test_the_short_form_asks_for_what_was_recorded(
+def test_the_short_form_compares_with_recorded_ratios(
     tiny: Path, floor: float, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not for more, and half of it is let pass: status 1 only below that."""
+    """The short form is status 1 only if a ratio is below half of the recorded one."""
     tiny.write_text(json.dumps({this_machine().core: {KEY: floor}}))
 
     assert main(["tiny", "--short"]) == status
@@ -53,17 +55,17 @@ def test_the_short_form_asks_for_what_was_recorded(
     assert "short" in printed
 
 
-def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the names that there are, and status 2."""
-    with pytest.raises(SystemExit) as refusal:
+def test_an_unknown_benchmark_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown name is status 2, and the known names are printed."""
+    with pytest.raises(SystemExit) as rejection:
         main(["dispach"])
 
-    assert refusal.value.code == 2
-    assert "dispach: no such benchmark; there are dispatch, threadpool" in capsys.readouterr().err
+    assert rejection.value.code == 2
+    assert "dispach: no such benchmark; choose from dispatch, threadpool" in capsys.readouterr().err
 
 
-def test_the_list_says_what_each_benchmark_measures(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line for each, and nothing is run."""
+def test_the_list_describes_each_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--list` prints a line per benchmark and runs nothing."""
     assert main(["--list"]) == 0
 
     lines = capsys.readouterr().out.splitlines()
@@ -71,43 +73,43 @@ def test_the_list_says_what_each_benchmark_measures(capsys: pytest.CaptureFixtur
     assert all(len(line.split()) > 4 for line in lines)
 
 
-def test_the_table_has_what_was_asked_for_beside_what_was_reached() -> None:
-    """Each bound by itself, of one result."""
-    asked = [at_least(2.5), at_most(9, "value")]
-    result = compare("b", "calls", "1/s", [10.0], "threads", [4.0], asked=asked)
+def test_the_table_has_a_line_per_target() -> None:
+    """Each target of a result is a line of the table, reached or missed."""
+    targets = [at_least(2.5), at_most(9, "value")]
+    result = compare("b", "calls", "1/s", [10.0], "threads", [4.0], targets=targets)
 
     lines = table([result], None).splitlines()
 
-    assert "2.500 x 4 of threads" in lines[0]
+    assert "2.500 x threads (4)" in lines[0]
     assert [line.strip() for line in lines[1:]] == [
-        "asked: ratio at least 2.5: reached",
-        "asked: value at most 9: MISSED",
+        "target: ratio at least 2.5: reached",
+        "target: value at most 9: MISSED",
     ]
     assert failures([result], None) == [
-        "MISSED b: calls / threads: value at most 9 was asked for, it is 10"
+        "MISSED b: calls / threads: the target is a value of at most 9, measured 10"
     ]
 
 
-def test_a_ratio_that_nobody_recorded_cannot_be_worse() -> None:
-    """New figures come before their floors."""
-    result = compare("b", "calls", "1/s", [1.0], "threads", [4.0], asked=[at_least(2)])
+def test_a_ratio_without_a_floor_does_not_fail() -> None:
+    """A new result may have no recorded ratio yet."""
+    result = compare("b", "calls", "1/s", [1.0], "threads", [4.0], targets=[at_least(2)])
 
     assert failures([result], {}) == []
 
 
-def test_a_recorded_ratio_without_its_figure_is_a_failure() -> None:
-    """A metric with a new name must not lose its floor; what was not run is not missed."""
+def test_a_floor_without_a_result_fails() -> None:
+    """A renamed metric must not lose its floor; benchmarks that did not run are ignored."""
     result = compare("b", "calls", "1/s", [1.0], "threads", [4.0])
 
     floors = {"b: calls / threads": 0.2, "b: old name / threads": 1.0, "other: calls / x": 1.0}
 
     assert failures([result], floors) == [
-        "LOST b: old name / threads: it is recorded, and no figure has that name"
+        "LOST b: old name / threads: recorded, but no result has this name"
     ]
 
 
-def test_every_recorded_ratio_is_of_a_benchmark() -> None:
-    """The file can be read, and its names begin with those of benchmarks."""
+def test_every_floor_belongs_to_a_benchmark() -> None:
+    """The floors can be read, and their names start with the name of a benchmark."""
     floors = {key for core in ("C", "Python") for key in read_floors(suite.FLOORS, core)}
 
     assert floors
@@ -116,8 +118,8 @@ def test_every_recorded_ratio_is_of_a_benchmark() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dispatch", "server", "overhead"])
-def test_a_benchmark_finds_figures(name: str) -> None:
-    """The short form runs to its end; how good they are is for the benchmark to say."""
+def test_a_benchmark_returns_results(name: str) -> None:
+    """The short form returns finite results with unique names."""
     results = run_apart(measure_in, BENCHMARKS[name], True)
 
     assert results

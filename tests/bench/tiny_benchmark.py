@@ -1,4 +1,4 @@
-"""A benchmark that measures nothing, for the tests of the frame."""
+"""A benchmark that measures nothing, for the tests of the runner."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from bench.result import Result, at_least, compare
 
 
 def measure(is_short: bool) -> list[Result]:
-    """A ratio of 2, where 3 was asked for."""
+    """Return a ratio of 2 with a target of 3."""
     note = "short" if is_short else "full"
     ours, theirs = [3.0, 4.0, 5.0], [2.0]
     return [
-        compare("tiny", "calls", "1/s", ours, "nothing", theirs, asked=[at_least(3)], note=note)
+        compare("tiny", "calls", "1/s", ours, "nothing", theirs, targets=[at_least(3)], note=note)
     ]

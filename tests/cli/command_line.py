@@ -1,4 +1,4 @@
-"""What the tests of the command line share: files to run, and the command in a process."""
+"""Helpers of the command-line tests: configurations, inputs, and the command as a process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["cards", "config_of", "means", "save_rows", "start", "two_models"]
 
 
 def cards(folder: Path, **changes: Any) -> Path:
-    """A configuration of two simulated cards, 1 ms an inference of 4 rows, with `changes`."""
+    """Write a configuration of two simulated cards that take 1 ms for 4 rows, with `changes`."""
     spec = {
         "inputs": {"data": {"shape": [4, 3], "dtype": "float32"}},
         "outputs": {"mean": {"shape": [4, 1], "dtype": "float32"}},
@@ -31,26 +31,26 @@ def cards(folder: Path, **changes: Any) -> Path:
 
 
 def config_of(folder: Path, **keys: Any) -> Path:
-    """A configuration file of these keys."""
+    """Write a configuration file with these keys."""
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(keys))
     return path
 
 
 def save_rows(folder: Path, count: int) -> Path:
-    """An input file for `cards`; row i holds the number i."""
+    """Write an input file for `cards`, where row i holds the number i."""
     path = folder / "in.npz"
     np.savez(path, data=np.repeat(np.arange(count, dtype=np.float32)[:, None], 3, axis=1))
     return path
 
 
 def means(count: int) -> list[float]:
-    """What `cards` answers to the first rows of that file."""
+    """Return the answers of `cards` to the first `count` rows of that file."""
     return [float(row) for row in range(count)]
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """The command in a process of its own, which heeds SIGINT though this one may ignore it."""
+    """Start the command as a process that handles SIGINT, even if this one ignores it."""
     command = [sys.executable, "-m", "qaic_sched", *map(str, arguments)]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -60,7 +60,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 
 def two_models(folder: Path, **keys: Any) -> Path:
-    """A configuration of two models on the cards of `cards`, `a` and `b`, with `keys`."""
+    """Write a configuration of two models, `a` and `b`, on the cards of `cards`, with `keys`."""
     cards(folder)
     models = {"a": "cards.sim.yaml", "b": {"model": "cards.sim.yaml", "num_activations": 2}}
     return config_of(folder, models=models, **keys)

@@ -1,4 +1,4 @@
-"""Tests of reading and writing `.npz` files."""
+"""Writing outputs to `.npz` files."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    """Names, types and values come back, from a file of exactly the name given."""
+def test_written_arrays_can_be_read(tmp_path: Path) -> None:
+    """Names, types and values survive, in a file of exactly the given name."""
     arrays = {"a": np.arange(6).reshape(2, 3), "scores/0": np.ones((2, 1), np.float16)}
     write_arrays(tmp_path / "out.bin", arrays)
     read = read_arrays(tmp_path / "out.bin")
@@ -26,55 +26,25 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read[name], array, strict=True)
 
 
-def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
-    """The file that is not there is named."""
-    with pytest.raises(InputError, match=r"none\.npz: cannot be read: No such file"):
-        read_arrays(tmp_path / "none.npz")
-
-
-def test_an_empty_file_is_no_npz(tmp_path: Path) -> None:
-    """A file without content is refused."""
-    path = tmp_path / "empty.npz"
-    path.touch()
-    with pytest.raises(InputError, match=r"empty\.npz: not an npz file"):
-        read_arrays(path)
-
-
-def test_a_single_array_is_no_npz(tmp_path: Path) -> None:
-    """The file of one array without a name, as numpy.save writes it, is refused."""
-    path = tmp_path / "one.npy"
-    np.save(path, np.zeros(3))
-    with pytest.raises(InputError, match=r"one\.npy: not an npz file.*numpy\.savez"):
-        read_arrays(path)
-
-
-def test_objects_are_refused(tmp_path: Path) -> None:
-    """Nothing is unpickled from an input file."""
-    path = tmp_path / "objects.npz"
-    np.savez(path, a=np.array([object()]))
-    with pytest.raises(InputError, match=r"objects\.npz: not an npz file of plain arrays"):
-        read_arrays(path)
-
-
 def test_an_output_path_is_checked_before_the_work(tmp_path: Path) -> None:
-    """A directory, or a file in a directory that does not exist, cannot be written."""
+    """A directory, and a file in a missing directory, are rejected."""
     check_output_path(tmp_path / "out.npz")
     with pytest.raises(InputError, match="it is a directory"):
         check_output_path(tmp_path)
-    with pytest.raises(InputError, match=r"there is no directory .*none"):
+    with pytest.raises(InputError, match=r"no such directory: .*none"):
         check_output_path(tmp_path / "none" / "out.npz")
 
 
-def test_an_output_that_may_not_be_written_is_refused(
+def test_an_output_without_permission_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Missing permissions are found before the work too."""
+    """A missing permission is found before the work starts."""
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match=r"out\.npz: cannot be written: permission denied"):
         check_output_path(tmp_path / "out.npz")
 
 
-def test_a_write_that_fails_is_one_sentence(tmp_path: Path) -> None:
-    """What the operating system refuses in the end is an error of ours."""
+def test_a_failed_write_is_a_scheduler_error(tmp_path: Path) -> None:
+    """An `OSError` while writing becomes a `SchedulerError`."""
     with pytest.raises(SchedulerError, match=r"cannot be written: Is a directory"):
         write_arrays(tmp_path, {"a": np.zeros(1)})

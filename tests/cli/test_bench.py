@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def test_every_device_is_benchmarked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each device has a line with 40 inferences, and the last line adds them up."""
+    """Each device runs 40 inferences by default, and the last line is the total."""
     assert main(["bench", str(cards(tmp_path))]) == 0
     heading, *lines = capsys.readouterr().out.splitlines()
     assert heading.split() == ["device", "inferences", "inferences/s", "samples/s", "seconds"]
@@ -31,10 +31,10 @@ def test_every_device_is_benchmarked(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_json_has_devices_and_total(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Samples are inferences times the largest batch size; rates add up, over the longest time."""
+    """`--json` has rates per device, and the sum of counts over the longest time as total."""
     assert main(["bench", str(cards(tmp_path)), "--num-inferences", "8", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    devices, total = told["devices"], told["total"]
+    result = json.loads(capsys.readouterr().out)
+    devices, total = result["devices"], result["total"]
     assert set(devices) == {"0", "1"}
     for device in devices.values():
         assert device["inferences"] == 8
@@ -43,8 +43,8 @@ def test_json_has_devices_and_total(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert total["seconds"] == max(device["seconds"] for device in devices.values())
 
 
-def test_a_benchmark_may_last_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--time` runs for that many seconds, but for a host that is late with the last inference."""
+def test_a_benchmark_may_run_for_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--time` runs for the given number of seconds."""
     config = str(cards(tmp_path))
 
     def seconds() -> float:
@@ -57,16 +57,16 @@ def test_a_benchmark_may_last_a_time(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_number_and_a_time_exclude_each_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both extents together are bad arguments."""
+    """A number of inferences and a time together are rejected with status 2."""
     extents = ["--time", "1", "--num-inferences", "5"]
     assert main(["bench", str(cards(tmp_path)), *extents]) == 2
     assert "--num-inferences and --time" in capsys.readouterr().err
 
 
-def test_the_configuration_is_talked_about_once(
+def test_a_warning_about_the_configuration_is_printed_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A warning about it is not repeated for each device."""
+    """A warning about the configuration is not repeated for each device."""
     config = cards(tmp_path)
     config.write_text(config.read_text() + "aic_wings: 2\n")
     assert main(["bench", str(config), "--num-inferences", "2"]) == 0
@@ -76,7 +76,7 @@ def test_the_configuration_is_talked_about_once(
 def test_a_device_that_fails_is_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A benchmark with a failed inference has no result."""
+    """A failed inference ends the benchmark without a result."""
     config = cards(tmp_path, faults=[{"kind": "error", "probability": 1.0}])
     assert main(["bench", str(config)]) == 1
     captured = capsys.readouterr()
@@ -85,49 +85,51 @@ def test_a_device_that_fails_is_status_1(
 
 
 def begun(folder: Path, *arguments: str, service_time_s: float) -> subprocess.Popen[str]:
-    """The command on two cards with such inferences, once it is busy with them."""
+    """Start the command on two cards and wait until it is running inferences."""
     config = cards(folder, service_time_s=service_time_s)
     config.write_text(config.read_text() + "aic_wings: 2\n")
     process = start("bench", config, *arguments)
     assert process.stderr is not None
-    assert "aic_wings" in process.stderr.readline()  # then it has read the configuration
+    assert "aic_wings" in process.stderr.readline()  # printed once the configuration is read
     time.sleep(0.5)
     return process
 
 
 @pytest.mark.slow
-def test_ctrl_c_prints_what_was_measured(tmp_path: Path) -> None:
-    """SIGINT in a benchmark of an hour drains; the rates until then are printed, status 130."""
+def test_ctrl_c_prints_the_results_so_far(tmp_path: Path) -> None:
+    """SIGINT drains a long benchmark, prints the rates so far and exits with status 130."""
     process = begun(tmp_path, "--time", "3600", "--json", service_time_s=0.001)
     process.send_signal(signal.SIGINT)
-    shown, said = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said == "qaic-sched: Ctrl-C: finishing what is in flight; once more stops at once\n"
-    devices = json.loads(shown)["devices"]
+    assert stderr == (
+        "qaic-sched: Ctrl-C: finishing inferences in flight; press again to stop at once\n"
+    )
+    devices = json.loads(stdout)["devices"]
     assert all(devices[device_id]["inferences"] > 0 for device_id in ("0", "1"))
 
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    """Inferences of an hour are not waited for: status 130, and nothing is printed."""
+    """A second SIGINT abandons running inferences: status 130, and nothing is printed."""
     process = begun(tmp_path, service_time_s=3600)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     assert "finishing" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    shown, said = process.communicate(timeout=60)
-    assert (process.returncode, shown, said) == (130, "", "")
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout, stderr) == (130, "", "")
 
 
 def test_ctrl_c_while_loading_measures_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A press that comes before the first inference leaves all numbers 0."""
+    """Ctrl-C before the first inference leaves all counts at 0."""
     setup = Session.setup
 
     def press_and_set_up(session: Session) -> None:
         if session.backend_options["dev_id"] == 0:
-            signal.raise_signal(signal.SIGINT)  # Python hands it to the main thread's loop
+            signal.raise_signal(signal.SIGINT)  # handled by the main thread's loop
         setup(session)
 
     monkeypatch.setattr(Session, "setup", press_and_set_up)
@@ -139,7 +141,7 @@ def test_ctrl_c_while_loading_measures_nothing(
 def test_a_cancelled_benchmark_prints_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a second press cancels ends with status 130."""
+    """A benchmark cancelled by a second Ctrl-C exits with status 130."""
 
     def run_and_cancel(main: Coroutine[Any, Any, Any]) -> None:
         main.close()
@@ -150,10 +152,10 @@ def test_a_cancelled_benchmark_prints_nothing(
     assert capsys.readouterr().out == ""
 
 
-def test_devices_of_the_cpu_get_their_shares(
+def test_cpu_devices_divide_the_cores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`devices: 2` on the CPU are two halves of the cores, not twice all of them."""
+    """`devices: 2` on the CPU runs each device on half of the cores."""
     pinned: list[list[int]] = []
     monkeypatch.setattr("qaic_sched.backends.cpu.backend.usable_cores", lambda: [0, 1, 2, 3])
     monkeypatch.setattr("qaic_sched.backends.cpu.executable.pin_to", pinned.append)
@@ -167,7 +169,7 @@ def test_devices_of_the_cpu_get_their_shares(
 def test_each_of_several_models_is_benchmarked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One after the other, under its name; the JSON has them by name."""
+    """Several models run one after another; the table and the JSON name each."""
     config = two_models(tmp_path)
     assert main(["bench", str(config), "--num-inferences", "4"]) == 0
     heading, *lines = capsys.readouterr().out.splitlines()
@@ -175,5 +177,5 @@ def test_each_of_several_models_is_benchmarked(
     wanted = [[name, device] for name in "ab" for device in ("0", "1", "total")]
     assert [line.split()[:2] for line in lines] == wanted
     assert main(["bench", str(config), "--num-inferences", "4", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)["models"]
-    assert {name: its["total"]["inferences"] for name, its in told.items()} == {"a": 8, "b": 8}
+    result = json.loads(capsys.readouterr().out)["models"]
+    assert {name: each["total"]["inferences"] for name, each in result.items()} == {"a": 8, "b": 8}

@@ -23,10 +23,8 @@ def check(config: Path, *options: str) -> int:
     return main(["check", str(config), *options])
 
 
-def test_it_says_what_a_configuration_means(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Every key has its value and meaning; then come model, backend, batch sizes and slots."""
+def test_a_configuration_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every key has its value and meaning, followed by backend, batch sizes and slots."""
     config = configuration(tmp_path)
     assert check(config) == 0
     shown = capsys.readouterr().out
@@ -34,32 +32,32 @@ def test_it_says_what_a_configuration_means(
     assert [
         "set_size",
         "2",
-        "inferences that an activation may hold, the running one included",
-    ] in (lines)
+        "inferences that an activation may hold, including the running one",
+    ] in lines
     assert ["runs", "on", "sim"] in lines
     assert ["batch", "sizes", "1, 4"] in lines
     assert ["slots", "4", "= 2 devices × 1 activations × 2 (set_size)"] in lines
-    assert shown.endswith(f"{config}: nothing wrong\n")
+    assert shown.endswith(f"{config}: no problems found\n")
 
 
-def test_json_has_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--json` gives the configuration, what it comes to, and warnings."""
+def test_json_has_the_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--json` has the configuration, what follows from it, and the warnings."""
     config = configuration(tmp_path)
     config.write_text(config.read_text() + "aic_wings: 2\nset_size: 3\n")
     assert check(config, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["config"]["set_size"] == 3
-    assert told["model_file"] == str(tmp_path / "cards.sim.yaml")
-    assert told["backend"] == "sim"
-    assert told["inputs"] == {"data": {"shape": [4, 3], "dtype": "float32"}}
-    assert told["batch_sizes"] == [1, 4]
-    assert (told["devices"], told["slots"]) == ([0, 1], 6)
-    assert "aic_wings" in told["warnings"][0]
-    assert told["errors"] == []
+    result = json.loads(capsys.readouterr().out)
+    assert result["config"]["set_size"] == 3
+    assert result["model_file"] == str(tmp_path / "cards.sim.yaml")
+    assert result["backend"] == "sim"
+    assert result["inputs"] == {"data": {"shape": [4, 3], "dtype": "float32"}}
+    assert result["batch_sizes"] == [1, 4]
+    assert (result["devices"], result["slots"]) == ([0, 1], 6)
+    assert "aic_wings" in result["warnings"][0]
+    assert result["errors"] == []
 
 
 def test_a_wrong_key_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A configuration that cannot be read has nothing but its error."""
+    """An invalid configuration prints its error and nothing else."""
     config = config_of(tmp_path, model="x.onnx", set_size=0)
     assert check(config) == 2
     captured = capsys.readouterr()
@@ -71,24 +69,24 @@ def test_a_wrong_key_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_missing_model_is_status_2_after_the_keys(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is known is printed, though the model is not there."""
+    """The keys are printed although the model is missing."""
     assert check(config_of(tmp_path, model="none.onnx")) == 2
     captured = capsys.readouterr()
     assert "max_samples" in captured.out
-    assert "nothing wrong" not in captured.out
+    assert "no problems" not in captured.out
     assert "there is no file" in captured.err
 
 
 def test_errors_are_in_the_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--json` prints the errors with what is known, and the status is still 2."""
+    """`--json` prints the errors with the findings, and the status is still 2."""
     assert check(config_of(tmp_path, model="none.onnx"), "--json") == 2
-    told = json.loads(capsys.readouterr().out)
-    assert "there is no file" in told["errors"][0]
-    assert told["backend"] is told["inputs"] is told["slots"] is None
+    result = json.loads(capsys.readouterr().out)
+    assert "there is no file" in result["errors"][0]
+    assert result["backend"] is result["inputs"] is result["slots"] is None
 
 
 def test_model_and_devices_can_both_be_wrong(tmp_path: Path) -> None:
-    """One error does not hide the other."""
+    """An error in the model does not hide an error in the devices."""
     pytest.importorskip("onnxruntime")
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     config = config_of(tmp_path, model="bad.onnx", backend="cpu", devices=100_000)
@@ -97,10 +95,10 @@ def test_model_and_devices_can_both_be_wrong(tmp_path: Path) -> None:
     assert of_devices.startswith("devices: 100000")
 
 
-def test_a_model_without_batch_axis_is_told(
+def test_a_model_without_batch_axis_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where requests cannot share an inference, that is said; CPU cores are shared, if need be."""
+    """The batch sizes say that requests cannot share an inference; CPU activations share cores."""
     pytest.importorskip("onnxruntime")
     unbatched_model(tmp_path / "model.onnx")
     config = config_of(
@@ -111,7 +109,7 @@ def test_a_model_without_batch_axis_is_told(
 
 
 def test_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model for the CPU is described as it is, and its cache stays empty."""
+    """A CPU model is described without being compiled, and the cache stays empty."""
     pytest.importorskip("onnxruntime")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     linear_model(tmp_path / "model.onnx")
@@ -128,31 +126,31 @@ def test_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("cards")
-def test_what_a_model_for_cards_takes_is_known_after_compiling(
+def test_inputs_of_a_model_for_cards_are_known_after_compiling(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is said so, for people and in the JSON; with `compile: false` it is an error."""
+    """Table and JSON report that the model needs compiling; `compile: false` is an error."""
     linear_model(tmp_path / "model.onnx")
     config = config_of(tmp_path, model="model.onnx", backend="aic")
     assert check(config) == 0
     assert "known after compiling: qaic-sched compile" in capsys.readouterr().out
     assert check(config, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["needs_compiling"], told["inputs"], told["slots"]) == (True, None, 4)
+    result = json.loads(capsys.readouterr().out)
+    assert (result["needs_compiling"], result["inputs"], result["slots"]) == (True, None, 4)
     config = config_of(tmp_path, model="model.onnx", backend="aic", compile=False)
     (error,) = examine(config).errors
     assert error.startswith("compile: false: cards run compiled models only")
 
 
-def test_a_missing_binding_is_said_once(tmp_path: Path) -> None:
-    """The program and the devices both need it, which is one thing to mend."""
+def test_a_missing_binding_is_reported_once(tmp_path: Path) -> None:
+    """The program and the devices both need the binding, but the error appears once."""
     write_qpc(tmp_path / "qpc")
     (error,) = examine(config_of(tmp_path, model="qpc")).errors
     assert "backend: aic needs qaicrt of the vendor's Python binding" in error
 
 
 def test_activations_must_fit_on_their_devices(tmp_path: Path) -> None:
-    """More cores than a device has are an error that says how many activations would fit."""
+    """Too many cores are an error that names the number of activations that fit."""
     configuration(tmp_path, cores=10)
     config = config_of(
         tmp_path, model="cards.sim.yaml", devices=[1], num_activations=3, aic_num_cores=4
@@ -162,25 +160,25 @@ def test_activations_must_fit_on_their_devices(tmp_path: Path) -> None:
     assert "device 1, which has 10 of 10 cores free; 2 would fit" in error
 
 
-def test_each_of_several_models_has_its_part(
+def test_each_of_several_models_has_a_section(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Under its name, with the keys that are its own; the JSON has them by name."""
+    """The table has a section per model with its own keys; the JSON has them by name."""
     config = two_models(tmp_path, set_size=3)
     assert check(config) == 0
     shown = capsys.readouterr().out
     lines = [line.split() for line in shown.splitlines()]
     assert lines.index(["model", "a"]) < lines.index(["model", "b"])
     assert [line[1] for line in lines if line[:1] == ["slots"]] == ["6", "12"]
-    assert shown.endswith(f"\n\n{config}: nothing wrong\n")
+    assert shown.endswith(f"\n\n{config}: no problems found\n")
     assert check(config, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {name: its["slots"] for name, its in told["models"].items()} == {"a": 6, "b": 12}
-    assert (told["devices"], told["errors"]) == ([0, 1], [])
+    result = json.loads(capsys.readouterr().out)
+    assert {name: each["slots"] for name, each in result["models"].items()} == {"a": 6, "b": 12}
+    assert (result["devices"], result["errors"]) == ([0, 1], [])
 
 
-def test_what_is_wrong_with_a_model_is_said_with_its_name(tmp_path: Path) -> None:
-    """Each model's own errors, whatever the others have."""
+def test_an_error_of_one_of_several_models_names_it(tmp_path: Path) -> None:
+    """Each model is examined, whatever errors the others have."""
     cards = configuration(tmp_path).with_name("cards.sim.yaml").name
     models = {"a": "none.onnx", "b": cards, "c": {"model": cards, "aic_num_cores": 17}}
     findings = examine(config_of(tmp_path, models=models, devices=1))
@@ -191,7 +189,7 @@ def test_what_is_wrong_with_a_model_is_said_with_its_name(tmp_path: Path) -> Non
 
 
 def test_models_must_fit_on_their_devices_together(tmp_path: Path) -> None:
-    """Each fits alone, but both do not: an error says what each wants."""
+    """Models that fit only separately are an error that names the cores of each."""
     (error,) = examine(two_models(tmp_path, aic_num_cores=6)).errors
     assert "the models want 18 cores together: a 6 (1 activations of 6), b 12 (2" in error
     pytest.importorskip("onnxruntime")

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
-    """The path of a model whose batch axis is the symbol N."""
+    """Write a model whose batch axis is the symbol N."""
     return linear_model(tmp_path / "model.onnx")
 
 
 @pytest.fixture
 def options(tmp_path: Path) -> Path:
-    """A file of the vendor's options."""
+    """Write a file of the vendor's options."""
     path = tmp_path / "options.yaml"
     keys = {"onnx-define-symbol": {"N": 4}, "output_dir": str(tmp_path / "out")}
     path.write_text(yaml.safe_dump(keys))
@@ -36,7 +36,7 @@ def options(tmp_path: Path) -> Path:
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--help` says what the command is for and shows one use of it."""
+    """`--help` explains the command and shows an example."""
     assert main(["compile", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "Usage: qaic-sched compile" in shown
@@ -46,15 +46,15 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 def test_it_prints_the_path_of_the_program(
     model: str, options: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The one line on stdout is the path, of a new program or of one that is reused."""
+    """Stdout is the path of the program, whether it is new or reused."""
     arguments = ["compile", model, "--options", str(options), "--backend", "cpu"]
     for _ in range(2):
         assert main(arguments) == 0
         assert capsys.readouterr().out == f"{tmp_path / 'out' / 'programqpc.bin'}\n"
     assert main([*arguments, "--output-dir", str(tmp_path / "other"), "--json"]) == 0
     program = str(tmp_path / "other" / "programqpc.bin")
-    told = {"kind": "cpu", "model": model, "program": program}
-    assert json.loads(capsys.readouterr().out) == told
+    result = {"kind": "cpu", "model": model, "program": program}
+    assert json.loads(capsys.readouterr().out) == result
 
 
 def test_a_compiler_that_fails_is_status_1(
@@ -64,7 +64,7 @@ def test_a_compiler_that_fails_is_status_1(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The compiler's own words are on stderr."""
+    """The compiler's output goes to stderr."""
     qaic_compile.install(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
     arguments = ["compile", model, "--options", str(options), "--backend", "aic"]
@@ -77,34 +77,34 @@ def test_a_compiler_that_fails_is_status_1(
     assert captured.err.rstrip().endswith("error: the stand-in was told to fail")
 
 
-def test_what_cannot_be_compiled_is_status_2(
+def test_a_model_that_cannot_be_compiled_is_status_2(
     model: str,
     options: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No compiler, a program, simulated cards, a backend that is none: each is one sentence."""
+    """Missing compiler, compiled model, simulated cards, unknown backend: one sentence each."""
     monkeypatch.setenv("PATH", "/bin")
     monkeypatch.setattr(aic_compiler, "FOLDER", str(tmp_path))
     assert main(["compile", model, "--options", str(options), "--backend", "cpu"]) == 0
     cards(tmp_path)
     wrong = {
         "needs qaic-compile or qaic-exec": [model, "--backend", "aic"],
-        "is compiled already": [str(tmp_path / "out")],
-        "there is nothing to compile": [str(tmp_path / "cards.sim.yaml")],
+        "is already compiled": [str(tmp_path / "out")],
+        "which need no compiling": [str(tmp_path / "cards.sim.yaml")],
         "qnn": [model, "--backend", "qnn"],
     }
-    for said, arguments in wrong.items():
+    for problem, arguments in wrong.items():
         capsys.readouterr()
         assert main(["compile", *arguments]) == 2
-        assert said in capsys.readouterr().err
+        assert problem in capsys.readouterr().err
 
 
 def test_ctrl_c_is_status_130(
     model: str, options: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A compile that is interrupted prints no path."""
+    """An interrupted compile prints no path."""
 
     async def interrupted(*arguments: Any) -> str:
         raise KeyboardInterrupt
@@ -118,7 +118,7 @@ def test_ctrl_c_is_status_130(
 def test_ctrl_c_stops_the_compiler(
     model: str, options: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command ends at once with status 130, and nothing of the compile is left."""
+    """The command exits at once with status 130 and leaves no files behind."""
     log = qaic_compile.install(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
     monkeypatch.setenv("STANDIN_COMPILER", "hang")

@@ -1,4 +1,4 @@
-"""Tests of Ctrl-C on an event loop, and of the loop."""
+"""Tests of Ctrl-C, and of the event loop of a command."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from qaic_sched.cli.ctrl_c import CtrlC, run_async
 
 
 async def press() -> None:
-    """Send SIGINT to this process, and let the loop see it."""
+    """Send SIGINT to this process and let the loop handle it."""
     signal.raise_signal(signal.SIGINT)
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 async def loop_module() -> str:
-    """The package that the running loop comes from."""
+    """Return the package of the running loop."""
     return type(asyncio.get_running_loop()).__module__.partition(".")[0]
 
 
-def test_uvloop_runs_where_it_is_installed() -> None:
-    """The command's loop is uvloop's."""
+def test_uvloop_is_used_if_installed() -> None:
+    """A command runs on uvloop if it is installed."""
     pytest.importorskip("uvloop")
     assert run_async(loop_module()) == "uvloop"
 
 
-def test_asyncio_runs_where_uvloop_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without uvloop the loop is asyncio's own."""
+def test_asyncio_is_used_without_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command runs on asyncio's own loop if uvloop is missing."""
     monkeypatch.setitem(sys.modules, "uvloop", None)
     assert run_async(loop_module()) == "asyncio"
 
@@ -51,8 +51,8 @@ def test_the_first_press_only_asks(has_uvloop: bool, monkeypatch: pytest.MonkeyP
     assert run_async(press_once())
 
 
-def test_the_first_press_calls_back_once() -> None:
-    """`on_press` is called on the first press, not on the next."""
+def test_on_press_is_called_once() -> None:
+    """`on_press` is called on the first press only."""
     pressed = []
 
     async def press_twice() -> None:
@@ -66,7 +66,7 @@ def test_the_first_press_calls_back_once() -> None:
 
 
 def test_the_second_press_cancels() -> None:
-    """Two SIGINTs cancel the task; a third changes nothing while it ends."""
+    """A second SIGINT cancels the task; a third changes nothing."""
     steps = []
 
     async def press_thrice() -> None:
@@ -107,8 +107,8 @@ run_async(main())
 
 
 @pytest.mark.slow
-def test_what_does_not_end_is_ended() -> None:
-    """A process whose devices do not let go exits a second after the second press."""
+def test_a_task_that_ignores_cancellation_is_ended() -> None:
+    """The process exits a second after the second press, even if its task does not end."""
     process = subprocess.run([sys.executable, "-c", STUBBORN], capture_output=True, timeout=60)
     assert process.returncode == 130
     assert process.stdout == b"begun"

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def is_a_host_with_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A device's node is there, whatever this machine has."""
+    """Make this machine look like a host with a card."""
     (tmp_path / "accel0").touch()
     monkeypatch.setattr(sdk, "DEVICE_NODES", ((str(tmp_path), "accel*"),))
 
 
-def test_without_a_configuration_it_is_this_host(
+def test_without_a_configuration_this_host_is_listed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The CPU is what there is on every host."""
+    """Without a configuration, the CPU of this host is listed."""
     monkeypatch.setattr(sdk, "DEVICE_NODES", ())
     assert main(["devices", "--json"]) == 0
     (device,) = json.loads(capsys.readouterr().out)
@@ -39,10 +39,10 @@ def test_without_a_configuration_it_is_this_host(
 
 
 @pytest.mark.usefixtures("is_a_host_with_cards")
-def test_cards_of_this_host_are_listed_too(
+def test_cards_of_this_host_are_listed(
     cards: dict[int, Device], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where binding and cards are, a row for each comes behind the CPU."""
+    """With a binding and cards, each device has a line after the CPU."""
     cards[1].dev_status = 2
     assert main(["devices"]) == 0
     heading, *lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -60,17 +60,17 @@ def test_a_driver_that_lists_nothing_is_status_1(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A driver that hangs is said in one sentence, after a bounded time."""
+    """A driver that hangs is reported in one sentence, after a time limit."""
     monkeypatch.setattr("qaic_sched.backends.aic.devices.QUERY_LIMIT_S", 0.02)
     control.listing_may_go_on.clear()
     assert main(["devices"]) == 1
     assert "the aic driver has not listed its devices" in capsys.readouterr().err
 
 
-def test_a_configuration_or_a_model_has_the_devices_of_its_backend(
+def test_devices_of_a_configuration_or_a_model_are_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same two cards are listed for the configuration and for the model that it names."""
+    """A configuration and its model list the devices of the same backend."""
     config = configuration(tmp_path, cores=14)
     assert main(["devices", str(config)]) == 0
     listed = capsys.readouterr().out
@@ -84,14 +84,14 @@ def test_a_configuration_or_a_model_has_the_devices_of_its_backend(
     assert capsys.readouterr().out == listed
 
 
-def test_a_model_of_a_package_is_no_configuration(capsys: pytest.CaptureFixture[str]) -> None:
-    """A `pkg://` address is looked up in its package, whatever its suffix."""
+def test_a_package_model_is_not_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    """A `pkg://` path is a model, whatever its suffix."""
     assert main(["devices", "pkg://no_such_package/model.yaml"]) == 2
     assert "needs the package no_such_package" in capsys.readouterr().err
 
 
-def test_all_that_a_device_tells_is_shown() -> None:
-    """Memory is free/all in GiB, temperature in °C and power in watts; `-` where it is unknown."""
+def test_every_property_of_a_device_is_shown() -> None:
+    """Memory is free/all in GiB, temperature in °C, power in watts; `-` means unknown."""
     card = DeviceInfo(3, "aic", "ready", 16, 4, 2**34, 2**33, 41.6, 22.25, sku="PCIE_STD")
     assert devices._row(card) == (
         *("3", "aic", "ready", "4/16"),
@@ -100,9 +100,9 @@ def test_all_that_a_device_tells_is_shown() -> None:
     assert devices._row(DeviceInfo(0, "sim", "ready", 1, 1))[4:] == ("-", "-", "-", "-")
 
 
-def test_several_models_have_the_same_devices(
+def test_devices_of_several_models_are_listed_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each is listed once."""
+    """Models share their devices, so each device is listed once."""
     assert main(["devices", str(two_models(tmp_path)), "--json"]) == 0
     assert [device["device_id"] for device in json.loads(capsys.readouterr().out)] == [0, 1]

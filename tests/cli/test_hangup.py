@@ -1,4 +1,4 @@
-"""SIGHUP in a long-running command: the configuration is read again, and applied or refused."""
+"""SIGHUP in a long-running command: the configuration is reloaded, or rejected as a whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OVERRIDES: dict[str, Any] = {"queue": {"when_full": "wait"}}
 
 
 def _hang_up(folder: Path, text: str) -> Scheduler:
-    """Open a scheduler on `cards`, add this text to its configuration, hang up; give it back."""
+    """Open a scheduler on `cards`, append `text` to its configuration and send SIGHUP."""
     path = cards(folder, cores=8)
 
     async def main() -> Scheduler:
@@ -32,8 +32,8 @@ def _hang_up(folder: Path, text: str) -> Scheduler:
     return run_virtual(main)
 
 
-def test_what_may_change_is_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The file's new values are in effect, and what the command itself wanted still holds."""
+def test_live_keys_are_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Live keys take their new values, and the command's overrides still hold."""
     text = "num_activations: 4\nqueue: {max_samples: 64, when_full: reject}\n"
     scheduler = _hang_up(tmp_path, text)
 
@@ -41,15 +41,15 @@ def test_what_may_change_is_applied(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (scheduler.config.queue.max_samples, scheduler.config.queue.when_full) == (64, "wait")
     devices = scheduler.get_metrics()["devices"].values()
     assert [each["activations"] for each in devices] == [4, 4]
-    assert "was read again and is in effect" in capsys.readouterr().err
+    assert f"SIGHUP: reloaded {tmp_path}" in capsys.readouterr().err
 
 
-def test_what_needs_a_restart_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The rest is applied."""
+def test_other_changed_keys_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Changed keys that are not live are named, and live ones are applied."""
     scheduler = _hang_up(tmp_path, "backend: sim\nset_size: 3\n")
 
     assert (scheduler.config.backend, scheduler.config.set_size) == ("auto", 3)
-    assert "needs a restart, and stays as it was: backend" in capsys.readouterr().err
+    assert "ignored until a restart: backend" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -61,20 +61,20 @@ def test_what_needs_a_restart_is_named(tmp_path: Path, capsys: pytest.CaptureFix
         ("{", "config.yaml"),
     ],
 )
-def test_a_bad_file_changes_nothing(
+def test_an_invalid_file_changes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, problem: str
 ) -> None:
-    """It is said in one line."""
+    """An invalid file is reported in one line and changes nothing."""
     scheduler = _hang_up(tmp_path, text)
     [line] = capsys.readouterr().err.splitlines()
 
-    assert line.startswith("qaic-sched: SIGHUP: nothing was changed: ")
+    assert line.startswith("qaic-sched: SIGHUP: nothing changed: ")
     assert problem in line
     assert scheduler.config.num_activations == 1
 
 
-def test_the_signal_is_given_back(tmp_path: Path) -> None:
-    """Outside the `with` a hang-up means what it meant before."""
+def test_the_signal_handler_is_restored(tmp_path: Path) -> None:
+    """Leaving the context restores the previous signal handler."""
     before = signal.getsignal(signal.SIGHUP)
     _hang_up(tmp_path, "")
 

@@ -1,4 +1,4 @@
-"""Tests of the command's frame: exit statuses, help, and what it says on stderr."""
+"""Tests of `main`: exit statuses, help, and messages on stderr."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(app.command, "main", raise_it)
 
 
-@pytest.mark.parametrize("name", ["devices", "run", "bench", "check"])
+@pytest.mark.parametrize("name", ["devices", "run", "bench", "check", "replay"])
 def test_every_command_has_help_with_an_example(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--help` says what a command is for and shows one use of it."""
+    """`--help` explains the command and shows an example."""
     assert main([name, "--help"]) == 0
     shown = capsys.readouterr().out
     assert "Usage: qaic-sched " + name in shown
@@ -43,7 +43,7 @@ def test_every_command_has_help_with_an_example(
 def test_bad_arguments_are_status_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What typer refuses ends with status 2 and a hint on stderr."""
+    """Wrong arguments exit with status 2 and a usage line on stderr."""
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -53,7 +53,7 @@ def test_bad_arguments_are_status_2(
 def test_a_bad_configuration_is_status_2_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An error of ours is one line, without a traceback."""
+    """A `SchedulerError` is printed in one line, without a traceback."""
     assert main(["bench", str(tmp_path / "none.yaml")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("qaic-sched: ")
@@ -63,7 +63,7 @@ def test_a_bad_configuration_is_status_2_in_one_line(
 def test_a_failed_run_is_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is not the user's fault ends with status 1; several lines of a library become one."""
+    """A failed run exits with status 1; a message of several lines is printed as one."""
     fail_with(monkeypatch, DeviceError("device 3 burns\nbrightly"))
     assert main([]) == 1
     assert capsys.readouterr().err == "qaic-sched: device 3 burns brightly\n"
@@ -72,7 +72,7 @@ def test_a_failed_run_is_status_1(
 def test_our_own_bug_shows_its_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An InternalError is to be reported, so everything there is to know is printed."""
+    """An `InternalError` is printed with its traceback, for a bug report."""
     fail_with(monkeypatch, InternalError("a rule was broken"))
     assert main([]) == 1
     shown = capsys.readouterr().err
@@ -84,7 +84,7 @@ def test_our_own_bug_shows_its_traceback(
 def test_missing_packages_are_one_sentence(
     package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without typer or rich the command says how to install them."""
+    """Without typer or rich, the command prints how to install them."""
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["devices"]) == 2
     line = f"qaic-sched: the command line needs {package}: pip install 'qaic-sched[cli]'\n"
@@ -94,19 +94,19 @@ def test_missing_packages_are_one_sentence(
 def test_the_log_goes_to_stderr_while_a_command_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Log lines are said on stderr, and the logger is afterwards as it was."""
+    """The log is printed to stderr during a command, and the logger restored afterwards."""
     logger = logging.getLogger("qaic_sched")
     before = logger.level, list(logger.handlers)
     config = cards(tmp_path)
     config.write_text(config.read_text() + "aic_wings: 2\n")
     assert main(["devices", str(config)]) == 0
-    assert "qaic-sched: options not known here" in capsys.readouterr().err
+    assert "qaic-sched: unknown options, passed to the compiler" in capsys.readouterr().err
     assert (logger.level, logger.handlers) == before
 
 
 @pytest.mark.slow
 def test_the_module_runs_as_a_program() -> None:
-    """`python -m qaic_sched` takes the process's arguments and gives it its exit status."""
+    """`python -m qaic_sched` uses the process's arguments and sets its exit status."""
     process = start("fly")
     _, shown = process.communicate(timeout=60)
     assert process.returncode == 2

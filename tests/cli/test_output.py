@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def test_a_table_is_aligned_by_column() -> None:
-    """Each column is as wide as its widest cell, on the side that its heading says."""
+    """Each column is as wide as its widest cell, aligned as its heading specifies."""
     table = format_table({"id": ">", "name": "<"}, [("1", "a"), ("10", "long"), ("7", "")])
     assert table.splitlines() == ["id  name", " 1  a", "10  long", " 7"]
 
 
-def test_json_takes_ids_as_keys_and_any_value(capsys: pytest.CaptureFixture[str]) -> None:
-    """Device ids become the text that JSON wants, and what it has no type for becomes text too."""
+def test_json_accepts_ids_as_keys_and_any_value(capsys: pytest.CaptureFixture[str]) -> None:
+    """Device ids as keys, and values of types unknown to JSON, become text."""
     print_json({3: {"path": Path("a/b"), "rate": 1.5}})
     assert json.loads(capsys.readouterr().out) == {"3": {"path": "a/b", "rate": 1.5}}

@@ -6,17 +6,14 @@ import asyncio
 import json
 import signal
 import time
-from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from qaic_sched.cli import main
 from qaic_sched.cli.ctrl_c import CtrlC
-from qaic_sched.cli.progress import progress_bar
-from qaic_sched.cli.run import Job
+from qaic_sched.cli.run import FileJob
 from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.testing import run_virtual
 from tests.cli.command_line import cards, config_of, means, save_rows, start, two_models
@@ -28,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def run(config: Path, source: Path, *options: object) -> int:
-    """The exit status of the command."""
+    """Run the command and return its exit status."""
     return main(["run", str(config), "--input", str(source), *map(str, options)])
 
 
 def test_outputs_are_in_row_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every row is answered, in its place, and the table and the rate are printed."""
+    """Outputs are in row order, and the table and the rate are printed."""
     target = tmp_path / "out.npz"
     assert run(cards(tmp_path), save_rows(tmp_path, 10), "--output", target) == 0
     with np.load(target) as outputs:
@@ -55,17 +52,17 @@ def test_rows_of_one_batch_are_written_too(tmp_path: Path) -> None:
 def test_json_is_the_metrics_with_the_rate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--json` prints what `get_metrics` gives, and rows, seconds and rows/s beside it."""
+    """`--json` prints the metrics together with rows, seconds and rows per second."""
     assert run(cards(tmp_path), save_rows(tmp_path, 10), "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["rows"] == 10
-    assert told["rows_per_s"] == pytest.approx(10 / told["seconds"])
-    assert told["requests"]["done"] == 3
-    assert sum(device["samples"] for device in told["devices"].values()) == 10
+    result = json.loads(capsys.readouterr().out)
+    assert result["rows"] == 10
+    assert result["rows_per_s"] == pytest.approx(10 / result["seconds"])
+    assert result["requests"]["done"] == 3
+    assert sum(device["samples"] for device in result["devices"].values()) == 10
 
 
-def test_a_file_is_never_rejected(tmp_path: Path) -> None:
-    """Rows wait for room in the queue, though the configuration says `reject`."""
+def test_rows_are_never_rejected(tmp_path: Path) -> None:
+    """Rows wait for room in the queue even if the configuration says `reject`."""
     config = cards(tmp_path)
     queue = {"max_samples": 1, "when_full": "reject"}
     config = config_of(tmp_path, model="cards.sim.yaml", queue=queue)
@@ -73,7 +70,7 @@ def test_a_file_is_never_rejected(tmp_path: Path) -> None:
 
 
 def test_a_model_without_batch_axis_runs_once(tmp_path: Path) -> None:
-    """Where requests cannot share an inference, the file is one request."""
+    """If requests cannot share an inference, the whole file is one request."""
     pytest.importorskip("onnxruntime")
     unbatched_model(tmp_path / "model.onnx")
     config = config_of(tmp_path, model="model.onnx", backend="cpu", devices=1)
@@ -85,7 +82,7 @@ def test_a_model_without_batch_axis_runs_once(tmp_path: Path) -> None:
 
 
 def test_the_cpu_computes_every_row(tmp_path: Path) -> None:
-    """A real model on the CPU gives the right result for each row, the last batch padded."""
+    """A CPU model returns the right result for each row, including a padded last batch."""
     pytest.importorskip("onnxruntime")
     linear_model(tmp_path / "model.onnx", 4)
     config = config_of(tmp_path, model="model.onnx", backend="cpu", devices=1)
@@ -108,7 +105,7 @@ def test_the_cpu_computes_every_row(tmp_path: Path) -> None:
 def test_wrong_inputs_are_status_2_and_name_the_file(
     tmp_path: Path, arrays: dict[str, Any], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What does not fit the program is one sentence with file, input and what was wanted."""
+    """Inputs that do not fit the program are one sentence with file, input and problem."""
     np.savez(tmp_path / "in.npz", **arrays)
     assert run(cards(tmp_path), tmp_path / "in.npz") == 2
     captured = capsys.readouterr()
@@ -121,7 +118,7 @@ def test_wrong_inputs_are_status_2_and_name_the_file(
 def test_different_row_counts_are_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Inputs whose arrays disagree on the number of rows are refused."""
+    """Inputs with different numbers of rows are rejected."""
     pytest.importorskip("onnxruntime")
     linear_model(tmp_path / "model.onnx", 4)
     config = config_of(tmp_path, model="model.onnx", backend="cpu", devices=1)
@@ -130,21 +127,21 @@ def test_different_row_counts_are_status_2(
     assert "6 rows, but input 'a' has 5" in capsys.readouterr().err
 
 
-def test_an_output_that_cannot_be_written_is_told_first(
+def test_an_unwritable_output_is_reported_before_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is run whose outputs have nowhere to go."""
+    """Nothing runs if its outputs cannot be written."""
     target = tmp_path / "none" / "out.npz"
     assert run(cards(tmp_path), save_rows(tmp_path, 4), "--output", target) == 2
     captured = capsys.readouterr()
-    assert "there is no directory" in captured.err
+    assert "no such directory" in captured.err
     assert captured.out == ""
 
 
 def test_a_failed_run_is_status_1_with_its_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A row that fails everywhere ends the run; what the devices have done is still printed."""
+    """A row that fails on every attempt ends the run; the table is still printed."""
     config = cards(tmp_path, faults=[{"kind": "error", "probability": 1.0}])
     target = tmp_path / "out.npz"
     assert run(config, save_rows(tmp_path, 10), "--output", target) == 1
@@ -154,45 +151,27 @@ def test_a_failed_run_is_status_1_with_its_table(
     assert not target.exists()
 
 
-def test_a_press_ends_the_stream_and_keeps_what_was_begun(tmp_path: Path) -> None:
-    """After Ctrl-C nothing new is submitted, and the rows in flight are finished, in order."""
+def test_ctrl_c_finishes_the_rows_in_flight(tmp_path: Path) -> None:
+    """After Ctrl-C no more rows are submitted, and those in flight are completed in order."""
     cards(tmp_path)
     ctrl_c = CtrlC()
 
-    async def interrupted() -> tuple[Job, int]:
+    async def interrupted() -> tuple[FileJob, int]:
         inputs = {"data": np.repeat(np.arange(400, dtype=np.float32)[:, None], 3, axis=1)}
         async with Scheduler(str(tmp_path / "cards.sim.yaml")) as scheduler:
-            job = Job(scheduler.program, inputs, keeps_outputs=True)
+            job = FileJob(scheduler.program, inputs, keeps_outputs=True)
             asyncio.get_running_loop().call_later(0.0105, setattr, ctrl_c, "is_pressed", True)
             await job.run(scheduler, ctrl_c)
             return job, scheduler.get_metrics()["requests"]["done"]
 
     job, requests_done = run_virtual(interrupted)
-    assert 0 < job.rows_done < job.rows
-    assert requests_done * 4 == job.rows_done
-    assert job.outputs_done()["mean"][:, 0].tolist() == means(job.rows_done)
-
-
-def test_the_progress_bar_shows_rows_on_a_terminal_only() -> None:
-    """A terminal is shown how many rows are completed, a file nothing at all."""
-
-    def shown(is_terminal: bool) -> str:
-        console = Console(file=StringIO(), force_terminal=is_terminal, width=60)
-
-        async def half_way() -> None:
-            async with progress_bar(console, 10, lambda: 5):
-                await asyncio.sleep(0.25)
-
-        run_virtual(half_way)
-        assert isinstance(console.file, StringIO)
-        return console.file.getvalue()
-
-    assert "5/10" in shown(is_terminal=True)
-    assert shown(is_terminal=False) == ""
+    assert 0 < job.rows_completed < job.rows
+    assert requests_done * 4 == job.rows_completed
+    assert job.completed_outputs()["mean"][:, 0].tolist() == means(job.rows_completed)
 
 
 def wait_for_log(path: Path) -> None:
-    """Return once the event log has grown: then rows are running."""
+    """Wait until the event log has grown, which means that rows are running."""
     give_up_at = time.monotonic() + 60
     while not (path.exists() and path.stat().st_size > 10_000):
         assert time.monotonic() < give_up_at
@@ -200,7 +179,7 @@ def wait_for_log(path: Path) -> None:
 
 
 def begun_run(folder: Path, **keys: Any) -> subprocess.Popen[str]:
-    """A run of 200,000 rows that has inferences in flight."""
+    """Start a run of 200,000 rows and wait until inferences are in flight."""
     log = folder / "events.jsonl"
     config = config_of(folder, model="cards.sim.yaml", event_log=str(log), **keys)
     source, target = save_rows(folder, 200_000), folder / "out.npz"
@@ -210,40 +189,38 @@ def begun_run(folder: Path, **keys: Any) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_ctrl_c_drains_and_writes_the_rows_that_are_done(tmp_path: Path) -> None:
-    """The first SIGINT ends the run with status 130, the table, and the first rows' outputs."""
+def test_ctrl_c_drains_and_writes_the_completed_rows(tmp_path: Path) -> None:
+    """The first SIGINT ends the run with status 130, the table and the completed outputs."""
     cards(tmp_path)
     process = begun_run(tmp_path)
     process.send_signal(signal.SIGINT)
-    shown, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert said.count("\n") == 1
-    assert "once more stops at once" in said
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr.count("\n") == 1
+    assert "press again to stop at once" in stderr
     with np.load(tmp_path / "out.npz") as outputs:
-        done = outputs["mean"][:, 0].tolist()
-    assert 0 < len(done) < 200_000
-    assert done == means(len(done))
-    assert f"the first {len(done)} of 200000 rows" in shown
+        completed = outputs["mean"][:, 0].tolist()
+    assert 0 < len(completed) < 200_000
+    assert completed == means(len(completed))
+    assert f"the first {len(completed)} of 200000 rows" in stdout
 
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    """With inferences in flight that would last for minutes, the second SIGINT ends the process."""
+    """The second SIGINT ends the process even with long inferences in flight."""
     cards(tmp_path, service_time_s=100.0)
     process = begun_run(tmp_path, num_activations=16, set_size=64)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
-    assert "once more stops at once" in process.stderr.readline()
+    assert "press again to stop at once" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    shown, said = process.communicate(timeout=60)
-    assert (process.returncode, shown, said) == (130, "", "")
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout, stderr) == (130, "", "")
     assert not (tmp_path / "out.npz").exists()
 
 
-def test_one_of_several_models_runs_the_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The one that `--model` names; the table tells of all."""
+def test_model_selects_one_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--model` selects the model that runs the rows; the table lists all models."""
     target = tmp_path / "out.npz"
     source = save_rows(tmp_path, 10)
     assert run(two_models(tmp_path), source, "--model", "b", "--output", target) == 0
@@ -261,6 +238,6 @@ def test_one_of_several_models_runs_the_rows(
 def test_of_several_models_one_must_be_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], error: str
 ) -> None:
-    """Without a name, or with a wrong one, nothing is loaded and the status is 2."""
+    """With several models, a missing or unknown `--model` is an error with status 2."""
     assert run(two_models(tmp_path), save_rows(tmp_path, 10), *options) == 2
     assert error in capsys.readouterr().err

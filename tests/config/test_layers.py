@@ -1,4 +1,4 @@
-"""Configuration: YAML, spelling, merging, and errors that name the key."""
+"""Layers of configuration: spelling, merging, and errors that name the key."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from typing import Any
 import pytest
 
 from qaic_sched.config.keys import Config, ModelOptions, QueueConfig
-from qaic_sched.config.layers import changed_config, live_options, load_config, make_config
+from qaic_sched.config.layers import (
+    changed_config,
+    config_of_file,
+    live_options,
+    make_config,
+    read_keys,
+)
 from qaic_sched.errors import ConfigError
 
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a YAML file and get its path."""
+    """Write a YAML file and return its path."""
 
     def write(text: str) -> Path:
         path = tmp_path / "options.yaml"
@@ -25,16 +31,21 @@ def write(tmp_path):
     return write
 
 
+def load(path: Path, **overrides: object) -> Config:
+    """Make the configuration of a file."""
+    return config_of_file(path, read_keys(path), overrides)
+
+
 # --- make_config
 
 
 def test_defaults():
-    """A model alone is a configuration."""
+    """A model alone is a complete configuration."""
     assert make_config("m.onnx") == Config(model="m.onnx")
 
 
-def test_vendor_options_file_is_valid_as_it_is(write, caplog):
-    """The vendor's file, hyphens included, gives the same options, without a warning."""
+def test_a_vendor_options_file_is_accepted_unchanged(write, caplog):
+    """The vendor's options file, hyphens included, is read without a warning."""
     path = write(
         """
         aic-num-cores: 4
@@ -74,8 +85,8 @@ def test_vendor_options_file_is_valid_as_it_is(write, caplog):
     assert caplog.records == []
 
 
-def test_compiler_options_that_people_use_are_known(caplog):
-    """Options of the compiler go to it without a warning; `compile` is a key of ours."""
+def test_known_compiler_options_cause_no_warning(caplog):
+    """Documented compiler options are passed on silently; `compile` is our own key."""
     keys = {"compile_only": True, "batchsize": 8, "mxfp6_matmul": True}
 
     config = make_config("m.onnx", compile=False, **keys)
@@ -87,7 +98,7 @@ def test_compiler_options_that_people_use_are_known(caplog):
 
 
 def test_unknown_scalars_go_to_the_compiler_with_one_warning(write, caplog):
-    """Scalars and lists that nobody knows are passed on and named once, near misses with a hint."""
+    """Unknown scalars and lists are passed on and named once, near misses with a hint."""
     caplog.set_level(logging.WARNING, "qaic_sched")
     path = write("set_sizes: 4\nnew-option: [1]\nmos: 1")
 
@@ -95,18 +106,18 @@ def test_unknown_scalars_go_to_the_compiler_with_one_warning(write, caplog):
 
     assert config.options.compiler == {"set_sizes": 4, "new_option": [1], "mos": 1, "other": "x"}
     assert [record.getMessage() for record in caplog.records] == [
-        "options not known here, passed to the compiler as they are: "
+        "unknown options, passed to the compiler unchanged: "
         "set_sizes (did you mean set_size?), new_option, other"
     ]
 
 
-def test_vendors_misspelling():
-    """`num_activation`, which the vendor's page has, means `num_activations`."""
+def test_the_vendors_misspelling_is_accepted():
+    """`num_activation`, as on the vendor's page, means `num_activations`."""
     assert make_config("m.onnx", num_activation=3).num_activations == 3
 
 
-def test_keywords_win_over_the_file_key_by_key(write):
-    """A keyword replaces a key of the file, and leaves its neighbours in the section alone."""
+def test_keywords_override_the_file_key_by_key(write):
+    """A keyword replaces one key of the file and leaves the rest of its section unchanged."""
     path = write(
         "model: other.onnx\nset_size: 3\nnum_activations: 4\nfoo: 1\nbar: 1\n"
         "queue: {max-samples: 8, when_full: reject}\nonnx_define_symbol: {a: 1, b: 1}"
@@ -128,15 +139,15 @@ def test_keywords_win_over_the_file_key_by_key(write):
     assert config.options.compiler == {"foo": 1, "bar": 2}
 
 
-def test_sections_as_objects_and_as_nothing(write):
-    """A section may be given as its object; one with no key in it is one with the defaults."""
+def test_a_section_may_be_an_object_or_empty(write):
+    """A section may be given as its struct; an empty section has the defaults."""
     config = make_config("m.onnx", options_path=write("retry:"), queue=QueueConfig(max_bytes=10))
 
     assert config == Config(model="m.onnx", queue=QueueConfig(max_bytes=10))
 
 
-def test_paths_are_text_in_the_end():
-    """Path objects do for the model, the event log and the output folder."""
+def test_paths_become_text():
+    """The model, the event log and the output folder may be `Path` objects."""
     config = make_config(Path("m.onnx"), event_log=Path("log"), output_dir=Path("out"))
 
     assert (config.model, config.event_log, config.options.output_dir) == ("m.onnx", "log", "out")
@@ -144,25 +155,25 @@ def test_paths_are_text_in_the_end():
 
 @pytest.mark.parametrize("dev_id", [3, [3], (3,)])
 def test_dev_id_is_a_list_of_one_device(dev_id):
-    """The vendor's `dev_id` chooses that device."""
+    """The vendor's `dev_id` selects one device."""
     assert make_config("m.onnx", dev_id=dev_id).devices == [3]
 
 
 def test_dev_id_as_keyword_replaces_devices_of_the_file(write):
-    """The two exclude each other in one place only; a keyword wins over the file."""
+    """`dev_id` and `devices` conflict only within one source; a keyword overrides the file."""
     assert make_config("m.onnx", options_path=write("devices: 4"), dev_id=1).devices == [1]
 
 
 @pytest.mark.parametrize("devices", ["all", 2, [0, 2], (0, 2)])
 def test_devices(devices):
-    """All of them, a count, or a list of ids."""
+    """`devices` is "all", a count, or a list of ids."""
     expected = list(devices) if isinstance(devices, tuple) else devices
 
     assert make_config("m.onnx", devices=devices).devices == expected
 
 
 def test_backend_qaic_is_aic():
-    """The vendor's name of its backend is understood."""
+    """`qaic`, the vendor's name for its backend, means `aic`."""
     assert make_config("m.onnx", backend="qaic").backend == "aic"
 
 
@@ -170,17 +181,17 @@ def test_backend_qaic_is_aic():
     ("options", "message"),
     [
         ({"dev_id": 3, "devices": 1}, "options: dev_id and devices are both given"),
-        ({"dev_id": [1, 2]}, r"options: dev_id: one device id was expected, not \[1, 2\]"),
-        ({"dev_id": -1}, "options: dev_id: one device id was expected, not -1"),
-        ({"dev_id": True}, "options: dev_id: one device id was expected, not True"),
-        ({"devices": []}, "options: devices: expected `array` of length >= 1"),
-        ({"devices": 0}, "options: devices: expected `int` >= 1"),
-        ({"devices": [1, 1]}, r"devices: a device id comes twice in \[1, 1\]"),
+        ({"dev_id": [1, 2]}, r"options: dev_id: expected one device id, got \[1, 2\]"),
+        ({"dev_id": -1}, "options: dev_id: expected one device id, got -1"),
+        ({"dev_id": True}, "options: dev_id: expected one device id, got True"),
+        ({"devices": []}, r"options: devices: expected `array` of length >= 1, got \[\] \("),
+        ({"devices": 0}, r"options: devices: expected `int` >= 1, got 0 \(devices to use"),
+        ({"devices": [1, 1]}, r"devices: duplicate device ids in \[1, 1\]"),
         ({"devices": [0, "x"]}, r"options: devices\[1\]: expected `int`, got `str` \(devices to"),
-        ({"model": "a"}, "options: model: the model is already given"),
+        ({"model": "a"}, "options: model: already given as model_path: remove one"),
         (
             {"backend": "qnn"},
-            r"options: backend: invalid enum value 'qnn' .*aic, cpu, sim, or auto",
+            r"options: backend: invalid enum value 'qnn' .*aic .cards., cpu, sim",
         ),
         ({"num_activations": "x"}, "options: num_activations: expected `int`, got `str`"),
         ({"num-activations": 1, "num_activations": 1}, "num_activations: given twice"),
@@ -188,42 +199,51 @@ def test_backend_qaic_is_aic():
         ({"convert_to_fp16": "yes"}, "options: convert_to_fp16: expected `bool`, got `str`"),
         ({"onnx_define_symbol": {"a": "b"}}, "options: onnx_define_symbol.*: expected `int`, got"),
         ({"onnx_define_symbol": {1: 2}}, "options: onnx_define_symbol: expected `str`, got `int`"),
-        ({"onnx_define_symbol": [("a",)]}, "options: onnx_define_symbol: a mapping or a list of"),
-        ({"onnx_define_symbol": 3}, "options: onnx_define_symbol: a mapping or a list of"),
-        ({"queue": 5}, "options: queue: a section of keys was expected, not 5"),
+        (
+            {"onnx_define_symbol": [("a",)]},
+            "options: onnx_define_symbol: expected a mapping or a list of",
+        ),
+        ({"onnx_define_symbol": 3}, "options: onnx_define_symbol: expected a mapping or a list of"),
+        ({"queue": 5}, "options: queue: expected a section of keys, got 5"),
         (
             {"queue": {"max_samples": "x"}},
             r"options: queue\.max_samples: expected `int`, got `str`",
         ),
         ({"queue": {"max_sample": 1}}, r"queue\.max_sample: unknown key \(did you mean max_samp"),
-        ({"queue": {"zzz": 1}}, r"queue\.zzz: unknown key$"),
-        ({"queue": {1: 1}}, "options: queue: 1: a key is text"),
+        ({"queue": {"zzz": 1}}, r"queue\.zzz: unknown key; keys: max_samples, max_bytes, when_f"),
+        ({"queue": {1: 1}}, "options: queue: 1: a key must be text"),
         ({"queue": {"a-b": 1, "a_b": 1}}, "options: queue: a_b: given twice"),
-        ({"batching": {"max_queue_delay_s": -1}}, r"batching\.max_queue_delay_s: expected `float`"),
+        (
+            {"batching": {"max_queue_delay_s": -1}},
+            r"queue_delay_s: expected `float` >= 0\.0, got -1",
+        ),
         ({"quue": {}}, r"options: quue: unknown section \(did you mean queue\?\)"),
-        ({"zzz": {}}, "options: zzz: unknown section$"),
+        ({"zzz": {}}, "options: zzz: unknown section; sections: queue, batching, "),
         ({"options": ModelOptions()}, "options: options: unknown section"),
-        ({"tenants": 3}, "options: tenants: names with weights were expected, not 3"),
-        ({"tenants": {1: {}}}, "options: tenants: 1: a tenant's name is text"),
-        ({"tenants": {"a": 3}}, r"options: tenants\.a: a section of keys was expected, not 3"),
+        ({"tenants": 3}, "options: tenants: expected a section per tenant name, got 3"),
+        ({"tenants": {1: {}}}, "options: tenants: 1: a tenant's name must be text"),
+        ({"tenants": {"a": 3}}, r"options: tenants\.a: expected a section of keys, got 3"),
         ({"tenants": {"a": {"wait": 1}}}, r"tenants\.a\.wait: unknown key \(did you mean weight"),
-        ({"tenants": {"a": {"weight": 0}}}, r"tenants\.a\.weight: expected `float` > 0\.0 \(its"),
+        (
+            {"tenants": {"a": {"weight": 0}}},
+            r"tenants\.a\.weight: expected `float` > 0\.0, got 0 \(",
+        ),
         ({"tenants": {"a": {"share": 0.6}, "b": {"share": 0.5}}}, "tenants: the shares add up to"),
         ({"enable_metrics": True, "enable_profiling": True}, "exclude each other"),
     ],
 )
 def test_bad_options_are_named(options, message):
-    """Every error says that it is about the options, which key, and what was wanted."""
+    """Every error names its source and the key, what came and what is expected."""
     with pytest.raises(ConfigError, match=message):
         make_config("m.onnx", **options)
 
 
 def test_errors_of_a_file_name_the_file(write):
-    """A wrong type, a wrong key and a wrong document are the file's fault, and say so."""
+    """An error in a file's values, keys or document names the file."""
     cases = {
         "queue: {max_samples: many}": "queue.max_samples: expected `int`, got `str`",
-        "1: 2": "1: a key is text",
-        "- 1": "keys with values were expected, not a list",
+        "1: 2": "1: a key must be text",
+        "- 1": "expected a mapping of keys to values, got [1]",
     }
     for text, message in cases.items():
         path = write(text)
@@ -232,38 +252,38 @@ def test_errors_of_a_file_name_the_file(write):
         assert str(caught.value).startswith(f"{path}: {message}")
 
 
-# --- load_config
+# --- config_of_file
 
 
-def test_model_is_found_beside_its_file(write):
-    """A relative model belongs to the file's folder; a package's model and an absolute one stay."""
+def test_a_relative_model_is_relative_to_its_file(write):
+    """Only a relative path is resolved; `pkg://` and absolute paths stay unchanged."""
     folder = write("").parent
 
-    assert load_config(write("model: m.onnx")).model == str(folder / "m.onnx")
-    assert load_config(write("model: /models/m.onnx")).model == "/models/m.onnx"
-    assert load_config(write("model: pkg://magika/m.onnx")).model == "pkg://magika/m.onnx"
+    assert load(write("model: m.onnx")).model == str(folder / "m.onnx")
+    assert load(write("model: /models/m.onnx")).model == "/models/m.onnx"
+    assert load(write("model: pkg://magika/m.onnx")).model == "pkg://magika/m.onnx"
 
 
-def test_overrides_of_a_file(write):
-    """Keywords win over the file, the model too, which is then taken as it is."""
-    config = load_config(write("model: m.onnx\nset_size: 3"), model="n.onnx", devices=2)
+def test_overrides_apply_to_a_file(write):
+    """Keywords override the file, `model` included, which then stays unchanged."""
+    config = load(write("model: m.onnx\nset_size: 3"), model="n.onnx", devices=2)
 
     assert config == Config(model="n.onnx", set_size=3, devices=2)
 
 
 def test_file_without_a_model(write):
-    """A configuration file has to name a model."""
+    """A configuration file must name a model."""
     with pytest.raises(ConfigError, match=r"options\.yaml: model: missing"):
-        load_config(write("set_size: 2"))
+        load(write("set_size: 2"))
 
 
-def test_tenants_have_a_weight_and_a_share_and_files_and_keywords_are_laid_over_each_other(
+def test_tenants_of_a_file_and_of_keywords_are_merged(
     tmp_path: Path,
 ) -> None:
-    """What is not said is weight 1 and no share."""
+    """A tenant's weight defaults to 1 and its share to 0."""
     path = tmp_path / "c.yaml"
     path.write_text("model: m.onnx\ntenants: {search: {weight: 3}, ads: {share: 0.2}, rest:}\n")
-    tenants = load_config(path, tenants={"search": {"share": 0.1}}).tenants
+    tenants = load(path, tenants={"search": {"share": 0.1}}).tenants
 
     assert {name: (each.weight, each.share) for name, each in tenants.items()} == {
         "search": (3.0, 0.1),
@@ -273,7 +293,7 @@ def test_tenants_have_a_weight_and_a_share_and_files_and_keywords_are_laid_over_
 
 
 def test_live_options_are_changed_key_by_key() -> None:
-    """A section keeps the keys that are not given, and all other options stay."""
+    """A section keeps its other keys, and other options stay unchanged."""
     config = make_config("m.onnx", set_size=3, queue={"max_samples": 5, "when_full": "reject"})
     new = changed_config(config, {"num-activations": 4, "dev_id": 2, "queue": {"max_samples": 9}})
 
@@ -284,7 +304,7 @@ def test_live_options_are_changed_key_by_key() -> None:
 
 
 def test_tenants_are_changed_as_a_whole() -> None:
-    """Who is not named any more is none, and the rest of the configuration stays."""
+    """A tenant missing from the change is removed; other options stay unchanged."""
     config = make_config("m.onnx", set_size=3, tenants={"a": {"weight": 2}, "b": {"share": 0.5}})
     new = changed_config(config, {"tenants": {"b": {"share": 0.25}}})
 
@@ -298,17 +318,23 @@ def test_tenants_are_changed_as_a_whole() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mos": 2}, r"mos: cannot be changed while it runs; what can: num_activations, "),
+        (
+            {"mos": 2},
+            r"mos: cannot be changed while the scheduler runs; live keys: num_activations, ",
+        ),
         ({"event_log": "x"}, r"event_log: cannot be changed"),
-        ({"set_siz": 2}, r"set_siz: cannot be changed while it runs \(did you mean set_size"),
+        (
+            {"set_siz": 2},
+            r"set_siz: cannot be changed while the scheduler runs \(did you mean set_size",
+        ),
         ({"set_size": "2"}, r"options: set_size: expected `int`"),
         ({"dev_id": 1, "devices": 2}, r"dev_id and devices are both given"),
-        ({"devices": [1, 1]}, r"devices: a device id comes twice"),
+        ({"devices": [1, 1]}, r"devices: duplicate device ids"),
         ({"hedging": {"aftr": 2}}, r"hedging.aftr: unknown key \(did you mean after"),
         ({"tenants": {"a": {"share": 0.6}, "b": {"share": 0.5}}}, r"tenants: the shares add up to"),
     ],
 )
 def test_a_live_change_that_is_wrong_names_its_key(options: dict[str, Any], message: str) -> None:
-    """The same checks as at the beginning, and what cannot change at all."""
+    """A live change is checked as at the start, and its keys must be live."""
     with pytest.raises(ConfigError, match=message):
         changed_config(make_config("m.onnx"), options)

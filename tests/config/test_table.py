@@ -1,4 +1,4 @@
-"""The table of a configuration's keys."""
+"""The table of a configuration: keys, values and meanings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qaic_sched.config.table import describe_config
 
 
 def test_every_key_is_described() -> None:
-    """The description has each key that can be set, its value as one writes it, its meaning."""
+    """The table lists every key with its value, spelled as in a file, and its meaning."""
     config = make_config(
         "m.onnx",
         devices=[0, 1],
@@ -25,11 +25,14 @@ def test_every_key_is_described() -> None:
     names = {*Config.__struct_fields__, *ModelOptions.__struct_fields__}
     names -= {"options", "compiler", "tenants", *SECTIONS}
     assert names < lines.keys()
-    assert lines["queue.max_bytes"] == ("5", "most bytes queued; null: no bound")
+    assert lines["queue.max_bytes"] == (
+        "5",
+        "maximum size of all queued inputs, in bytes; null: no limit",
+    )
     assert lines["tenants.search.weight"][0] == "3.0"
     assert lines["devices"][0] == "[0,1]"
     assert lines["event_log"][0] == "null"
     assert lines["compile"][0] == "true"
     assert lines["aic_num_cores"][0] == "2"
-    assert lines["mos"] == ('"x"', "passed to the compiler as it is")
+    assert lines["mos"] == ('"x"', "passed to the compiler unchanged")
     assert all(meaning for _, meaning in lines.values())

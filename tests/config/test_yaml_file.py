@@ -1,4 +1,4 @@
-"""YAML files: numbers, duplicates, and errors with their place."""
+"""YAML files: numbers, duplicate keys, and errors with line and column."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qaic_sched.errors import ConfigError
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a YAML file and get its path."""
+    """Write a YAML file and return its path."""
 
     def write(text: str) -> Path:
         path = tmp_path / "options.yaml"
@@ -37,7 +37,7 @@ def write(tmp_path):
     ],
 )
 def test_numbers(write, text, value):
-    """What people write as a number is one, with an exponent too; what is not stays text."""
+    """Numbers may have an exponent without a dot or sign; other words stay text."""
     read = read_yaml(write(f"key: {text}"))
 
     assert read == {"key": value}
@@ -47,17 +47,17 @@ def test_numbers(write, text, value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", ":3:1: key 'a' comes twice"),
-        ("a:\n  1: x\n  1: y", ":3:3: key '1' comes twice"),
+        ("a: 1\nb: 2\na: 3", ":3:1: duplicate key 'a'"),
+        ("a:\n  1: x\n  1: y", ":3:3: duplicate key '1'"),
         ("a: [1\nb: 2", ":2:2: expected ',' or ']'"),
-        ("a: 2024-13-45", ":1:4: '2024-13-45' is no timestamp"),
+        ("a: 2024-13-45", ":1:4: '2024-13-45' is not a valid timestamp"),
         ("a: 1\nb: \x07", ":2:4: special characters are not allowed"),
         ("a: !!python/object:os.system x", ":1:4: could not determine a constructor"),
         ("? [1]\n: 2", ":1:3: found unhashable key"),
     ],
 )
-def test_bad_yaml_is_named_with_its_place(write, text, message):
-    """An error in a YAML file says file, line, column and problem."""
+def test_an_error_has_file_line_and_column(write, text, message):
+    """An error in a YAML file names file, line, column and problem."""
     path = write(text)
 
     with pytest.raises(ConfigError) as caught:
@@ -67,8 +67,8 @@ def test_bad_yaml_is_named_with_its_place(write, text, message):
     assert caught.value.__cause__ is not None
 
 
-def test_merged_keys_are_no_duplicates(write):
-    """A key may override one that comes from a YAML merge, also when that is merged again."""
+def test_merged_keys_are_not_duplicates(write):
+    """A key may override a merged key, and keeps doing so when merged again."""
     text = "a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, y: 3}"
 
     assert read_yaml(write(text)) == {
@@ -79,12 +79,12 @@ def test_merged_keys_are_no_duplicates(write):
 
 
 def test_empty_file_is_none(write):
-    """A file with comments only holds nothing."""
+    """A file with nothing but comments is None."""
     assert read_yaml(write("# nothing\n")) is None
 
 
 def test_file_that_cannot_be_read(tmp_path):
-    """A missing file, a folder and a binary file are configuration errors."""
+    """A missing file, a folder and a binary file raise `ConfigError`."""
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"a: \xff")
 

@@ -137,11 +137,11 @@ def test_tenants_get_other_weights_while_both_want_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "cpu"}, r"backend: cannot be changed while it runs.*set_size"),
+        ({"backend": "cpu"}, r"backend: cannot be changed while the scheduler runs.*set_size"),
         ({"aic_num_cores": 2}, r"aic_num_cores: cannot be changed"),
         ({"num_activation": 0}, r"num_activations: "),
         ({"devices": []}, r"devices: "),
-        ({"devices": [0, 0]}, r"devices: a device id comes twice"),
+        ({"devices": [0, 0]}, r"devices: duplicate device ids"),
         ({"devices": [7]}, r"devices: \[7\] not on this host"),
         ({"quue": {}}, r"quue: cannot .*did you mean queue"),
         ({"queue": {"max_sample": 3}}, r"queue.max_sample: unknown key"),

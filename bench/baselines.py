@@ -1,7 +1,7 @@
-"""What a competent user would write in place of the scheduler, over the same loaded devices.
+"""Baselines: what a competent user would write instead of the scheduler, on the same devices.
 
-No deadlines, priorities, tenants, retries, hedges, health, bound or metrics: only the way there and
-back, a task for each slot or batches that are collected for a moment.
+They have no deadlines, priorities, tenants, retries, hedges, health, queue limits or metrics: each
+only sends inferences and returns answers, with one task per slot or with micro-batches.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Waiting: TypeAlias = "tuple[Tensors, asyncio.Future[Tensors]]"
 async def load_all(
     path: str, num_activations: int = 1, set_size: int = 2, **options: Any
 ) -> AsyncIterator[list[Executable]]:
-    """The program loaded on every device, with nothing around it."""
+    """Load the program on every device and yield the bare executables."""
     config = make_config(path, **options)
     backend = backend_for(config)
     await backend.describe()
@@ -48,27 +48,27 @@ async def load_all(
 def infer(
     executable: Executable, activation: int, inputs: Mapping[str, object]
 ) -> asyncio.Future[Tensors]:
-    """One inference of a device that answers on the loop's own thread, as simulated cards do."""
+    """Run one inference on a device that answers on the loop's thread, as simulated cards do."""
     future: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
 
-    def done(answer: Tensors | DeviceError, completed_at: float) -> None:
+    def on_completed(answer: Tensors | DeviceError, completed_at: float) -> None:
         _settle(future, answer)
 
-    executable.submit(activation, inputs, done)
+    executable.submit(activation, inputs, on_completed)
     return future
 
 
 def infer_on_thread(
     executable: Executable, activation: int, inputs: Mapping[str, object]
 ) -> asyncio.Future[Tensors]:
-    """One inference of a device that answers on a thread of its own."""
+    """Run one inference on a device that answers on another thread."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Tensors] = loop.create_future()
 
-    def done(answer: Tensors | DeviceError, completed_at: float) -> None:
+    def on_completed(answer: Tensors | DeviceError, completed_at: float) -> None:
         loop.call_soon_threadsafe(_settle, future, answer)
 
-    executable.submit(activation, inputs, done)
+    executable.submit(activation, inputs, on_completed)
     return future
 
 
@@ -82,7 +82,7 @@ def _settle(future: asyncio.Future[Tensors], answer: Tensors | DeviceError) -> N
 async def run_in_slots(
     executables: Sequence[Executable], set_size: int, inputs: Tensors, requests: int
 ) -> None:
-    """The same large inputs so many times, split over tasks of which each keeps one slot busy."""
+    """Run large requests with the same inputs, split over one task per slot."""
     program = executables[0].program
     batch, [result] = program.max_batch_size, program.outputs
     [(name, rows)] = inputs.items()
@@ -105,7 +105,7 @@ async def run_in_slots(
 
 
 class MicroBatcher:
-    """Collects rows until a batch is full or the first has waited `delay_s`; then the next slot."""
+    """Collects samples until a batch is full or the oldest has waited `delay_s`, then sends it."""
 
     def __init__(self, executables: Sequence[Executable], set_size: int, delay_s: float) -> None:
         program = executables[0].program
@@ -123,7 +123,7 @@ class MicroBatcher:
         )
 
     def submit(self, inputs: Tensors) -> asyncio.Future[Tensors]:
-        """Bring one row; what is returned has its outputs."""
+        """Queue one sample and return the future of its outputs."""
         future: asyncio.Future[Tensors] = self._loop.create_future()
         self._waiting.append((inputs, future))
         if len(self._waiting) >= self._batch:
@@ -149,7 +149,7 @@ class MicroBatcher:
     ) -> None:
         name = self._output.name
 
-        def done(answer: Tensors | DeviceError, completed_at: float) -> None:
+        def on_completed(answer: Tensors | DeviceError, completed_at: float) -> None:
             self._free.append(slot)
             for row, future in enumerate(futures):
                 if isinstance(answer, DeviceError):
@@ -160,4 +160,4 @@ class MicroBatcher:
                 self._send()
 
         executable, activation = slot
-        executable.submit(activation, inputs, done)
+        executable.submit(activation, inputs, on_completed)

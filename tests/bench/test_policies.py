@@ -1,4 +1,4 @@
-"""The benchmark's scaling scenario, shortened: a live change under load costs nobody anything."""
+"""The scaling scenario of the policies, shortened."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from qaic_sched.testing import run_virtual
 
 
 def test_scaling_up_and_down_under_load_fails_and_expires_nothing(tmp_path: Path) -> None:
-    """2 to 8 to 2 activations at 0.8 of the smaller size, 0.5 s to load each, 0.1 s deadlines."""
+    """Scaling 2 to 8 to 2 activations at 0.8 load fails no request with a deadline of 0.1 s."""
     model = tmp_path / "host.sim.yaml"
     model.write_text(SCALING.replace("service_time_s: 0.005", "service_time_s: 0.020"))
 
     async def main() -> dict[str, int]:
-        arrivals, late, metrics = await run_scaling(str(model), until_s=6.0, service_s=0.020)
+        arrivals, late, metrics = await run_scaling(str(model), until_s=6.0, execute_s=0.020)
         assert len(arrivals) == len(late) == metrics["requests"]["done"] > 2_500
         assert max(late) <= 0.1
         assert {each["activations"] for each in metrics["devices"].values()} == {2}
