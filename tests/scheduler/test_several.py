@@ -13,7 +13,8 @@ import pytest
 
 from qaic_sched.backends.base import CoreDemand
 from qaic_sched.backends.choose import backend_for
-from qaic_sched.backends.sim.backend import SimBackend, SimExecutable
+from qaic_sched.backends.sim.backend import SimBackend
+from qaic_sched.backends.sim.executable import SimExecutable
 from qaic_sched.config.models import make_configs
 from qaic_sched.core.model import DeviceStatistics, Statistics
 from qaic_sched.errors import (
