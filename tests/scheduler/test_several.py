@@ -431,7 +431,7 @@ def test_too_many_activations_on_the_cpu_are_told_once(
 
     with caplog.at_level(logging.WARNING, "qaic_sched"):
         asyncio.run(main())
-    assert caplog.messages == ["cpu device 0: 2 activations, 1 core(s)"]
+    assert caplog.messages == ["cpu device 0: 2 activations share 1 core(s): use fewer activations"]
 
 
 def test_models_share_a_card(tmp_path: Path, cards: Any) -> None:

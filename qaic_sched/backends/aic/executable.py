@@ -7,9 +7,9 @@ Rules of the file:
 - Each activation is an `InferenceSet` with one activation, because a larger set chooses the
   activation itself. The `set_size` that it is made with is the most that it can ever hold.
 - One Context serves one device. Assumption (not verified on hardware): sharing one between devices
-  may work, but nothing public says so, and no device should fail because another does. Assumption
-  (not verified on hardware): programs can be loaded in a Context on one thread while others run in
-  it.
+  may work, but nothing public says so, and no device should fail because another does.
+- Assumption (not verified on hardware): programs can be loaded in a Context on one thread while
+  others run in it.
 - Inputs are copied before they are submitted, outputs before they are handed out: the hardware
   never touches a caller's memory, even after a timeout.
 - The thread that removes an inference from `_pending` completes it, so each completes once.

@@ -87,7 +87,7 @@ def check_idle_share(one_run: Callable[[], float]) -> None:
 
 def fail_during_the_run(folder: Path, cards: Any) -> tuple[list[Any], Backlog, dict[str, Any]]:
     """Run while device 1 restarts, recovers and is lost, and device 2 hangs for a while."""
-    control.reset(num_devices=4, service_s=EXECUTE_S)
+    control.reset(num_devices=4, execute_s=EXECUTE_S)
 
     async def faults() -> None:
         await in_thread(partial(until, lambda: cards[0].num_run >= 20), "faults")
@@ -107,7 +107,7 @@ def test_no_device_idles_while_work_waits(tmp_path: Path, cards: Any) -> None:
     async def nothing() -> None: ...
 
     def one_run() -> float:
-        control.reset(num_devices=4, service_s=EXECUTE_S)
+        control.reset(num_devices=4, execute_s=EXECUTE_S)
         results, backlog, _ = asyncio.run(run_with(write_qpc(tmp_path), nothing, range(4)))
         assert check_results(results) == {"dict": NUM_REQUESTS}
         check_decisions(backlog)
