@@ -82,7 +82,7 @@ def choose_kind(backend: str, path: str) -> str:
 
 
 def _choose_automatically(path: str, compiled_for: str | None) -> str:
-    """What the model is compiled for; else a card if the host has one, else the CPU."""
+    """Choose what the model is compiled for, else a card if the host has one, else the CPU."""
     if compiled_for is not None:
         kind, reason = compiled_for, "it is compiled for that"
     elif has_card():

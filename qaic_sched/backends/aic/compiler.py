@@ -29,7 +29,7 @@ logger = logging.getLogger("qaic_sched")
 
 NAMES = ("qaic-compile", "qaic-exec")
 FOLDER = "/opt/qti-aic/exec"
-"""Where the vendor's SDK installs its compiler; it does not add the folder to the PATH."""
+"""The folder of the compiler in the vendor's SDK, which does not add it to the PATH."""
 NUM_LAST_LINES = 10
 
 ALWAYS = {"aic_hw": True, "aic_hw_version": "2.0", "compile_only": True}

@@ -108,7 +108,7 @@ class AicExecutable(Executable):
                 self._loop.call_soon_threadsafe(on_completed, failure, self.clock())
 
     async def load_more(self, count: int, set_size: int) -> Sequence[int]:
-        """Load `count` more programs, on a thread of their own; see `Executable.load_more`."""
+        """Load `count` more programs, on a separate thread; see `Executable.load_more`."""
         await self._check_room(count, self.num_activations)
         name = f"qaic-aic-{self.device_id}-load"
         try:

@@ -18,7 +18,7 @@ from qaic_sched.errors import ConfigError
 __all__ = ["Sdk", "has_card", "import_sdk", "is_installed"]
 
 ROOT = Path("/opt/qti-aic/dev")
-"""Where the Platform SDK installs its development files."""
+"""The folder of the development files in the Platform SDK."""
 DEVICE_NODES = (("/dev/accel", "accel*"), ("/dev", "qaic_aic100_*"))
 """Device nodes, one per device: of the Linux kernel's driver, and of the vendor's older one."""
 RUNTIME = "qaicrt"

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from qaic_sched.config.keys import ModelOptions
 from qaic_sched.errors import ConfigError
 from qaic_sched.testing import run_virtual
-from tests.backends.sim.sim_cards import Make, maker, run_queued, virtually
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Make a backend with some keys of its file changed."""
-    return maker(tmp_path)
+from tests.backends.sim.sim_cards import Make, run_queued, virtually
 
 
 def test_find_gives_the_devices_of_the_file(make: Make) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,7 @@ from qaic_sched.backends.base import Executable
 from qaic_sched.clock import clock_of
 from qaic_sched.errors import DeviceError
 from qaic_sched.testing import run_virtual
-from tests.backends.sim.sim_cards import Make, Recorder, maker, rows, virtually
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Make a backend with some keys of its file changed."""
-    return maker(tmp_path)
+from tests.backends.sim.sim_cards import Make, Recorder, rows, virtually
 
 
 def test_activations_and_devices_work_side_by_side(make: Make) -> None:
@@ -104,7 +97,7 @@ def test_a_failing_callback_does_not_lose_the_others(make: Make) -> None:
 
 
 def test_a_failing_callback_loses_none_that_were_computed_with_it(make: Make) -> None:
-    """Inferences due at the same time complete once each, in order, with their own rows."""
+    """Inferences due at the same time complete once each, in order, each with the right rows."""
 
     async def main(executable: Executable) -> list[float]:
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)

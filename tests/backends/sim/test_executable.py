@@ -8,7 +8,6 @@ import math
 import statistics
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,13 +16,7 @@ from qaic_sched.backends.base import Executable
 from qaic_sched.backends.sim import SimBackend
 from qaic_sched.errors import ConfigError, DeviceError, SchedulerClosedError
 from qaic_sched.testing import run_virtual
-from tests.backends.sim.sim_cards import Make, Recorder, maker, rows, run_queued, virtually
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Make a backend with some keys of its file changed."""
-    return maker(tmp_path)
+from tests.backends.sim.sim_cards import Make, Recorder, rows, run_queued, virtually
 
 
 def test_queued_inferences_follow_each_other_without_a_gap(make: Make) -> None:

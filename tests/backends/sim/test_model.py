@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from qaic_sched.backends.base import Executable
 from qaic_sched.backends.sim import SimBackend
 from qaic_sched.backends.sim.model import SimModel
 from qaic_sched.program import Program, TensorSpec
-from tests.backends.sim.sim_cards import Make, Recorder, maker, virtually
+from tests.backends.sim.sim_cards import Make, Recorder, virtually
 
 DTYPES = [
     *("bool", "float16", "float32", "float64"),
@@ -132,12 +131,6 @@ def test_keeping_one_output_keeps_little_memory() -> None:
 
     assert model.most_together == {1: 4}
     assert base.nbytes == 16000
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Make a backend with some keys of its file changed."""
-    return maker(tmp_path)
 
 
 def _outputs(backend: SimBackend, inputs: dict[str, object]) -> dict[str, Any]:
