@@ -168,7 +168,7 @@ def test_a_device_beyond_the_cores_is_named(linear_path: str, options_path: str)
     """On the CPU there are as many devices as cores; the error says so."""
     done = run_script("two_devices.py", linear_path, options_path, "--device2", 9999)
     assert done.returncode == 1
-    assert "ConfigError: devices: [9999] asked for, but each cpu device needs a core" in done.stderr
+    assert "ConfigError: devices: got [9999]; each cpu device needs a core" in done.stderr
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
-"""The seam to what runs inferences: a `Backend` finds devices and loads, an `Executable` runs.
+"""The interface of backends: a `Backend` finds devices and loads, an `Executable` runs inferences.
 
-Rules of the seam:
-- Nothing here blocks the event loop: coroutines wait, `submit` returns at once.
-- A backend is made for one model and knows nothing of requests, queues or other devices; of other
-  models it knows what they take of its devices.
-- An activation serves its inferences one at a time, in the order of `submit`.
-- What a backend raises is one of our errors; the vendor's or the library's is its `__cause__`.
+Rules of the interface:
+- Nothing blocks the event loop: coroutines wait, `submit` returns at once.
+- A backend serves one model and knows nothing of requests or queues; of other models it knows only
+  how many cores of its devices they take.
+- An activation runs its inferences one after the other, in the order of `submit`.
+- Backends raise errors of `qaic_sched.errors`; the vendor's or the library's error is `__cause__`.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ __all__ = [
 ]
 
 OnCompleted: TypeAlias = Callable[["Tensors | DeviceError", float], None]
-"""`on_completed(outputs or error, completed_at)`; on any thread, once per submit, never inside it.
+"""`on_completed(outputs or error, completed_at)`, called once per `submit` and never inside it.
 
-The outputs are the receiver's own: no buffer of them is used again. `completed_at` is read from
-the clock of the loop that loaded the executable (`qaic_sched.clock.clock_of`).
+It may be called on any thread. The outputs belong to the receiver: their memory is not reused.
+`completed_at` is a time of the clock of the loop that loaded the executable
+(`qaic_sched.clock.clock_of`).
 """
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """What is known of one device. None where this kind of device does not tell."""
+    """The description of one device; None for what this kind of device does not report."""
 
     device_id: int
     kind: str
@@ -64,7 +65,7 @@ class DeviceInfo:
 
 @dataclass(frozen=True, slots=True)
 class CoreDemand:
-    """What a model takes of each device: activations, each of so many cores, or one where None."""
+    """A model's demand for cores of each device; `aic_num_cores` is per activation, None for 1."""
 
     num_activations: int
     aic_num_cores: int | None = None
@@ -86,16 +87,16 @@ class Executable(ABC):
     device_id: int
     program: Program
     room: dict[int, float]
-    """Its activations, by the index that `submit` takes: how many inferences each may hold,
-    infinite where any `set_size` will do. They are 0, 1, … when it was just loaded."""
+    """Activation index, as `submit` takes it -> the most inferences that it may hold, infinite
+    where any `set_size` will do. The indexes after loading are 0, 1, …"""
 
     selects_activation: bool = True
-    """False where the device spreads inferences over its activations by itself: then
-    `num_activations` is 1 here and the device is one pooled server."""
+    """False if the device distributes inferences over its activations itself: then
+    `num_activations` is 1 and the device is one pooled server."""
 
     @property
     def num_activations(self) -> int:
-        """How many activations there are now."""
+        """The number of activations now."""
         return len(self.room)
 
     @abstractmethod
@@ -104,28 +105,29 @@ class Executable(ABC):
     ) -> None:
         """Start one inference; thread-safe.
 
-        `inputs` are C-contiguous arrays of the program's types, all with one compiled batch size
-        of rows; they must not change until `on_completed` was called. The caller keeps at
-        most `set_size` inferences on an activation.
+        `inputs` are C-contiguous arrays of the program's dtypes with a compiled batch size of rows;
+        they must not change until `on_completed` is called. The caller keeps at most `set_size`
+        inferences on an activation.
         """
 
     @abstractmethod
     async def load_more(self, count: int, set_size: int) -> Sequence[int]:
-        """Load so many activations more, beside those that go on working; their indexes.
+        """Load `count` more activations while the others go on; returns their indexes.
 
-        `ConfigError` if they cannot fit, `DeviceError` if the device fails: nothing has changed.
+        Raises `ConfigError` if they do not fit, `DeviceError` if the device fails; then nothing has
+        changed.
         """
 
     @abstractmethod
     async def unload(self, activations: Sequence[int]) -> None:
-        """Give activations back that hold nothing, and get nothing any more."""
+        """Release activations that hold no inference and get no new one."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Give the device back; idempotent.
+        """Release the device; idempotent.
 
-        Waits a bounded time for what the device runs, then answers the rest with `DeviceError`:
-        when this returns, every inference submitted has been answered.
+        Waits a bounded time for inferences in flight, then fails the rest with `DeviceError`: when
+        this returns, every submitted inference has completed.
         """
 
 
@@ -134,7 +136,7 @@ class Backend(ABC):
 
     kind: str
     max_activations: int | None = None
-    """Most activations on one device, of all models; None is as many as there are cores."""
+    """Most activations on one device, of all models together; None for one per core."""
 
     def __init__(self, model_path: str, options: ModelOptions) -> None:
         self.model_path = model_path
@@ -148,54 +150,57 @@ class Backend(ABC):
 
     @abstractmethod
     async def describe(self) -> Program:
-        """What the model takes and gives. Needs no device; raises `ConfigError` on a bad model."""
+        """Describe the program of the model; needs no device. `ConfigError` on a bad model."""
 
     async def select(self, devices: Literal["all"] | int | list[int]) -> list[int]:
-        """The device ids that the option `devices` means; to be called before `load`.
+        """Resolve the option `devices` to device ids; call this before `load`.
 
-        `"all"` is every device, a count the first so many, a list those. `ConfigError` names what
-        is not there, `NoDeviceError` says that there is nothing at all.
+        `"all"` means every device, a count the first `count`, a list those ids. Raises
+        `ConfigError` naming devices that do not exist, `NoDeviceError` if there is no device.
         """
         found = [info.device_id for info in await self.find()]
         if not found:
-            raise NoDeviceError(f"no {self.kind} device on this host")
+            raise NoDeviceError(f"this host has no {self.kind} device")
         return choose_devices(devices, found, self.kind)
 
     async def check_room(
         self, device_ids: Sequence[int], demands: Mapping[str, CoreDemand]
     ) -> None:
-        """Raise `ConfigError` unless several models, by name, fit on each device that is ready."""
+        """Raise `ConfigError` unless the models, by name, fit together on each ready device."""
         for device in await self.find():
             if device.device_id in device_ids and device.state == "ready":
                 check_fit_together(device, demands, self.max_activations)
 
     @abstractmethod
     async def load(self, device_id: int, num_activations: int, set_size: int) -> Executable:
-        """Load the program: `ConfigError` if it cannot fit, `DeviceError` if the device fails."""
+        """Load the program: `ConfigError` if it does not fit, `DeviceError` if the device fails."""
 
 
 def choose_devices(
     devices: Literal["all"] | int | list[int], found: list[int], kind: str
 ) -> list[int]:
-    """Hold the option `devices` against the ids that exist; `ConfigError` names what is missing."""
+    """Resolve the option `devices` among the ids `found`; `ConfigError` names missing ids."""
     if devices == "all":
         return found
     if isinstance(devices, int):
         if not 1 <= devices <= len(found):
-            raise ConfigError(f"devices: {devices} asked for, this host has {len(found)} {kind}")
+            raise ConfigError(
+                f"devices: got {devices}; this host has {len(found)} {kind} device(s) to use"
+            )
         return found[:devices]
     missing = [device_id for device_id in devices if device_id not in found]
     if missing:
-        raise ConfigError(f"devices: {missing} not on this host, which has {kind} devices {found}")
+        raise ConfigError(f"devices: {missing} not on this host; its {kind} devices are {found}")
     return list(devices)
 
 
 def check_fit(
     device: DeviceInfo, num_activations: int, aic_num_cores: int | None, most: int | None = None
 ) -> None:
-    """Raise `ConfigError` unless the activations, at most `most`, fit on the device's free cores.
+    """Raise `ConfigError` unless the activations fit on the device's free cores.
 
-    Each needs `aic_num_cores`, or one where that is None.
+    Each needs `aic_num_cores`, or one core if that is None. The device takes at most `most`
+    activations, if given.
     """
     each = aic_num_cores or 1
     fitting = device.cores_free // each
@@ -213,13 +218,14 @@ def check_fit(
 def check_fit_together(
     device: DeviceInfo, demands: Mapping[str, CoreDemand], most: int | None = None
 ) -> None:
-    """Raise `ConfigError` unless the models, by name, fit on the device's free cores together.
+    """Raise `ConfigError` unless the models, by name, fit together on the device's free cores.
 
-    They may have at most `most` activations. The error says what each demands and what would fit.
+    The device takes at most `most` activations, if given. The error lists each model's demand and
+    what would fit.
     """
     free = device.cores_free - sum(demand.cores for demand in demands.values())
     limit = "" if most is None else f" and room for {most} activations at most"
-    most = device.cores_free if most is None else most  # each activation has a core at least
+    most = device.cores_free if most is None else most  # each activation takes at least one core
     room = most - sum(demand.num_activations for demand in demands.values())
     if free >= 0 and room >= 0:
         return
@@ -232,7 +238,7 @@ def check_fit_together(
         for name, demand in demands.items()
     }
     some = " or ".join(f"{count} of {name}" for name, count in fitting.items() if count > 0)
-    advice = f"{some} would fit beside the rest" if some else "more than one of them must want less"
+    advice = f"{some} would fit beside the rest" if some else "reduce more than one of them"
     raise ConfigError(
         f"num_activations: the models want {device.cores_free - free} cores together: {wanted}; "
         f"device {device.device_id} has {device.cores_free} of {device.cores} cores free{limit}; "
@@ -241,11 +247,11 @@ def check_fit_together(
 
 
 def unused_indexes(used: Container[int], wanted: int) -> list[int]:
-    """The lowest indexes that are not used yet, so many."""
+    """The `wanted` lowest indexes that are not used."""
     return list(islice((index for index in count() if index not in used), wanted))
 
 
 def closed_in_flight(kind: str, device_id: int) -> DeviceError:
-    """What answers an inference that its device has not finished when it is closed."""
+    """The error of an inference that is still in flight when its device is closed."""
     message = f"{kind} device {device_id} was closed with this inference in flight"
     return DeviceError(message, device_id, kind="stuck")

@@ -1,4 +1,4 @@
-"""Which backend a configuration means: its model is found here and its kind of device chosen."""
+"""Chooses the backend of a configuration: finds its model and picks the kind of device."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ SIMULATED = (".sim.yaml", ".sim.yml")
 
 
 def backend_for(config: Config) -> Backend:
-    """The backend of `config.model`, not loaded yet; cheap and synchronous.
+    """Make the backend of `config.model`; cheap, loads nothing.
 
-    `ConfigError` where the model is not there, or the backend cannot run it.
+    `ConfigError` if the model does not exist, or the backend cannot run it.
     """
     path = find_model(config.model)
     kind = choose_kind(config.backend, path)
@@ -52,7 +52,7 @@ def backend_for(config: Config) -> Backend:
 
 
 def compiler_for(kind: Literal["cpu", "aic"]) -> Compiler:
-    """What compiles for this kind of device."""
+    """The compiler for this kind of device."""
     if kind == "aic":
         from qaic_sched.backends.aic.compiler import AIC_COMPILER
 
@@ -63,12 +63,14 @@ def compiler_for(kind: Literal["cpu", "aic"]) -> Compiler:
 
 
 def choose_kind(backend: str, path: str) -> str:
-    """`aic`, `cpu` or `sim`: what the option `backend` means for the model at `path`."""
+    """Resolve the option `backend` to `aic`, `cpu` or `sim` for the model at `path`."""
     is_simulated = path.lower().endswith(SIMULATED)
     if is_simulated and backend == "auto":
         return "sim"
     if is_simulated and backend != "sim":
-        raise ConfigError(f"backend: {backend} cannot run {path}, which describes simulated cards")
+        raise ConfigError(
+            f"backend: {backend} cannot run {path}, which describes simulated cards: use sim"
+        )
     if backend == "sim" and not is_simulated:
         raise ConfigError(f"backend: sim needs a model that ends in {SIMULATED[0]}, not {path}")
     compiled_for = kind_of(path)
@@ -80,21 +82,21 @@ def choose_kind(backend: str, path: str) -> str:
 
 
 def _choose_automatically(path: str, compiled_for: str | None) -> str:
-    """A card if one is there, else the CPU; a compiled model has been decided on already."""
+    """Choose what the model is compiled for, else a card if the host has one, else the CPU."""
     if compiled_for is not None:
         kind, reason = compiled_for, "it is compiled for that"
     elif has_card():
-        kind, reason = "aic", "there are cards"
+        kind, reason = "aic", "this host has cards"
     else:
-        kind, reason = "cpu", "there is no card, or no SDK for it"
+        kind, reason = "cpu", "this host has no card, or no SDK for it"
     logger.info("backend: auto means %s for %s: %s", kind, path, reason)
     return kind
 
 
 def find_model(model: str) -> str:
-    """The path of the file that `model` means.
+    """Resolve `model` to the path of its file; `ConfigError` if there is not exactly one.
 
-    A path, a compiled model's folder or glob, or `pkg://package/path/in/it.onnx`.
+    `model` is a path, the folder or a glob of a compiled model, or `pkg://package/path/in/it.onnx`.
     """
     if model.startswith(PACKAGE_SCHEME):
         return str(find_in_package(model))
@@ -102,10 +104,10 @@ def find_model(model: str) -> str:
 
 
 def find_in_package(model: str) -> Path:
-    """The file that an installed package carries, without importing the package."""
+    """Find a file in an installed package, without importing the package."""
     package, _, inside = model.removeprefix(PACKAGE_SCHEME).partition("/")
     if not package.isidentifier() or not inside:
-        raise ConfigError(f"model: {model} is not of the form pkg://package/path/in/it.onnx")
+        raise ConfigError(f"model: got {model}; wanted the form pkg://package/path/in/it.onnx")
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise ConfigError(
@@ -118,5 +120,5 @@ def find_in_package(model: str) -> Path:
             return path
     raise ConfigError(
         f"model: the installed package {package} has no file {inside}; another version may "
-        f"carry it: pip install --upgrade {package}"
+        f"have it: pip install --upgrade {package}"
     )

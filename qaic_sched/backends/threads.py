@@ -1,4 +1,4 @@
-"""Calls that block, and may hang for ever as those into a card's driver can, from an event loop."""
+"""Runs blocking calls, which may hang for ever as those into a driver can, from an event loop."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ T = TypeVar("T")
 
 
 async def in_thread(function: Callable[[], T], name: str = "qaic-call", limit_s: float = inf) -> T:
-    """What `function()` returns or raises; `TimeoutError` after `limit_s` seconds.
+    """Await `function()` on a new thread; `TimeoutError` after `limit_s` seconds.
 
-    A caller that is cancelled leaves the call behind. The thread is a daemon of its own: one that
-    hangs keeps neither the next call waiting nor the process alive, as one of a pool would.
+    Cancelling the caller abandons the call. The thread is a daemon and not one of a pool: if it
+    hangs, it neither delays the next call nor keeps the process alive.
     """
     future: Future[T] = Future()
-    # From here on nobody can cancel it, so that a late answer has somewhere to go.
+    # From here on it cannot be cancelled, so that a late result can still be set.
     future.set_running_or_notify_cancel()
 
     def work() -> None:
@@ -43,7 +43,7 @@ async def in_thread(function: Callable[[], T], name: str = "qaic-call", limit_s:
 
 
 def join_all(threads: Iterable[threading.Thread], limit_s: float) -> bool:
-    """Block until the threads have ended, at most `limit_s` seconds; whether all have."""
+    """Block until the threads end, at most `limit_s` seconds; return whether all have ended."""
     give_up_at = time.monotonic() + limit_s
     have_ended = True
     for thread in threads:

@@ -1,4 +1,4 @@
-"""Keeps every slot of a loaded program busy and measures its rate, without Python in between."""
+"""Keeps every slot of a loaded program busy, and measures its rate."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qaic_sched.program import Tensors
-    from qaic_sched.session.loaded import Answer, LoadedProgram
+    from qaic_sched.session.loaded import LoadedProgram, Result
 
 __all__ = ["Benchmark", "BenchmarkResult", "Claim"]
 
 Claim: TypeAlias = "tuple[LoadedProgram, int, Tensors, int]"
-"""A program, the activation of a slot that is held there, and inputs for it with their rows."""
+"""A program, the activation of a slot held on it, inputs, and the number of their rows."""
 
 
 class BenchmarkResult(NamedTuple):
-    """The vendor's tuple: samples per second are `inf_rate` times `batch_size`."""
+    """The vendor's tuple; `inf_rate * batch_size` is in samples per second."""
 
     inf_completed: int
     """Inferences completed."""
     inf_rate: float
     """Inferences per second."""
     inf_time: float
-    """From the first submit to the device's last answer, in seconds."""
+    """Seconds from the first submit to the last completion."""
     batch_size: int
     """Samples per inference."""
 
 
 class Benchmark:
-    """Runs one input again and again, so many times or so many seconds, or until it is stopped.
+    """Runs one input repeatedly, for `num_inferences`, for `inf_time` seconds, or until stopped.
 
-    Each slot is a lane: the answer to one inference starts the next on the same activation, on
-    the thread that brings the answer. `claim` gives the first slot and the input.
+    Each slot is a lane: the completion of one inference starts the next on the same activation, on
+    the thread of the completion. `claim` gives the first slot and the input.
     """
 
     def __init__(self, claim: Callable[[], Claim], num_inferences: float, inf_time: float) -> None:
@@ -53,9 +53,9 @@ class Benchmark:
         self._lanes_ended = Semaphore(0)
 
     def run(self) -> BenchmarkResult:
-        """Run to the end; once. All 0 where it was stopped before its first inference.
+        """Run to the end; call it once. The result is all 0 if it was stopped before it began.
 
-        Raises the first error of an inference, once all are answered.
+        Raises the first error of an inference once all have completed.
         """
         self._loaded, activation, self._inputs, batch_size = self._claim()
         self._started_at = monotonic()
@@ -75,11 +75,11 @@ class Benchmark:
         return BenchmarkResult(self._num_completed, rate, elapsed, batch_size)
 
     def stop(self) -> None:
-        """Start nothing more, from any thread or signal handler; `run` ends with what there is."""
+        """Start no more inferences, so that `run` ends; safe in any thread and signal handler."""
         self._num_wanted = 0
 
     def _open_lanes(self, activation: int) -> int:
-        """Start on every slot that can be had; how many lanes there are."""
+        """Start a lane on every slot that can be acquired; the number of lanes."""
         slots = self._loaded.slots
         num_lanes = 1
         self._next(activation)
@@ -92,7 +92,7 @@ class Benchmark:
         return num_lanes
 
     def _has_more(self) -> bool:
-        """Whether another inference is wanted; the first is, however short the time."""
+        """Whether to start another inference; the first always starts, however short the time."""
         if self._num_started >= self._num_wanted:
             return False
         return self._num_started == 0 or monotonic() - self._started_at < self._inf_time
@@ -102,15 +102,15 @@ class Benchmark:
             starts = self._has_more()
             self._num_started += starts
         if starts:
-            self._loaded.submit(activation, self._inputs, partial(self._answered, activation))
+            self._loaded.submit(activation, self._inputs, partial(self._on_completed, activation))
         else:
             self._loaded.slots.release(activation)
             self._lanes_ended.release()
 
-    def _answered(self, activation: int, answer: Answer, completed_at: float) -> None:
+    def _on_completed(self, activation: int, result: Result, completed_at: float) -> None:
         with self._lock:
-            if isinstance(answer, Exception):
-                self._error = self._error or answer
+            if isinstance(result, Exception):
+                self._error = self._error or result
                 self.stop()
             else:
                 self._num_completed += 1

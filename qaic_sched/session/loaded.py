@@ -1,6 +1,6 @@
-"""A program loaded on one device for blocking callers, with the event loop that it lives on.
+"""A program loaded on one device for blocking callers, with the event loop that it runs on.
 
-Each inference is answered exactly once, by the device or by giving up on it.
+Each inference completes exactly once: by the device, or because the session gives up on it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from qaic_sched.errors import DeviceError
 from qaic_sched.session.loop_thread import LoopThread
-from qaic_sched.session.slots import SlotLedger
+from qaic_sched.session.slots import SlotGate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from qaic_sched.program import Tensors
     from qaic_sched.session.source import ProgramSource
 
-    Answer: TypeAlias = "Tensors | Exception"
-    """Outputs, or what went wrong."""
-    Completed: TypeAlias = Callable[[Answer, float], None]
-    """`answered(answer, completed_at)`, at a time of `time.monotonic`."""
+    Result: TypeAlias = "Tensors | Exception"
+    """Outputs, or the error of the inference."""
+    Receiver: TypeAlias = Callable[[Result, float], None]
+    """`on_completed(result, completed_at)`, with a time of `time.monotonic`."""
 
 __all__ = ["LoadedProgram", "own_error"]
 
 SILENCE_S = 60.0
-"""Longest that a device may answer nothing while a session drains; then it is given up.
+"""Longest that a device may complete nothing while a session drains, before it is given up.
 
-A card's driver fails a stuck inference by itself after about 30 s.
+The driver of a card fails a stuck inference by itself after about 30 s.
 """
 
 
 class LoadedProgram:
-    """One program on one device, loaded by construction and given back by `close`.
+    """One program on one device, loaded on construction and released by `close`.
 
-    Construction blocks and raises what the backend raises.
+    Construction blocks, and raises the errors of the backend.
     """
 
     def __init__(
@@ -54,21 +54,21 @@ class LoadedProgram:
             raise
         self.program = self._executable.program
         if self._executable.selects_activation:
-            self.slots = SlotLedger(num_activations, set_size)
+            self.slots = SlotGate(num_activations, set_size)
         else:
-            self.slots = SlotLedger(1, num_activations * set_size)
-        self._inferences: set[_Inference] = set()
+            self.slots = SlotGate(1, num_activations * set_size)
+        self._inferences: set[_Completion] = set()
         is_over = asyncio.Event()
         self._closed = self._thread.start(_close_when(is_over, self._executable, self._thread))
-        # Called by `close`, or when the owner has dropped this: then nobody waits.
-        self._give_back = weakref.finalize(self, self._thread.set, is_over)
+        # Called by `close`, or, without waiting, when this object is collected.
+        self._release = weakref.finalize(self, self._thread.set, is_over)
 
-    def submit(self, activation: int, inputs: Mapping[str, object], answered: Completed) -> None:
+    def submit(self, activation: int, inputs: Mapping[str, object], on_completed: Receiver) -> None:
         """Start an inference in a slot that the caller holds; never blocks, never raises.
 
-        `answered` is called once, on any thread; it gives the slot back.
+        `on_completed` is called once, on any thread, and must release the slot.
         """
-        inference = _Inference(self._inferences, answered)
+        inference = _Completion(self._inferences, on_completed)
         self._inferences.add(inference)
         try:
             self._executable.submit(activation, inputs, inference)
@@ -76,9 +76,9 @@ class LoadedProgram:
             inference(error, 0.0)
 
     def close(self) -> None:
-        """Let those in flight finish, then give the device back. Repeat it if interrupted."""
+        """Finish inferences in flight, then release the device. Call it again if interrupted."""
         is_idle = self.slots.drain(SILENCE_S)
-        self._give_back()
+        self._release()
         try:
             self._closed.result()
         finally:
@@ -90,16 +90,17 @@ class LoadedProgram:
         self.slots.dismiss()
         device_id = self._executable.device_id
         error = DeviceError(
-            f"device {device_id} was closed, it had answered nothing for {SILENCE_S:g} s", device_id
+            f"device {device_id} was closed, because it completed nothing for {SILENCE_S:g} s",
+            device_id,
         )
         for inference in list(self._inferences):
             inference(error, 0.0)
 
 
 def own_error(error: Exception) -> Exception:
-    """The error to raise to one caller: a device may give many callers one and the same.
+    """Return the error for one caller: a copy of a `DeviceError`, with a separate traceback.
 
-    Each then gets a traceback of its own.
+    A device may fail many inferences with one error object.
     """
     if not isinstance(error, DeviceError):
         return error
@@ -108,21 +109,21 @@ def own_error(error: Exception) -> Exception:
     return own
 
 
-class _Inference:
-    """The `done` of one inference: only its first answer counts."""
+class _Completion:
+    """The `on_completed` of one inference, which passes on the first result only."""
 
-    __slots__ = ("_answered", "_pending")
+    __slots__ = ("_on_completed", "_pending")
 
-    def __init__(self, pending: set[_Inference], answered: Completed) -> None:
+    def __init__(self, pending: set[_Completion], on_completed: Receiver) -> None:
         self._pending = pending
-        self._answered = answered
+        self._on_completed = on_completed
 
-    def __call__(self, answer: Answer, completed_at: float) -> None:
+    def __call__(self, result: Result, completed_at: float) -> None:
         try:
             self._pending.remove(self)
         except KeyError:
             return
-        self._answered(answer, completed_at)
+        self._on_completed(result, completed_at)
 
 
 async def _close_when(is_over: asyncio.Event, executable: Executable, thread: LoopThread) -> None:

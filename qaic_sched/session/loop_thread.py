@@ -1,7 +1,7 @@
-"""An event loop on a thread of its own, for callers that block.
+"""An event loop on a separate thread, for blocking callers.
 
 Rules of the file:
-- The thread lives as long as what is loaded on its loop, and never keeps the process alive.
+- The thread lives as long as the program on its loop, and never keeps the process alive.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """An event loop on a daemon thread of its own."""
+    """An event loop on a new daemon thread."""
 
     def __init__(self) -> None:
         started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
@@ -31,11 +31,11 @@ class LoopThread:
         self._loop, self._stopping = started.result()
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine on the loop, from any thread."""
+        """Start a coroutine on the loop, from any thread; the future of its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop and wait for it; an interrupted wait cancels it."""
+        """Run a coroutine on the loop and wait for its result; interrupting the wait cancels it."""
         future = self.start(work)
         try:
             return future.result()
@@ -48,16 +48,16 @@ class LoopThread:
         self._loop.call_soon_threadsafe(event.set)
 
     def stop(self) -> None:
-        """Let the loop and then its thread end; does not wait, cancels what still runs."""
+        """End the loop and its thread, cancelling coroutines that still run; does not wait."""
         self.set(self._stopping)
 
     def join(self) -> None:
-        """Wait for the thread's end."""
+        """Wait until the thread has ended."""
         self._thread.join()
 
 
 def finish_alone(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on a loop that is there for it only, and wait for it."""
+    """Run a coroutine on a temporary loop, and wait for its result."""
     thread = LoopThread()
     try:
         return thread.finish(work)

@@ -1,4 +1,4 @@
-"""What a Session may be told: its one device, live changes, how long a benchmark runs."""
+"""Checks the options of a Session: its device, live changes and the extent of a benchmark."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ __all__ = ["benchmark_extent", "checked_changes", "checked_count", "only_device"
 
 DEFAULT_NUM_INFERENCES = 40
 LEAST = {"num_activations": 1, "set_size": 1, "dev_id": 0}
-"""The options that can change after creation, with the least value of each."""
+"""The options that can be changed after creation -> the least value of each."""
 VENDOR_MISSPELLING = {"num_activation": "num_activations"}
 
 
 def only_device(devices: str | int | list[int]) -> int:
-    """The id of the one device meant: `"all"`, the default of the option, is the vendor's 0."""
+    """Resolve the option `devices` to one id; its default, `"all"`, means the vendor's, 0."""
     if devices == "all" or devices == 1:
         return 0
     if isinstance(devices, list) and len(devices) == 1:
         return devices[0]
     raise ConfigError(
-        f"devices: {devices}: a Session runs on one device (dev_id); for more use "
+        f"devices: got {devices}; a Session runs on one device (dev_id): for several, use "
         f"qaic_sched.Scheduler"
     )
 
 
 def checked_changes(options: Mapping[str, object]) -> dict[str, int]:
-    """Changes of live options under their right names; `ConfigError` names what is wrong."""
+    """Check changes of live options; `ConfigError` names the wrong key or value."""
     changes: dict[str, int] = {}
     for given, value in options.items():
         key = VENDOR_MISSPELLING.get(given, given)
@@ -46,7 +46,7 @@ def checked_changes(options: Mapping[str, object]) -> dict[str, int]:
 
 
 def benchmark_extent(num_inferences: int | None, inf_time: float | None) -> tuple[float, float]:
-    """The most inferences and the most seconds of a benchmark; `ConfigError` if both are given."""
+    """The limits of a benchmark, (inferences, seconds); `ConfigError` if both are given."""
     if num_inferences is not None and inf_time is not None:
         raise ConfigError("num_inferences and inf_time are both given: give one of them")
     if inf_time is not None:
@@ -60,7 +60,7 @@ def benchmark_extent(num_inferences: int | None, inf_time: float | None) -> tupl
 
 
 def checked_count(key: str, value: object) -> int:
-    """The value, which must be an int of at least 1; `ConfigError` names the key if it is not."""
+    """Check that the value is an int of at least 1; otherwise `ConfigError` names the key."""
     if type(value) is not int or value < 1:
         raise ConfigError(f"{key}: got {value!r}; wanted an int of at least 1")
     return value

@@ -1,7 +1,7 @@
 """The vendor's Session: blocking, thread-safe inference on one device, on any backend.
 
 Assumptions (not verified on hardware), where the vendor documents nothing: the defaults of
-`num_activations` and `set_size`, which are ours; every exception, of which ours tell the cause; and
+`num_activations` and `set_size`, which are ours; the exceptions, where ours state the cause; and
 the shape of the outputs, which older SDKs are said to return flat.
 """
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from qaic_sched.config.keys import Config
     from qaic_sched.program import Program, Tensors
     from qaic_sched.session.benchmark import Claim
-    from qaic_sched.session.loaded import Answer
+    from qaic_sched.session.loaded import Result
     from qaic_sched.session.shapes import ShapeDict
 
 __all__ = ["Session"]
@@ -47,10 +47,10 @@ logger = logging.getLogger("qaic_sched")
 class Session:
     """Runs inferences of one model on one device, as the vendor's `qaic.Session` does.
 
-    `model_path` is an ONNX file, a compiled program, a `.sim.yaml` file or `pkg://…`; options are
-    the vendor's keywords, `options_path` a YAML file of the same keys. Every method may be called
-    from any thread. The device is taken at `setup()` or the first `run()` and kept until
-    `reset()`; a `with` statement resets at its end.
+    `model_path` is an ONNX file, a compiled program, a `.sim.yaml` file or `pkg://…`; the options
+    are the vendor's keywords, and `options_path` is a YAML file with those keys. Every method may
+    be called from any thread. The session takes the device in `setup()` or the first `run()` and
+    keeps it until `reset()`, which the end of a `with` statement calls.
     """
 
     def __init__(
@@ -61,15 +61,15 @@ class Session:
 
     @classmethod
     def of(cls, config: Config) -> Session:
-        """The session of a configuration, whose `devices` must be one."""
+        """Make the session of a configuration whose `devices` means one device."""
         return cls._on(config, *_alone(config))
 
     @classmethod
     def for_each_device(cls, config: Config) -> list[Session]:
-        """A session on each device of a configuration, in the order of `devices`.
+        """Make a session on each device of a configuration, in the order of `devices`.
 
-        Their one backend knows of all of them: on the CPU each has its own share of the cores.
-        Raises `ConfigError` or `NoDeviceError` where the devices are not there.
+        The sessions share one backend that knows all devices: on the CPU, each gets its share of
+        the cores. Raises `ConfigError` or `NoDeviceError` if the devices do not exist.
         """
         backend = _backend_of(config)
         device_ids = finish_alone(backend.select(config.devices))
@@ -118,36 +118,36 @@ class Session:
         return shapes_of(self._description().outputs)
 
     def setup(self) -> None:
-        """Load the program on the device now. Raises what the first `run()` would."""
+        """Load the program on the device now, raising the errors that `run()` would raise."""
         self._ready()
 
     def run(self, input_dict: Mapping[str, object]) -> Tensors:
-        """Run one inference and wait for it; the outputs are the caller's own arrays.
+        """Run one inference and return its outputs, which belong to the caller.
 
-        The rows of the inputs must be a compiled batch size; types are cast where that is safe.
-        Raises `InputError`, or `DeviceError` if the inference failed on the device; after one that
-        was lost or restarted, `reset` first.
+        The number of rows must be a compiled batch size; dtypes are cast where that is safe.
+        Raises `InputError`, or `DeviceError` if the inference failed on the device; if its `kind`
+        is `lost` or `restarted`, call `reset` before the next run.
         """
-        self._ready()  # neither latencies nor profiles count the load
+        self._ready()  # so that latencies and profiles do not include the load
         if self._profiler is None:
             return self._run(input_dict)
         return self._profiler.run(self._run, input_dict)
 
     def reset(self) -> None:
-        """Finish what is in flight and release the device. The next `run()` loads again."""
+        """Finish inferences in flight and release the device. The next `run()` loads again."""
         with self._loading:
             self._unload()
 
     @property
     def backend_options(self) -> CallableDict[int]:
-        """The options that `update_backend_options` can change, with their present values."""
+        """The current values of the options that `update_backend_options` can change."""
         return CallableDict(self._options)
 
     def update_backend_options(self, **options: object) -> None:
-        """Change `num_activations`, `set_size` or `dev_id`; the next `run()` loads with them.
+        """Change `num_activations`, `set_size` or `dev_id` for the next `run()`, which loads again.
 
-        What is in flight finishes first. `ConfigError` names a wrong key or value, and then
-        nothing has changed.
+        Inferences in flight finish first. `ConfigError` names a wrong key or value; then nothing
+        has changed.
         """
         changes = checked_changes(options)
         with self._loading:
@@ -157,7 +157,7 @@ class Session:
                 self._options = changed
 
     def get_metrics(self) -> dict[str, float | int]:
-        """Latencies in seconds of the `run()` calls that succeeded, with their wait for a slot."""
+        """The latencies of successful `run()` calls in seconds, including the wait for a slot."""
         with self._recording:
             return latency_metrics(self._latencies)
 
@@ -166,14 +166,13 @@ class Session:
         print(format_latency_metrics(self.get_metrics()))
 
     def print_profile_data(self, n: int) -> None:
-        """Print what the first `n` runs spent their time on, in the vendor's table.
+        """Print the profiles of the first `n` successful runs, as the vendor's tables.
 
-        Needs `enable_profiling`, else `ConfigError`. Runs that failed do not count; of very many,
-        the first 1000 are profiled.
+        `ConfigError` without `enable_profiling`. Only the first 1000 runs are profiled.
         """
         if self._profiler is None:
             raise ConfigError(
-                "print_profile_data: nothing was profiled, give the Session enable_profiling=True"
+                "print_profile_data: nothing was profiled: give the Session enable_profiling=True"
             )
         print(self._profiler.table(checked_count("n", n)))
 
@@ -185,8 +184,8 @@ class Session:
     ) -> BenchmarkResult:
         """Keep every slot busy and return (inf_completed, inf_rate, inf_time, batch_size).
 
-        Runs `num_inferences` (40 unless told otherwise) or for `inf_time` seconds; both together
-        are a `ConfigError`. Without `input_dict` the input is random. Metrics do not count it.
+        Runs `num_inferences`, 40 by default, or for `inf_time` seconds; giving both is a
+        `ConfigError`. Without `input_dict` the input is random. The metrics do not include it.
         """
         return self.prepare_benchmark(num_inferences, inf_time, input_dict).run()
 
@@ -196,7 +195,7 @@ class Session:
         inf_time: float | None = None,
         input_dict: Mapping[str, object] | None = None,
     ) -> Benchmark:
-        """What `run_benchmark` runs, not begun: so another thread or a signal can stop it."""
+        """Prepare `run_benchmark` without running it, so that a thread or a signal can stop it."""
         wanted, seconds = benchmark_extent(num_inferences, inf_time)
         if input_dict is None:
             input_dict = random_inputs(self._ready().program)
@@ -205,19 +204,19 @@ class Session:
     def _run(self, input_dict: Mapping[str, object]) -> Tensors:
         started_at = perf_counter()
         loaded, activation, inputs, _ = self._claim(input_dict)
-        handover: Handover[Answer] = Handover()
+        handover: Handover[Result] = Handover()
 
-        def answered(answer: Answer, completed_at: float) -> None:
+        def on_completed(result: Result, completed_at: float) -> None:
             loaded.slots.release(activation)
-            handover.give(answer)
+            handover.give(result)
 
-        loaded.submit(activation, inputs, answered)
-        answer = handover.take()
-        if isinstance(answer, Exception):
-            raise own_error(answer)
+        loaded.submit(activation, inputs, on_completed)
+        result = handover.take()
+        if isinstance(result, Exception):
+            raise own_error(result)
         with self._recording:
             self._latencies.record(perf_counter() - started_at)
-        return answer
+        return result
 
     def _claim(self, input_dict: Mapping[str, object]) -> Claim:
         """Check the inputs and wait for a slot."""
@@ -229,7 +228,7 @@ class Session:
                 return loaded, activation, inputs, rows
 
     def _ready(self) -> LoadedProgram:
-        """What is loaded; loaded now where nothing is, or what there was is being released."""
+        """The loaded program; loads it now if none is loaded, or the last one is being released."""
         loaded = self._loaded
         if loaded is not None and loaded.slots.is_open:
             return loaded
@@ -254,9 +253,9 @@ class Session:
         try:
             self._loaded.close()
         except Exception:
-            self._loaded = None  # it cannot be closed twice; the next run loads anew
+            self._loaded = None  # it cannot be closed twice; the next run loads again
             raise
-        self._loaded = None  # an interrupted close comes to neither: the next one goes on with it
+        self._loaded = None  # not reached by an interrupted close, which the next one resumes
 
     def _description(self) -> Program:
         if self._program is None:
@@ -266,7 +265,7 @@ class Session:
 
 
 def _alone(config: Config) -> tuple[ProgramSource, int]:
-    """What a session loads from that shares its host with no other, and the id of its device."""
+    """The source of a session that shares its host with no other, and the id of its device."""
     device_id = only_device(config.devices)
     return ProgramSource(_backend_of(config)), device_id
 

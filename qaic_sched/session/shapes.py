@@ -1,4 +1,4 @@
-"""The shapes of a program as the vendor's Session shows them, and what a Session may be given."""
+"""The shapes of a program, as the vendor's Session shows them, and the inputs of a Session."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ V = TypeVar("V")
 
 
 class CallableDict(dict[str, V]):
-    """A dictionary that can be called, and returns itself.
+    """A dictionary that returns itself when called.
 
-    The vendor's page shows some of its dictionaries as methods, some as properties, and its users
-    take the methods for properties too.
+    The vendor's page shows some of its dictionaries as methods and some as properties, and its
+    users use the methods as properties.
     """
 
     def __call__(self) -> CallableDict[V]:
-        """The same dictionary."""
+        """Return this dictionary."""
         return self
 
 
@@ -38,26 +38,26 @@ ShapeDict: TypeAlias = "CallableDict[tuple[tuple[int, ...], np.dtype[np.generic]
 
 
 def shapes_of(specs: Iterable[TensorSpec]) -> ShapeDict:
-    """The shapes and types of inputs or outputs."""
+    """The shapes and dtypes of inputs or outputs."""
     return CallableDict((spec.name, (spec.shape, spec.dtype)) for spec in specs)
 
 
 def check_one_inference(program: Program, inputs: object) -> tuple[Tensors, int]:
-    """Check inputs and their rows, which must be a compiled batch size; `InputError` if not."""
+    """Check the inputs of one inference, whose rows must be a compiled batch size."""
     tensors, rows = validate(program, inputs)
     if program.is_batched and rows not in program.batch_sizes:
         sizes = ", ".join(map(str, program.batch_sizes))
         raise InputError(
-            f"input {program.inputs[0].name!r}: {rows} rows; a Session runs one inference, wanted "
-            f"a compiled batch size ({sizes}); qaic_sched.Scheduler takes any number of rows"
+            f"input {program.inputs[0].name!r}: got {rows} rows; a Session runs one inference of a "
+            f"compiled batch size ({sizes}); qaic_sched.Scheduler takes any number of rows"
         )
     return tensors, rows
 
 
 def random_inputs(program: Program) -> Tensors:
-    """The same random inputs each time, of the largest compiled batch size.
+    """Random inputs of the largest compiled batch size; every call returns equal ones.
 
-    Integers are 0 or 1, which are valid as pixels, masks and token ids alike.
+    Integers are 0 or 1, which are valid as pixels, masks and token ids.
     """
     rng = np.random.default_rng(0)
 

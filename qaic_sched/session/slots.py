@@ -1,8 +1,8 @@
-"""The slots of one device for blocking callers: who holds one, who waits, and when all are free.
+"""The slots of one device for blocking callers: acquiring, waiting in order, and draining.
 
 Rules of the file:
-- A slot that comes back goes to the first who waits: nobody overtakes, nobody starves.
-- Every wait can be interrupted, and what an interrupted caller held or was promised is not lost.
+- A released slot goes to the caller that has waited longest, so no caller starves.
+- Every wait can be interrupted; an interrupted caller does not lose a slot that it was given.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections import deque
 from threading import Event, Lock
 from typing import Generic, TypeVar
 
-__all__ = ["Handover", "SlotLedger"]
+__all__ = ["Handover", "SlotGate"]
 
 T = TypeVar("T")
 
 
 class Handover(Generic[T]):
-    """One value that one thread gives and another waits for: a future at the price of a lock."""
+    """Passes one value from one thread to another that waits: a future at the cost of a lock."""
 
     __slots__ = ("_given", "_value")
 
@@ -26,17 +26,17 @@ class Handover(Generic[T]):
         self._given.acquire()
 
     def give(self, value: T) -> None:
-        """Wake the one who waits; once."""
+        """Give the value and wake the waiting thread; call it once."""
         self._value = value
         self._given.release()
 
     def take(self) -> T:
-        """Wait for the value; once."""
+        """Wait for the value; call it once."""
         self._given.acquire()
         return self._value
 
 
-class SlotLedger:
+class SlotGate:
     """`set_size` slots on each of `num_activations` activations; thread-safe."""
 
     def __init__(self, num_activations: int, set_size: int) -> None:
@@ -51,15 +51,15 @@ class SlotLedger:
 
     @property
     def is_open(self) -> bool:
-        """Whether slots are still given out."""
+        """Whether slots can still be acquired."""
         return self._is_open
 
     def acquire(self) -> int | None:
-        """Wait for a slot; the activation that it is on, the least loaded. None once closed."""
+        """Wait for a slot on the least loaded activation; returns that, or None once closed."""
         with self._lock:
             if not self._is_open:
                 return None
-            if self._num_free:  # then nobody waits
+            if self._num_free:  # then no caller waits
                 self._num_free -= 1
                 activation = self._held.index(min(self._held))
                 self._held[activation] += 1
@@ -73,7 +73,7 @@ class SlotLedger:
             raise
 
     def release(self, activation: int) -> None:
-        """Give a slot of this activation back: the device has answered."""
+        """Release a slot of this activation, after its inference has completed."""
         with self._lock:
             self._num_released += 1
             if self._waiting:
@@ -85,9 +85,9 @@ class SlotLedger:
                 self._is_idle.set()
 
     def drain(self, silence_s: float) -> bool:
-        """Close, then wait for all who hold a slot or wait for one already.
+        """Close, then wait until callers that hold a slot, or already wait for one, are done.
 
-        False where no slot came back for `silence_s` seconds: the device hangs. May be repeated.
+        False if no slot is released for `silence_s` seconds: the device hangs. May be repeated.
         """
         with self._lock:
             self._is_open = False
@@ -101,7 +101,7 @@ class SlotLedger:
         return True
 
     def dismiss(self) -> None:
-        """Send away who waits, as if they had come after the closing."""
+        """End every wait for a slot, with the result of `acquire` after closing."""
         with self._lock:
             while self._waiting:
                 self._waiting.popleft().give(None)

@@ -1,4 +1,4 @@
-"""Where the sessions of one or several devices get what they load."""
+"""The source that sessions load their program from, shared by the devices of a host."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ __all__ = ["ProgramSource"]
 
 
 class ProgramSource:
-    """A backend that several sessions may share, each with an event loop of its own.
+    """A backend that several sessions may share, each with a separate event loop.
 
-    `device_ids`, which the backend has selected, are the devices that share the host: each gets its
-    part, however many are loaded. A device that is not among them gets what it would get alone.
+    `device_ids` are the selected devices that share the host: each gets its share, however many of
+    them are loaded. Any other device gets what it would get alone.
     """
 
     def __init__(self, backend: Backend, device_ids: Sequence[int] = ()) -> None:
         self._backend = backend
         self._shared = self._selected = list(device_ids)
-        # A backend is made for one loop at a time.
+        # A backend must not be used by two loops at once.
         self._lock = Lock()
 
     def describe(self) -> Program:
-        """What the backend's model takes and gives; blocks, raises what the backend raises."""
+        """Describe the model; blocks, and raises the errors of the backend."""
         with self._lock:
             return finish_alone(self._backend.describe())
 
     def load(
         self, thread: LoopThread, device_id: int, num_activations: int, set_size: int
     ) -> Executable:
-        """Load the program on the thread's loop; blocks, raises what the backend raises."""
+        """Load the program on the thread's loop; blocks, and raises the errors of the backend."""
         with self._lock:
             return thread.finish(self._load(device_id, num_activations, set_size))
 

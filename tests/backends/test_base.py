@@ -1,4 +1,4 @@
-"""The seam: whether what models want fits on a device."""
+"""The interface of backends: whether the demands of models fit on a device."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ DEVICE = DeviceInfo(3, "aic", "ready", cores=16, cores_free=14)
 @pytest.mark.parametrize(
     "wants", [[CoreDemand(14)], [CoreDemand(2, 4), CoreDemand(6)], [CoreDemand(1, 14)], []]
 )
-def test_what_fits_is_let_through(wants: list[CoreDemand]) -> None:
-    """Up to the last core that is free."""
+def test_demands_that_fit_pass(wants: list[CoreDemand]) -> None:
+    """Models may demand every free core."""
     check_fit_together(DEVICE, {str(index): want for index, want in enumerate(wants)}, 14)
 
 
-def test_the_error_says_what_each_wants_and_what_would_fit() -> None:
-    """Each model's share of the cores, and the activations that it could have beside the others."""
+def test_the_error_lists_demands_and_what_would_fit() -> None:
+    """The error lists each model's cores, and how many activations of it would fit."""
     with pytest.raises(ConfigError) as raised:
         check_fit_together(DEVICE, {"a": CoreDemand(3, 4), "b": CoreDemand(3)})
     assert str(raised.value) == (
@@ -30,12 +30,12 @@ def test_the_error_says_what_each_wants_and_what_would_fit() -> None:
 
 
 def test_activations_may_be_bounded_too() -> None:
-    """Where a device has enough cores, but room for fewer activations."""
+    """A device may have enough cores, but room for fewer activations."""
     with pytest.raises(ConfigError, match=r"and room for 4 activations at most; 1 of a or 2 of b"):
         check_fit_together(DEVICE, {"a": CoreDemand(2, 4), "b": CoreDemand(3)}, 4)
 
 
-def test_models_that_must_all_want_less_are_told_so() -> None:
-    """No number of one of them fits while the others want so much."""
-    with pytest.raises(ConfigError, match="more than one of them must want less"):
+def test_the_error_says_if_several_models_must_shrink() -> None:
+    """If shrinking one model is not enough, the error says to reduce more than one."""
+    with pytest.raises(ConfigError, match="reduce more than one of them"):
         check_fit_together(DEVICE, {"a": CoreDemand(20), "b": CoreDemand(20)})

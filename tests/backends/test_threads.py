@@ -1,4 +1,4 @@
-"""Tests of calls that may hang."""
+"""Calls that block and may hang."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qaic_sched.backends.threads import in_thread, join_all
 
 
 def test_results_and_errors_come_back() -> None:
-    """What the function returns or raises is the caller's, on a named daemon."""
+    """The caller gets the result or the exception; the call runs on a named daemon thread."""
 
     def who() -> tuple[str, bool]:
         thread = threading.current_thread()
@@ -23,8 +23,8 @@ def test_results_and_errors_come_back() -> None:
         asyncio.run(in_thread(lambda: 1 / 0, "caller"))
 
 
-def test_a_call_that_hangs_is_left_behind() -> None:
-    """After the limit the caller goes on, and what comes late disturbs nobody."""
+def test_a_call_that_hangs_is_abandoned() -> None:
+    """After the limit the caller goes on, and a late result is dropped."""
     may_end = threading.Event()
     ended: list[Any] = []
 
@@ -40,8 +40,8 @@ def test_a_call_that_hangs_is_left_behind() -> None:
     assert ended == [True]
 
 
-def test_joining_is_bounded_for_all_together() -> None:
-    """Threads that hang are waited for once, and it is said that some are left."""
+def test_joining_has_one_limit_for_all_threads() -> None:
+    """The limit applies to all threads together, and the result says if any is left."""
     may_end = threading.Event()
     threads = [threading.Thread(target=may_end.wait, args=(5,)) for _ in range(2)]
     for thread in threads:

@@ -92,7 +92,7 @@ def test_model_and_devices_can_both_be_wrong(tmp_path: Path) -> None:
     config = config_of(tmp_path, model="bad.onnx", backend="cpu", devices=100_000)
     of_model, of_devices = examine(config).errors
     assert "bad.onnx" in of_model
-    assert of_devices.startswith("devices: 100000")
+    assert of_devices.startswith("devices: got 100000")
 
 
 def test_a_model_without_batch_axis_is_reported(

@@ -153,7 +153,7 @@ def test_no_shape_at_all_is_an_error(tmp_path: Path) -> None:
     async def main() -> Run:
         return await over_shapes(make, lambda info, shape: PLAN, Grid(devices=(9,)))
 
-    with pytest.raises(ConfigError, match="9 asked for"):
+    with pytest.raises(ConfigError, match="devices: got 9"):
         run_virtual(main)
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from qaic_sched.backends.base import CoreDemand
 from qaic_sched.backends.choose import backend_for
-from qaic_sched.backends.sim.backend import SimBackend, SimExecutable
+from qaic_sched.backends.sim.backend import SimBackend
+from qaic_sched.backends.sim.executable import SimExecutable
 from qaic_sched.config.models import make_configs
 from qaic_sched.core.model import DeviceStatistics, Statistics
 from qaic_sched.errors import (
@@ -430,7 +431,7 @@ def test_too_many_activations_on_the_cpu_are_told_once(
 
     with caplog.at_level(logging.WARNING, "qaic_sched"):
         asyncio.run(main())
-    assert caplog.messages == ["cpu device 0: 2 activations, 1 core(s)"]
+    assert caplog.messages == ["cpu device 0: 2 activations share 1 core(s): use fewer activations"]
 
 
 def test_models_share_a_card(tmp_path: Path, cards: Any) -> None:

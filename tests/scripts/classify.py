@@ -1,4 +1,4 @@
-"""Classifies rows of zeros, flat results made shaped again: `classify.py MODEL OPTIONS.yaml`."""
+"""Classifies rows of zeros, and reshapes flat results: `classify.py MODEL OPTIONS.yaml`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Writes down what a program takes and gives: `describe_program.py MODEL`."""
+"""Prints the inputs and outputs of a program: `describe_program.py MODEL`."""
 
 import sys
 

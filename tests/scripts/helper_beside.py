@@ -1,3 +1,3 @@
-"""What `see_itself.py` imports."""
+"""A module that `see_itself.py` imports."""
 
 ANSWER = 42

@@ -1,4 +1,4 @@
-"""Prints what the first runs spent their time on: `profile_first_runs.py MODEL OPTIONS.yaml`."""
+"""Prints the profiles of the first runs: `profile_first_runs.py MODEL OPTIONS.yaml`."""
 
 import sys
 

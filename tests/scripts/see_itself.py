@@ -1,10 +1,10 @@
-"""Prints what a script sees of itself, then ends as its first argument says."""
+"""Prints its name, arguments and imports, then ends as its first argument says."""
 
 import importlib.util
 import sys
 from pathlib import Path
 
-import helper_beside  # found beside this script, as under `python see_itself.py`
+import helper_beside  # in the folder of this script, as under `python see_itself.py`
 import qaic
 
 print(__name__, Path(__file__).name, Path(sys.argv[0]).name, sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Answers from async handlers that block on the session: `serve.py MODEL OPTIONS.yaml`."""
+"""Serves requests from async handlers that block on the session: `serve.py MODEL OPTIONS.yaml`."""
 
 import asyncio
 import sys
@@ -16,7 +16,7 @@ class Encoder:
         self.batch = self.session.model_input_shape_dict["a"][0][0]
 
     def encode(self, a, b):
-        """The outputs of so many rows."""
+        """The outputs of these rows."""
         padded = {}
         for name, rows in (("a", a), ("b", b)):
             padded[name] = np.zeros((self.batch, rows.shape[1]), rows.dtype)

@@ -1,4 +1,4 @@
-"""Sessions on scripted devices and simulated cards, and a watch over their threads."""
+"""Sessions on scripted devices and simulated cards, and a check that no thread is left."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Session, S
 
 @pytest.fixture
 def write_sim(tmp_path: Path) -> Callable[[float], str]:
-    """Write a simulated card with this service time."""
+    """Write the file of a simulated card with this `service_time_s`."""
 
     def write(service_time_s: float) -> str:
         path = tmp_path / "card.sim.yaml"

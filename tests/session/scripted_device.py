@@ -1,4 +1,4 @@
-"""A device that the test holds in its hand: it answers at once, or when it is told to."""
+"""A device that the test controls: inferences complete at once, or when the test says so."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 PATIENCE_S = 10.0
-"""After so long a test has failed."""
+"""The longest wait in a test, after which it fails."""
 
 PROGRAM = Program.of(
     [TensorSpec("x", (4, 2), np.dtype("f4"))], [TensorSpec("y", (4,), np.dtype("f4"))], [1, 4]
@@ -45,10 +45,10 @@ PROGRAM = Program.of(
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Let other threads run until the condition holds."""
+    """Wait until other threads make the condition true."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < deadline, "the condition never came to hold"
+        assert time.monotonic() < deadline, "the condition never came true"
         time.sleep(0)
 
 
@@ -59,9 +59,9 @@ def session_threads() -> list[threading.Thread]:
 
 @contextmanager
 def interrupted_when(condition: Callable[[], object]) -> Iterator[None]:
-    """Press Ctrl-C once the condition holds, and expect the block to end by it.
+    """Press Ctrl-C once the condition is true, and expect it to end the block.
 
-    It is pressed until it is noticed: a signal that comes just before a lock is waited for does
+    The signal is repeated until it is noticed: one that comes just before a wait for a lock does
     not end that wait.
     """
     is_noticed = threading.Event()
@@ -94,12 +94,12 @@ class Submitted(NamedTuple):
     inputs: Mapping[str, Any]
     on_completed: OnCompleted
 
-    def answer(self) -> None:
-        """Answer with the mean of each row."""
+    def complete(self) -> None:
+        """Complete with the mean of each row."""
         self.on_completed({"y": self.inputs["x"].mean(axis=1)}, time.monotonic())
 
     def fail(self, error: DeviceError) -> None:
-        """Answer with an error."""
+        """Complete with an error."""
         self.on_completed(error, time.monotonic())
 
 
@@ -123,29 +123,29 @@ class ScriptedExecutable(Executable):
             raise self.backend.refusal
         inference = Submitted(activation, inputs, on_completed)
         self.backend.num_submitted += 1
-        if self.backend.answers_at_once:
-            self.loop.call_soon_threadsafe(partial(self._answer, inference))
+        if self.backend.completes_at_once:
+            self.loop.call_soon_threadsafe(partial(self._complete, inference))
         else:
             self.submitted.put(inference)
 
     def next(self) -> Submitted:
-        """The next inference that was submitted."""
+        """The next submitted inference."""
         return self.submitted.get(timeout=PATIENCE_S)
 
     async def load_more(self, count: int, set_size: int) -> NoReturn:
-        raise NotImplementedError("a Session loads anew")
+        raise NotImplementedError("a Session loads again")
 
     async def unload(self, activations: object) -> NoReturn:
-        raise NotImplementedError("a Session loads anew")
+        raise NotImplementedError("a Session loads again")
 
     async def aclose(self) -> None:
         self.is_closed = True
         if self.backend.close_error is not None:
             raise self.backend.close_error
 
-    def _answer(self, inference: Submitted) -> None:
+    def _complete(self, inference: Submitted) -> None:
         if self.backend.error is None:
-            inference.answer()
+            inference.complete()
         else:
             inference.fail(self.backend.error)
 
@@ -153,9 +153,9 @@ class ScriptedExecutable(Executable):
 class ScriptedBackend(Backend):
     kind = "scripted"
 
-    def __init__(self, *, answers_at_once: bool = True, selects_activation: bool = True) -> None:
+    def __init__(self, *, completes_at_once: bool = True, selects_activation: bool = True) -> None:
         super().__init__("scripted", ModelOptions())
-        self.answers_at_once = answers_at_once
+        self.completes_at_once = completes_at_once
         self.selects_activation = selects_activation
         self.error: DeviceError | None = None
         self.refusal: Exception | None = None
@@ -186,5 +186,5 @@ class ScriptedBackend(Backend):
 
 
 def rows(*values: float) -> dict[str, NDArray[np.float32]]:
-    """Inputs whose output is these values."""
+    """Inputs whose outputs are these values."""
     return {"x": np.repeat(np.array(values, np.float32), 2).reshape(-1, 2)}

@@ -1,4 +1,4 @@
-"""Profiles of a session's runs: what they count, how they look, and that threads keep apart."""
+"""Profiles of the runs of a session: calls, times, format and threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADING = "|  File-Line-Function  | |  num calls  | |  func time  | |  tot time 
 
 
 def parsed(table: str) -> list[dict[str, tuple[int, float, float]]]:
-    """Of each run: function name -> calls, own time, whole time."""
+    """For each run: function name -> (calls, own time, total time)."""
     runs: list[dict[str, tuple[int, float, float]]] = []
     for line in filter(None, table.splitlines()):
         if line == HEADING:
@@ -35,12 +35,12 @@ def parsed(table: str) -> list[dict[str, tuple[int, float, float]]]:
 
 
 def countdown(number: int) -> int:
-    """Call itself so many times."""
+    """Call this function recursively, `number` times."""
     return countdown(number - 1) if number else len([])
 
 
 def work(value: float) -> float:
-    """Call something in Python, of a module in C, and of a type in C."""
+    """Call a Python function, a function of a C module, and a method of a C type."""
     return float(np.empty(1).astype(int).size + helper(value) + sum(map(abs, [])))
 
 
@@ -50,7 +50,7 @@ def helper(value: float) -> float:
 
 
 def test_calls_are_counted_and_named_as_cprofile_does() -> None:
-    """C functions have the file `~`; the names are those that users know from cProfile."""
+    """Calls are counted, and named as in cProfile: C functions have the file `~`."""
     profiler = Profiler()
     assert profiler.run(work, 1.0) == 2.0
     (run,) = parsed(profiler.table(1))
@@ -66,16 +66,16 @@ def test_calls_are_counted_and_named_as_cprofile_does() -> None:
 
 
 def test_methods_of_builtin_types_have_no_module() -> None:
-    """As in cProfile: `'dict' objects`."""
+    """Methods of builtin types are named as in cProfile: `'dict' objects`."""
     profiler = Profiler()
     profiler.run(lambda: {1: 2}.get(1))
     assert "<method 'get' of 'dict' objects>" in parsed(profiler.table(1))[0]
 
 
-def test_the_interpreters_messages_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls nest; an error in C ends a call too, and what was not seen to begin is not counted."""
+def test_the_events_of_the_interpreter_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls nest, an error in C ends a call, and a return without a call is ignored."""
     monkeypatch.setattr(profile, "perf_counter", iter(range(100)).__next__)
-    calls = profile._Calls()
+    calls = profile._RunProfile()
     frame = sys._getframe()
     calls(frame, "c_return", sys.setprofile)
     calls(frame, "call", None)
@@ -99,7 +99,7 @@ def test_the_interpreters_messages_are_understood(monkeypatch: pytest.MonkeyPatc
 
 
 def test_times_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Own times sum to the longest whole time, which is shown first, recursion counted once."""
+    """Own times sum to the longest total, which comes first; recursion counts once in totals."""
     ticks = iter(range(1000))
     monkeypatch.setattr(profile, "perf_counter", lambda: next(ticks))
     profiler = Profiler()
@@ -109,8 +109,8 @@ def test_times_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert next(iter(run)) == "countdown"
 
 
-def test_runs_are_shown_in_the_order_of_their_beginning() -> None:
-    """A table for each of the first runs; more than there were are not invented."""
+def test_runs_are_shown_in_the_order_of_their_starts() -> None:
+    """There is a table for each of the first runs, and for no more than there were."""
     profiler = Profiler()
     assert profiler.table(3) == ""
     profiler.run(lambda: profiler.run(len, ()))  # the inner one is part of the outer
@@ -121,7 +121,7 @@ def test_runs_are_shown_in_the_order_of_their_beginning() -> None:
 
 
 def test_a_run_that_fails_is_not_kept() -> None:
-    """Its error passes, and the thread is watched no longer."""
+    """The error of a failed run passes through, its profile is dropped, profiling ends."""
     profiler = Profiler()
     with pytest.raises(ZeroDivisionError):
         profiler.run(work, 0.0)
@@ -130,7 +130,7 @@ def test_a_run_that_fails_is_not_kept() -> None:
 
 
 def test_only_the_first_runs_are_profiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept has a bound."""
+    """Only the first `MAX_RUNS` runs are kept."""
     monkeypatch.setattr(profile, "MAX_RUNS", 2)
     profiler = Profiler()
     assert [profiler.run(work, 1.0) for _ in range(4)] == [2.0] * 4
@@ -138,7 +138,7 @@ def test_only_the_first_runs_are_profiled(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_another_profiler_is_left_alone() -> None:
-    """A thread that its owner profiles goes on being profiled by him."""
+    """A thread that already has a profiler keeps it."""
     seen = []
     profiler = Profiler()
     sys.setprofile(lambda frame, event, argument: seen.append(frame.f_code.co_name))
@@ -150,8 +150,8 @@ def test_another_profiler_is_left_alone() -> None:
     assert profiler.table(1) == ""
 
 
-def test_threads_do_not_see_each_others_calls() -> None:
-    """Two runs at the same time have only their own calls."""
+def test_profiles_of_threads_are_separate() -> None:
+    """The profile of a run has no calls of a run on another thread."""
     profiler = Profiler()
     both = threading.Barrier(2)
 
@@ -179,7 +179,7 @@ def test_threads_do_not_see_each_others_calls() -> None:
 def test_a_session_prints_the_profile_of_its_first_runs(
     on_device: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`print_profile_data(n)` shows what `run` did; failed runs do not count, metrics work too."""
+    """`print_profile_data(n)` prints successful runs; metrics work at the same time."""
     session, backend = on_device(enable_profiling=True)
     backend.error = DeviceError("device 0 is lost", 0)
     with pytest.raises(DeviceError):
@@ -193,12 +193,12 @@ def test_a_session_prints_the_profile_of_its_first_runs(
     assert shown.startswith(HEADING + "\n\n(")
     first, second = parsed(shown)
     assert first["_run"][0] == second["_run"][0] == 1
-    assert first["<method 'astype' of 'numpy.ndarray' objects>"][0] == 1  # float64 came
+    assert first["<method 'astype' of 'numpy.ndarray' objects>"][0] == 1  # the input was float64
     assert session.get_metrics()["num_of_inferences"] == 3
 
 
-def test_a_session_without_profiling_says_so(on_device: Any) -> None:
-    """Nothing was profiled: one clear error, also where metrics are on."""
+def test_a_session_without_profiling_refuses_to_print(on_device: Any) -> None:
+    """Without `enable_profiling` there is one clear error, also with metrics."""
     for options in ({}, {"enable_metrics": True}):
         session, _ = on_device(**options)
         with pytest.raises(ConfigError, match=r"print_profile_data: .*enable_profiling=True"):
@@ -214,13 +214,13 @@ def test_the_number_of_runs_is_checked(on_device: Any, number: Any) -> None:
 
 
 def test_profiling_and_metrics_exclude_each_other(on_device: Any) -> None:
-    """As the vendor has it."""
+    """Profiling and metrics cannot both be enabled, as with the vendor's Session."""
     with pytest.raises(ConfigError, match="exclude each other"):
         on_device(enable_profiling=True, enable_metrics=True)
 
 
 def test_64_threads_are_profiled_on_one_session(tmp_path: Path) -> None:
-    """On the CPU, each gets its own result, and each run has its own profile."""
+    """On the CPU, each of 64 threads gets its result, and each run has a profile."""
     model = linear_model(tmp_path / "m.onnx", batch=2)
     several = [linear_inputs(2, seed) for seed in range(192)]
     with Session(model, num_activations=1, enable_profiling=True) as session:
@@ -234,7 +234,7 @@ def test_64_threads_are_profiled_on_one_session(tmp_path: Path) -> None:
 
 
 def test_profiles_do_not_count_the_load(on_device: Any) -> None:
-    """Neither do latencies: the first run is like the others."""
+    """The profile of the first run does not include loading."""
     session, _ = on_device(enable_profiling=True)
     session.run(rows(1))
     assert "_load" not in parsed(session._profiler.table(1))[0]

@@ -1,4 +1,4 @@
-"""Session: running inferences on a scripted device, a simulated card and the CPU."""
+"""Session: inferences on a scripted device, a simulated card and the CPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def test_a_model_runs_on_the_cpu(tmp_path: Path) -> None:
-    """Outputs of an ONNX model are shaped, contiguous and the caller's own."""
+    """Outputs of an ONNX model are shaped, contiguous and belong to the caller."""
     inputs = linear_inputs(4)
     with Session(linear_model(tmp_path / "m.onnx"), onnx_define_symbol={"N": 4}) as session:
         first, second = session.run(inputs)["y"], session.run(inputs)["y"]
@@ -39,7 +39,7 @@ def test_a_model_runs_on_the_cpu(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_batch_axis_runs(tmp_path: Path) -> None:
-    """Its inputs must have its shapes, and its benchmark counts one sample per inference."""
+    """A model without a batch axis runs; a benchmark counts one sample per inference."""
     x, w = np.ones((2, 3), np.float32), np.arange(3, dtype=np.float32)
     with Session(unbatched_model(tmp_path / "m.onnx")) as session:
         assert session.run({"x": x, "w": w})["y"].tolist() == [[0, 1, 2], [0, 1, 2]]
@@ -47,7 +47,7 @@ def test_a_model_without_a_batch_axis_runs(tmp_path: Path) -> None:
 
 
 def test_shapes_are_known_before_setup(tmp_path: Path) -> None:
-    """The shape dictionaries work as properties and as methods and load nothing."""
+    """The shape dictionaries work as properties and as methods, and load nothing."""
     session = Session(linear_model(tmp_path / "m.onnx"), onnx_define_symbol={"N": 4})
     shape, dtype = session.model_input_shape_dict["a"]
     assert (shape, str(dtype)) == ((4, 3), "float32")
@@ -56,8 +56,8 @@ def test_shapes_are_known_before_setup(tmp_path: Path) -> None:
     assert not session_threads()
 
 
-def test_the_description_is_asked_for_once(on_device: Any) -> None:
-    """A model that takes long to compile is described once, by its load if that came first."""
+def test_the_model_is_described_once(on_device: Any) -> None:
+    """A model, which may take long to compile, is described once; a load suffices."""
     session, backend = on_device()
     assert list(session.model_input_shape_dict) == ["x"]
     assert list(session.model_output_shape_dict) == ["y"]
@@ -70,8 +70,8 @@ def test_the_description_is_asked_for_once(on_device: Any) -> None:
 
 
 def test_many_threads_share_one_session(on_device: Any) -> None:
-    """64 threads on 4 slots all get their own results, and no activation is overfilled."""
-    session, backend = on_device(ScriptedBackend(answers_at_once=False), num_activations=2)
+    """64 threads on 4 slots get their results, and no activation exceeds its `set_size`."""
+    session, backend = on_device(ScriptedBackend(completes_at_once=False), num_activations=2)
     with ThreadPoolExecutor(64) as threads:
         runs = [threads.submit(session.run, rows(value)) for value in range(64)]
         until(lambda: backend.executables)
@@ -79,9 +79,9 @@ def test_many_threads_share_one_session(on_device: Any) -> None:
         held = [device.next() for _ in range(4)]
         assert sorted(each.activation for each in held) == [0, 0, 1, 1]
         assert device.submitted.empty()
-        for answered in range(64):
-            held.pop(0).answer()
-            if answered < 60:
+        for completed in range(64):
+            held.pop(0).complete()
+            if completed < 60:
                 held.append(device.next())
         for value, run in enumerate(runs):
             assert run.result(PATIENCE_S)["y"].tolist() == [value]
@@ -90,8 +90,8 @@ def test_many_threads_share_one_session(on_device: Any) -> None:
 
 
 def test_a_pooled_device_holds_all_slots_on_one_activation(on_device: Any) -> None:
-    """Where the device spreads inferences itself, all slots are one pool."""
-    backend = ScriptedBackend(answers_at_once=False, selects_activation=False)
+    """If the device distributes inferences itself, all slots are one pool."""
+    backend = ScriptedBackend(completes_at_once=False, selects_activation=False)
     session, _ = on_device(backend, num_activations=2, set_size=2)
     with ThreadPoolExecutor(5) as threads:
         runs = [threads.submit(session.run, rows(1)) for _ in range(5)]
@@ -100,15 +100,15 @@ def test_a_pooled_device_holds_all_slots_on_one_activation(on_device: Any) -> No
         assert {each.activation for each in held} == {0}
         assert backend.executables[0].submitted.empty()
         for each in held:
-            each.answer()
-        backend.executables[0].next().answer()
+            each.complete()
+        backend.executables[0].next().complete()
         for run in runs:
             run.result(PATIENCE_S)
     session.reset()
 
 
-def test_device_errors_reach_the_caller_each_with_its_own_traceback(on_device: Any) -> None:
-    """One error that the device gives to two callers is two errors, and the device stays usable."""
+def test_callers_get_device_errors_with_separate_tracebacks(on_device: Any) -> None:
+    """Two callers get copies of one error of the device, which stays usable."""
     session, backend = on_device()
     backend.error = DeviceError("device 0 is lost", 0)
     backend.error.kind = "lost"
@@ -127,7 +127,7 @@ def test_device_errors_reach_the_caller_each_with_its_own_traceback(on_device: A
 
 
 def test_a_refused_submit_gives_its_slot_back(on_device: Any) -> None:
-    """What `submit` itself raises is raised to the caller, and no slot is lost."""
+    """An exception of `submit` reaches the caller, and no slot is lost."""
     session, backend = on_device(set_size=1)
     backend.refusal = RuntimeError("not now")
     for _ in range(3):
@@ -139,7 +139,7 @@ def test_a_refused_submit_gives_its_slot_back(on_device: Any) -> None:
 
 
 def test_run_works_inside_a_running_event_loop(write_sim: Callable[[float], str]) -> None:
-    """A blocking run in a coroutine blocks that loop, as the vendor's does, and returns."""
+    """A run inside a coroutine blocks its loop, as the vendor's does, and returns."""
 
     async def handler() -> list[Any]:
         with Session(write_sim(0)) as session:
@@ -150,8 +150,8 @@ def test_run_works_inside_a_running_event_loop(write_sim: Callable[[float], str]
 
 
 def test_metrics_count_runs_with_their_wait_for_a_slot(on_device: Any) -> None:
-    """A run that waited for a slot shows the wait; the keys are the vendor's."""
-    session, backend = on_device(ScriptedBackend(answers_at_once=False), set_size=1)
+    """Latencies include the wait for a slot; the keys are the vendor's."""
+    session, backend = on_device(ScriptedBackend(completes_at_once=False), set_size=1)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(session.run, rows(1))
         until(lambda: backend.num_submitted)
@@ -159,9 +159,9 @@ def test_metrics_count_runs_with_their_wait_for_a_slot(on_device: Any) -> None:
         until(lambda: session._loaded.slots._waiting)
         inference = backend.executables[0].next()
         threading.Event().wait(0.02)
-        inference.answer()
+        inference.complete()
         first.result(PATIENCE_S)
-        backend.executables[0].next().answer()
+        backend.executables[0].next().complete()
         second.result(PATIENCE_S)
     metrics = session.get_metrics()
     assert metrics["num_of_inferences"] == 2
@@ -174,7 +174,7 @@ def test_metrics_count_runs_with_their_wait_for_a_slot(on_device: Any) -> None:
 def test_metrics_are_printed_in_the_vendors_words(
     on_device: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`print_metrics` works without `enable_metrics`, also after `reset`."""
+    """`print_metrics` works without `enable_metrics`, and after `reset`."""
     session, _ = on_device()
     for _ in range(3):
         session.run(rows(1))
@@ -186,7 +186,7 @@ def test_metrics_are_printed_in_the_vendors_words(
 
 
 def test_a_simulated_card_serves_a_session(write_sim: Callable[[float], str]) -> None:
-    """The card's own timers run on the session's thread, and every result can be checked."""
+    """The timers of a simulated card run on the session's thread, with correct results."""
     with (
         Session(write_sim(0.001), dev_id=1, num_activations=2) as session,
         ThreadPoolExecutor(8) as threads,

@@ -1,4 +1,4 @@
-"""Session: what it refuses, whose fault that is, and that nothing has changed after it."""
+"""Session: refused inputs and options, and that they change nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def sim_path(write_sim: Callable[[float], str]) -> str:
-    """A simulated card with compiled batch sizes 1, 2 and 4 that answers at once."""
+    """A simulated card with batch sizes 1, 2 and 4 that takes no time."""
     return write_sim(0)
 
 
@@ -32,8 +32,8 @@ def session(sim_path: str) -> Iterator[Session]:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"data": np.zeros((3, 2), np.float32)}, r"'data': 3 rows; .* \(1, 2, 4\).*Scheduler"),
-        ({"data": np.zeros((8, 2), np.float32)}, "'data': 8 rows"),
+        ({"data": np.zeros((3, 2), np.float32)}, r"'data': got 3 rows; .* \(1, 2, 4\).*Scheduler"),
+        ({"data": np.zeros((8, 2), np.float32)}, "'data': got 8 rows"),
         ({"data": np.zeros((0, 2), np.float32)}, "no rows"),
         ({"data": np.zeros((2, 3), np.float32)}, r"wanted \(rows, 2\) of float32"),
         ({"data": np.zeros((2, 2), complex)}, "cannot be cast to float32"),
@@ -45,7 +45,7 @@ def session(sim_path: str) -> Iterator[Session]:
     ],
 )
 def test_wrong_inputs_are_refused(session: Session, inputs: Any, message: str) -> None:
-    """An `InputError` says what came and what was wanted, and takes no slot and no metrics."""
+    """An `InputError` says what it got and wanted, and affects neither slots nor metrics."""
     for _ in range(3):  # more often than there are slots
         with pytest.raises(InputError, match=message):
             session.run(inputs)
@@ -58,24 +58,24 @@ def test_wrong_inputs_are_refused(session: Session, inputs: Any, message: str) -
 def test_every_compiled_size_and_safe_type_is_taken(
     session: Session, rows: int, dtype: str
 ) -> None:
-    """Inputs of each compiled batch size are cast silently where that keeps their kind."""
+    """Inputs of every compiled batch size are accepted, and cast silently where that is safe."""
     outputs = session.run({"data": np.ones((rows, 2), dtype)})
     assert outputs["mean"].tolist() == [[1, 1, 1]] * rows
 
 
 def test_rows_of_a_cpu_model_must_be_its_batch_size(tmp_path: Path) -> None:
-    """On the CPU the one compiled size is named, too."""
+    """On the CPU the error names the one compiled batch size."""
     with (
         Session(linear_model(tmp_path / "m.onnx"), onnx_define_symbol={"N": 4}) as session,
-        pytest.raises(InputError, match=r"'a': 3 rows; .*compiled batch size \(4\)"),
+        pytest.raises(InputError, match=r"'a': got 3 rows; .*compiled batch size \(4\)"),
     ):
         session.run(linear_inputs(3))
 
 
 @pytest.mark.parametrize("devices", [2, [0, 1], []])
-def test_more_than_one_device_is_a_schedulers_work(sim_path: str, devices: Any) -> None:
-    """A Session has one device; the error points to the Scheduler."""
-    with pytest.raises(ConfigError, match="devices"):
+def test_more_than_one_device_needs_a_scheduler(sim_path: str, devices: Any) -> None:
+    """A Session refuses several devices, and points to the Scheduler."""
+    with pytest.raises(ConfigError, match="devices: "):
         Session(sim_path, devices=devices)
 
 
@@ -89,15 +89,15 @@ def test_more_than_one_device_is_a_schedulers_work(sim_path: str, devices: Any) 
         ({"dev_id": 1}, 1),
     ],
 )
-def test_one_device_can_be_said_in_many_ways(
+def test_one_device_can_be_named_in_many_ways(
     sim_path: str, options: dict[str, Any], device_id: int
 ) -> None:
-    """The default device is 0."""
+    """Every way to name one device is accepted; the default is 0."""
     assert Session(sim_path, **options).backend_options()["dev_id"] == device_id
 
 
 def test_keywords_win_over_the_options_file(sim_path: str, tmp_path: Path) -> None:
-    """The vendor's options file is read, hyphens and all."""
+    """Keywords override the vendor's options file, which may use hyphens."""
     options = tmp_path / "options.yaml"
     options.write_text("num-activations: 2\nset_size: 5\ndev_id: 1\n")
     session = Session(model_path=sim_path, options_path=options, set_size=3)
@@ -107,7 +107,7 @@ def test_keywords_win_over_the_options_file(sim_path: str, tmp_path: Path) -> No
 def test_a_group_of_sessions_is_accepted(
     sim_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`oversubscription_name` is no compiler option: one line in the log, and no warning."""
+    """`oversubscription_name` is no compiler option: it is logged once, without a warning."""
     caplog.set_level("INFO", "qaic_sched")
     options = tmp_path / "options.yaml"
     options.write_text("oversubscription-name: group1\n")
@@ -119,19 +119,19 @@ def test_a_group_of_sessions_is_accepted(
 
 @pytest.mark.parametrize("backend", ["qnn", "QNN", "cuda", 1])
 def test_other_backends_are_refused_by_name(sim_path: str, backend: Any) -> None:
-    """The error says what came and what there is."""
+    """The error names the unknown backend and the known ones."""
     with pytest.raises(ConfigError, match=rf"backend: .*{backend if backend != 1 else 'int'}"):
         Session(sim_path, backend=backend)
 
 
-def test_a_model_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
-    """A missing file does not wait for the first run to be noticed."""
+def test_a_missing_model_is_refused_at_once(tmp_path: Path) -> None:
+    """A missing file is an error on construction, not in the first run."""
     with pytest.raises(ConfigError, match=r"nowhere\.onnx"):
         Session(str(tmp_path / "nowhere.onnx"))
 
 
 def test_a_broken_model_is_refused_by_name(tmp_path: Path) -> None:
-    """A file that is no model raises a `ConfigError`, from the shapes and from the load alike."""
+    """A file that is no model is a `ConfigError`, from the shapes and from the load."""
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"this is no model")
     session = Session(str(path))
@@ -155,14 +155,14 @@ def test_a_broken_model_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_wrong_change_changes_nothing(
     session: Session, changes: dict[str, Any], message: str
 ) -> None:
-    """A wrong key or value is a `ConfigError`, and even the right ones beside it are not taken."""
+    """A wrong key or value is a `ConfigError`; valid ones next to it are not applied either."""
     before = session.backend_options()
     with pytest.raises(ConfigError, match=message):
         session.update_backend_options(**changes)
     assert session.backend_options() == before
 
 
-def test_a_change_that_does_not_fit_can_be_taken_back(session: Session) -> None:
+def test_a_change_that_does_not_fit_can_be_undone(session: Session) -> None:
     """More activations than cores fail at the next run; a smaller number mends it."""
     session.update_backend_options(num_activations=5)
     with pytest.raises(ConfigError, match="4 would fit"):
@@ -187,6 +187,6 @@ def test_a_change_that_does_not_fit_can_be_taken_back(session: Session) -> None:
 def test_a_benchmark_needs_one_sensible_extent(
     session: Session, extent: dict[str, Any], message: str
 ) -> None:
-    """A number of inferences or a time, not both, and neither zero nor endless."""
+    """A benchmark takes a number or a time, not both; neither may be zero or infinite."""
     with pytest.raises(ConfigError, match=message):
         session.run_benchmark(**extent)

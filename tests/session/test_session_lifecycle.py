@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def test_setup_loads_early_and_once(on_device: Any) -> None:
-    """`setup` takes the device, and the runs after it use that."""
+    """`setup` loads once, and later runs use that program."""
     session, backend = on_device(num_activations=2, set_size=3, dev_id=1)
     assert backend.loads == []
     session.setup()
@@ -39,7 +39,7 @@ def test_setup_loads_early_and_once(on_device: Any) -> None:
 
 
 def test_reset_releases_the_device_until_the_next_run(on_device: Any) -> None:
-    """After `reset` no thread is left and the device is free; the next run loads again."""
+    """`reset` ends the thread and frees the device; the next run loads again."""
     session, backend = on_device()
     session.reset()
     session.run(rows(1))
@@ -53,8 +53,8 @@ def test_reset_releases_the_device_until_the_next_run(on_device: Any) -> None:
     session.reset()
 
 
-def test_an_abandoned_session_gives_its_device_back(on_device: Any) -> None:
-    """Without `reset`, garbage collection closes what was loaded and ends the thread."""
+def test_an_abandoned_session_releases_its_device(on_device: Any) -> None:
+    """Without `reset`, garbage collection closes the program and ends the thread."""
     session, backend = on_device()
     session.run(rows(1))
     del session
@@ -75,7 +75,7 @@ def test_a_failed_load_leaves_the_session_usable(on_device: Any) -> None:
 
 
 def test_a_device_that_does_not_exist_is_named(on_device: Any) -> None:
-    """A wrong `dev_id` fails at the load and can be put right on the same session."""
+    """A wrong `dev_id` fails when loading, and can be corrected on the session."""
     session, _ = on_device(dev_id=9)
     with pytest.raises(ConfigError, match=r"devices: \[9\] not on this host"):
         session.setup()
@@ -85,7 +85,7 @@ def test_a_device_that_does_not_exist_is_named(on_device: Any) -> None:
 
 
 def test_a_failed_close_leaves_the_session_usable(on_device: Any) -> None:
-    """The error of a close reaches the caller, and the next run loads anew."""
+    """The error of a close reaches the caller, and the next run loads again."""
     session, backend = on_device()
     session.setup()
     backend.close_error = DeviceError("will not close", 0)
@@ -97,8 +97,8 @@ def test_a_failed_close_leaves_the_session_usable(on_device: Any) -> None:
 
 
 def test_runs_in_flight_finish_before_a_reset(on_device: Any) -> None:
-    """`reset` waits for what runs; a run that comes meanwhile waits and loads again."""
-    session, backend = on_device(ScriptedBackend(answers_at_once=False))
+    """`reset` waits for inferences in flight; a run that comes meanwhile loads again."""
+    session, backend = on_device(ScriptedBackend(completes_at_once=False))
     with ThreadPoolExecutor(3) as threads:
         early = threads.submit(session.run, rows(1))
         until(lambda: backend.executables)
@@ -108,11 +108,11 @@ def test_runs_in_flight_finish_before_a_reset(on_device: Any) -> None:
         late = threads.submit(session.run, rows(2))
         assert not reset.done()
         assert not backend.executables[0].is_closed
-        first.answer()
+        first.complete()
         assert early.result(PATIENCE_S)["y"].tolist() == [1]
         reset.result(PATIENCE_S)
         until(lambda: len(backend.executables) == 2)
-        backend.executables[1].next().answer()
+        backend.executables[1].next().complete()
         assert late.result(PATIENCE_S)["y"].tolist() == [2]
     session.reset()
 
@@ -120,9 +120,9 @@ def test_runs_in_flight_finish_before_a_reset(on_device: Any) -> None:
 def test_a_hanging_device_does_not_hold_a_reset_for_ever(
     on_device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a silence what is in flight fails, who waits loads anew, late answers are dropped."""
+    """After `SILENCE_S` runs in flight fail, waiting runs load again, late results are dropped."""
     monkeypatch.setattr(loaded, "SILENCE_S", 0.01)
-    session, backend = on_device(ScriptedBackend(answers_at_once=False), set_size=1)
+    session, backend = on_device(ScriptedBackend(completes_at_once=False), set_size=1)
     with ThreadPoolExecutor(2) as threads:
         stuck = threads.submit(session.run, rows(1))
         until(lambda: backend.executables)
@@ -130,18 +130,18 @@ def test_a_hanging_device_does_not_hold_a_reset_for_ever(
         waiting = threads.submit(session.run, rows(2))
         until(lambda: session._loaded.slots._waiting)
         session.reset()
-        with pytest.raises(DeviceError, match=r"answered nothing for 0\.01 s") as caught:
+        with pytest.raises(DeviceError, match=r"completed nothing for 0\.01 s") as caught:
             stuck.result(PATIENCE_S)
         assert caught.value.device_id == 0
         until(lambda: len(backend.executables) == 2)
-        inference.answer()
-        backend.executables[1].next().answer()
+        inference.complete()
+        backend.executables[1].next().complete()
         assert waiting.result(PATIENCE_S)["y"].tolist() == [2]
     session.reset()
 
 
 def test_live_options_can_be_read_and_changed(on_device: Any) -> None:
-    """A change finishes nothing half: the next run loads with the new options, once."""
+    """After a change the next run loads once, with the new options."""
     session, backend = on_device(num_activations=2)
     assert session.backend_options() == {"num_activations": 2, "set_size": 2, "dev_id": 0}
     session.run(rows(1))
@@ -156,7 +156,7 @@ def test_live_options_can_be_read_and_changed(on_device: Any) -> None:
 
 
 def test_a_change_that_changes_nothing_loads_nothing(on_device: Any) -> None:
-    """The program stays loaded when the values are the present ones."""
+    """The program stays loaded if no value changes."""
     session, backend = on_device()
     session.run(rows(1))
     session.update_backend_options(set_size=2)
@@ -167,7 +167,7 @@ def test_a_change_that_changes_nothing_loads_nothing(on_device: Any) -> None:
 
 
 def test_runs_resets_and_changes_at_once_lose_nothing(on_device: Any) -> None:
-    """Runs from many threads all succeed while others reset and change the session."""
+    """Runs from many threads succeed while other threads reset and change the session."""
     session, backend = on_device()
 
     def run(value: int) -> list[float]:
@@ -187,21 +187,21 @@ def test_runs_resets_and_changes_at_once_lose_nothing(on_device: Any) -> None:
     assert all(each.is_closed for each in backend.executables)
 
 
-def test_ctrl_c_ends_the_wait_for_an_answer(on_device: Any) -> None:
-    """An interrupted run leaves its slot to the device, which frees it by its late answer."""
-    session, backend = on_device(ScriptedBackend(answers_at_once=False), set_size=1)
+def test_ctrl_c_ends_the_wait_for_an_inference(on_device: Any) -> None:
+    """The slot of an interrupted run is free once the device completes the inference."""
+    session, backend = on_device(ScriptedBackend(completes_at_once=False), set_size=1)
     with ThreadPoolExecutor(1) as threads:
         with interrupted_when(lambda: backend.num_submitted):
             session.run(rows(1))
-        backend.executables[0].next().answer()
+        backend.executables[0].next().complete()
         second = threads.submit(session.run, rows(2))
-        backend.executables[0].next().answer()
+        backend.executables[0].next().complete()
         assert second.result(PATIENCE_S)["y"].tolist() == [2]
     session.reset()
 
 
 def test_ctrl_c_ends_a_load(on_device: Any) -> None:
-    """A load that hangs can be interrupted, and tried again."""
+    """A load that hangs can be interrupted and repeated."""
     session, backend = on_device()
     backend.hangs_on_load = True
     with interrupted_when(lambda: backend.loads):
@@ -213,16 +213,16 @@ def test_ctrl_c_ends_a_load(on_device: Any) -> None:
 
 
 def test_an_interrupted_reset_is_finished_by_the_next_run(on_device: Any) -> None:
-    """After Ctrl-C in `reset` the session still knows what it must release first."""
-    session, backend = on_device(ScriptedBackend(answers_at_once=False))
+    """After Ctrl-C in `reset`, the next run first finishes the release."""
+    session, backend = on_device(ScriptedBackend(completes_at_once=False))
     with ThreadPoolExecutor(2) as threads:
         run = threads.submit(session.run, rows(1))
         until(lambda: backend.num_submitted)
         with interrupted_when(lambda: not session._loaded.slots.is_open):
             session.reset()
-        backend.executables[0].next().answer()
+        backend.executables[0].next().complete()
         assert run.result(PATIENCE_S)["y"].tolist() == [1]
-        backend.answers_at_once = True
+        backend.completes_at_once = True
         assert session.run(rows(2))["y"].tolist() == [2]
     assert backend.executables[0].is_closed
     session.reset()
@@ -233,7 +233,7 @@ def test_an_interrupted_reset_is_finished_by_the_next_run(on_device: Any) -> Non
 def test_a_process_ends_with_a_session_left_open(
     kind: str, tmp_path: Path, write_sim: Callable[[float], str]
 ) -> None:
-    """A session that was never reset keeps no process alive and prints nothing at its end."""
+    """A session that was never reset neither keeps the process alive nor prints anything."""
     model = write_sim(0) if kind == "sim" else linear_model(tmp_path / "m.onnx", batch=2)
     program = (
         "import sys, numpy as np\n"

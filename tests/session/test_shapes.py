@@ -1,4 +1,4 @@
-"""Shapes: the vendor's dictionaries and the benchmark's random input."""
+"""Shapes: the vendor's dictionaries, and the random input of the benchmark."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROGRAM = Program.of(
 
 
 def test_random_inputs_fit_the_program_and_repeat() -> None:
-    """They are of the largest batch size and the program's types, and the same each time."""
+    """Random inputs have the largest batch size and the program's dtypes; calls agree."""
     inputs, again = random_inputs(PROGRAM), random_inputs(PROGRAM)
     assert check_one_inference(PROGRAM, inputs)[1] == 8
     for name, array in inputs.items():
@@ -27,14 +27,14 @@ def test_random_inputs_fit_the_program_and_repeat() -> None:
 
 
 def test_random_integers_are_valid_as_token_ids() -> None:
-    """Integers are 0 or 1, which every embedding table has."""
+    """Random integers are 0 or 1, which every embedding table has."""
     inputs = random_inputs(PROGRAM)
     assert set(np.unique(inputs["int64"])) == {0, 1}
     assert set(np.unique(inputs["uint8"])) == {0, 1}
 
 
 def test_shapes_serve_as_property_and_as_method() -> None:
-    """The dictionary is the same when it is called."""
+    """Calling the dictionary returns it."""
     shapes = shapes_of(PROGRAM.outputs)
     assert shapes() is shapes
     assert shapes == {"y": ((8,), np.dtype("f4"))}

@@ -1,4 +1,4 @@
-"""The slot ledger: who gets a slot, who waits, and what draining and interruption leave behind."""
+"""The slot gate: acquiring and waiting in order, draining and interruptions."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from qaic_sched.session.slots import Handover, SlotLedger
+from qaic_sched.session.slots import Handover, SlotGate
 from tests.session.scripted_device import PATIENCE_S, interrupted_when, until
 
 
-def waiting(slots: SlotLedger, count: int = 1) -> None:
-    """Wait until so many wait for a slot."""
+def waiting(slots: SlotGate, count: int = 1) -> None:
+    """Wait until `count` callers wait for a slot."""
     until(lambda: len(slots._waiting) == count)
 
 
 def test_the_least_loaded_activation_is_chosen() -> None:
     """Slots spread over the activations before any activation holds a second inference."""
-    slots = SlotLedger(3, 2)
+    slots = SlotGate(3, 2)
     assert [slots.acquire() for _ in range(3)] == [0, 1, 2]
     slots.release(1)
     assert slots.acquire() == 1
     assert [slots.acquire() for _ in range(3)] == [0, 1, 2]
 
 
-def test_a_released_slot_goes_to_who_waited_longest() -> None:
-    """Waiting callers are served in the order of their coming."""
-    slots = SlotLedger(1, 1)
+def test_a_released_slot_goes_to_the_longest_waiting_caller() -> None:
+    """Waiting callers get slots in the order in which they came."""
+    slots = SlotGate(1, 1)
     slots.acquire()
     order: list[str] = []
 
@@ -44,9 +44,9 @@ def test_a_released_slot_goes_to_who_waited_longest() -> None:
     assert slots.acquire() == 0
 
 
-def test_drain_waits_for_holders_and_for_who_waited_already() -> None:
-    """Those who came before the closing still get their slot; later ones get none."""
-    slots = SlotLedger(1, 1)
+def test_drain_waits_for_holders_and_earlier_waiters() -> None:
+    """Callers that wait when draining begins still get a slot; later ones get none."""
+    slots = SlotGate(1, 1)
     slots.acquire()
     with ThreadPoolExecutor(2) as threads:
         early = threads.submit(slots.acquire)
@@ -61,17 +61,17 @@ def test_drain_waits_for_holders_and_for_who_waited_already() -> None:
         assert drained.result(PATIENCE_S) is True
 
 
-def test_an_idle_ledger_drains_at_once_and_again() -> None:
-    """Draining with nothing in flight returns without waiting, as often as it is asked."""
-    slots = SlotLedger(2, 2)
+def test_an_idle_gate_drains_at_once_and_again() -> None:
+    """Draining with nothing in flight returns at once, and may be repeated."""
+    slots = SlotGate(2, 2)
     assert slots.drain(PATIENCE_S)
     assert slots.drain(PATIENCE_S)
     assert not slots.is_open
 
 
 def test_drain_gives_up_on_silence_only() -> None:
-    """While slots come back it goes on waiting; once none does for the time given, it says so."""
-    slots = SlotLedger(1, 3)
+    """Draining waits while slots are released, and gives up after `silence_s` without one."""
+    slots = SlotGate(1, 3)
     for _ in range(3):
         slots.acquire()
     waits: list[bool] = []
@@ -89,8 +89,8 @@ def test_drain_gives_up_on_silence_only() -> None:
 
 
 def test_dismissed_waiters_get_no_slot() -> None:
-    """Who waits when the device is given up is sent away."""
-    slots = SlotLedger(1, 1)
+    """Callers that wait when the device is given up get no slot."""
+    slots = SlotGate(1, 1)
     slots.acquire()
     with ThreadPoolExecutor(1) as threads:
         late: Future[int | None] = threads.submit(slots.acquire)
@@ -100,8 +100,8 @@ def test_dismissed_waiters_get_no_slot() -> None:
 
 
 def test_ctrl_c_ends_the_wait_for_a_slot() -> None:
-    """An interrupted caller leaves the queue, and the slot is free for the next."""
-    slots = SlotLedger(1, 1)
+    """An interrupted caller leaves the queue, and the next one gets the slot."""
+    slots = SlotGate(1, 1)
     slots.acquire()
     with interrupted_when(lambda: slots._waiting):
         slots.acquire()
@@ -114,8 +114,8 @@ def test_ctrl_c_ends_the_wait_for_a_slot() -> None:
 def test_a_slot_granted_while_being_interrupted_is_not_lost(
     granted: int | None, num_free: int
 ) -> None:
-    """A slot handed over to a caller who was interrupted is given back; a dismissal is not."""
-    slots = SlotLedger(1, 1)
+    """A slot given to an interrupted caller is released; a dismissal releases none."""
+    slots = SlotGate(1, 1)
     slots.acquire()
     place: Handover[int | None] = Handover()
     place.give(granted)

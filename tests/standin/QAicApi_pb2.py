@@ -12,10 +12,10 @@ BUFFER_IO_TYPE_INPUT, BUFFER_IO_TYPE_OUTPUT = range(2)
 
 
 class IoDesc:
-    """What a QPC takes and gives."""
+    """The inputs and outputs of a QPC."""
 
     def ParseFromString(self, data: bytes) -> int:
-        """Fill this from the stand-in's JSON; ValueError if it is none."""
+        """Fill this from the stand-in's JSON; `ValueError` if it is malformed."""
         parsed = json.loads(data, object_hook=lambda each: SimpleNamespace(**each))
         self.selected_set = parsed.selected_set
         self.allowed_shapes = parsed.allowed_shapes

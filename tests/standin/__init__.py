@@ -1,5 +1,5 @@
-"""Stand-ins for what only the vendor's SDK has.
+"""Stand-ins for the vendor's SDK: its binding, its compiler and its devices.
 
-A package, so that pytest puts not this folder on `sys.path` but the one above: a test that wants
-the stand-in binding asks for it.
+This is a package, so that pytest does not put the folder on `sys.path`: a test must ask for the
+binding.
 """

@@ -1,6 +1,6 @@
-"""The stand-in's cards: what tests set up, break and look into.
+"""The stand-in's devices, which tests set up, break and inspect.
 
-Real threads and real time, in milliseconds: the binding blocks, so its stand-in must.
+They run on real threads in real time, in milliseconds: the binding blocks, so its stand-in must.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 from weakref import WeakSet
 
 devices: dict[int, Device] = {}
-"""By QID. `reset` makes them."""
+"""Device id -> device; `reset` makes them."""
 list_status: list[str] = []
-"""What the next listings of devices end with instead of QS_SUCCESS."""
+"""The statuses of the next listings of devices, instead of QS_SUCCESS."""
 listing_may_go_on = Event()
 
 
 class Device:
-    """One device of the stand-in, and the faults that it has now."""
+    """One device of the stand-in, with its current faults."""
 
-    def __init__(self, device_id: int, cores: int, service_s: float) -> None:
+    def __init__(self, device_id: int, cores: int, execute_s: float) -> None:
         self.device_id = device_id
         self.cores = self.cores_free = cores
-        self.service_s = service_s
+        self.execute_s = execute_s
         self.dev_status = 1
         self.changed = Condition()
         self.engines: WeakSet[Any] = WeakSet()
@@ -42,14 +42,14 @@ class Device:
         self._next: defaultdict[str, deque[Any]] = defaultdict(deque)
         self.num_run = 0
         self.gaps: list[tuple[float, float]] = []
-        """When an activation had nothing to do, since its first inference."""
+        """(start, end) of each idle time of an activation after its first inference."""
 
     def answer_next(self, call: str, *answers: Any) -> None:
-        """What the next calls of this method end with: a status by name, or an exception."""
+        """Set the results of the next calls of a method: statuses by name, or exceptions."""
         self._next[call].extend(answers)
 
     def answer_to(self, call: str) -> str | None:
-        """The status that a test wants here, None if it wants nothing; raises an exception."""
+        """The status that a test has set for this call, or None; raises a set exception."""
         if not self._next[call]:
             return None
         answer = self._next[call].popleft()
@@ -58,16 +58,16 @@ class Device:
         return str(answer)
 
     def lose(self) -> None:
-        """The device goes off the bus: everything on it ends with QS_NODEV, and cannot be asked."""
+        """Take the device off the bus: every call ends with QS_NODEV, queries included."""
         self.is_lost = True
         self._break("QS_NODEV")
 
     def restart(self) -> None:
-        """The cores restart: what is loaded is gone, new programs can be loaded."""
+        """Restart the cores: loaded programs are gone, new ones can be loaded."""
         self._break("QS_DEV_ERROR")
 
     def hang(self, for_s: float = math.inf, gives_up_after_s: float = math.inf) -> None:
-        """Nothing is answered meanwhile; the driver gives an inference up with QS_ERROR."""
+        """Complete nothing for a time; the driver gives up on inferences with QS_ERROR."""
         with self.changed:
             self.hangs_until = time.monotonic() + for_s
             self.gives_up_after_s = gives_up_after_s
@@ -80,8 +80,8 @@ class Device:
             self.changed.notify_all()
 
 
-def reset(num_devices: int = 2, cores: int = 16, service_s: float = 0.001) -> None:
-    """New devices; whatever waits for the old ones ends."""
+def reset(num_devices: int = 2, cores: int = 16, execute_s: float = 0.001) -> None:
+    """Make new devices; calls that wait for old ones end."""
     for device in devices.values():
         for may_go_on in (
             device.queries_may_go_on,
@@ -93,4 +93,4 @@ def reset(num_devices: int = 2, cores: int = 16, service_s: float = 0.001) -> No
     devices.clear()
     list_status.clear()
     listing_may_go_on.set()
-    devices.update({qid: Device(qid, cores, service_s) for qid in range(num_devices)})
+    devices.update({qid: Device(qid, cores, execute_s) for qid in range(num_devices)})

@@ -1,8 +1,8 @@
 """A stand-in for the vendor's compiler: it checks its arguments and writes a stand-in QPC.
 
-The environment says how it misbehaves: `STANDIN_COMPILER` is `fail`, `hang`, `forget` (to write
-anything) or `litter` (more files than needed). It notes its process id and its arguments, as a line
-of JSON, in the file `STANDIN_COMPILER_LOG`.
+The environment variable `STANDIN_COMPILER` makes it misbehave: `fail`, `hang`, `forget` (writes
+nothing) or `litter` (writes more files than needed). It appends its process id and its arguments,
+as a line of JSON, to the file `STANDIN_COMPILER_LOG`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FLAG = re.compile(r"-[a-z][a-zA-Z0-9-]*(=.+)?")
 
 
 def install(folder: Path, name: str = "qaic-compile") -> Path:
-    """Put the stand-in into `folder` under the vendor's name, and say where its log is."""
+    """Install the stand-in in `folder` under the vendor's name; the path of its log."""
     root = Path(__file__).parents[2]
     folder.mkdir(exist_ok=True)
     program, log = folder / name, folder / "log"
@@ -34,7 +34,7 @@ def install(folder: Path, name: str = "qaic-compile") -> Path:
 
 
 def main(arguments: list[str]) -> int:
-    """Compile as told; the exit status."""
+    """Compile with these arguments; the exit status."""
     with Path(os.environ["STANDIN_COMPILER_LOG"]).open("a") as log:
         print(json.dumps([os.getpid(), *arguments]), file=log)
     mood = os.environ.get("STANDIN_COMPILER", "")
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _problem(arguments: list[str]) -> str | None:
-    """What the real compiler would refuse, as far as is known."""
+    """A problem that the real compiler would report too, as far as is known."""
     strange = [each for each in arguments if not FLAG.fullmatch(each)]
     missing = [each for each in NEEDED if each not in arguments]
     if strange or missing:

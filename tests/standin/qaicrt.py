@@ -1,8 +1,8 @@
-"""A stand-in for the vendor's binding `qaicrt`: documented signatures, documented behaviour.
+"""A stand-in for the vendor's binding `qaicrt`, with documented signatures and behaviour.
 
-Only the part that `backends/aic/` and scripts with an `InferenceSet` use. The binding itself is
-not to be had without the SDK; `test_signatures.py` holds these against its documentation. The
-devices behind it are those of `tests.standin.control`.
+It has only the part that `backends/aic/` and scripts with an `InferenceSet` use. The binding comes
+with the SDK only; `test_signatures.py` compares the stand-in with its documentation. The devices
+are those of `tests.standin.control`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.standin import control
 from tests.standin.qpc import HEADER
 
 REQUIRED: Any = object()
-"""The default of what the documentation has no default for, behind something that has one."""
+"""The default of a parameter that has no documented default, but follows one that has."""
 NUMPY = {
     api.FLOAT_TYPE: np.float32,
     api.FLOAT_16_TYPE: np.float16,
@@ -33,7 +33,7 @@ NUMPY = {
 
 
 class QStatus(IntEnum):
-    """How a call ended."""
+    """The result of a call."""
 
     QS_SUCCESS = 0
     QS_PERM = 1
@@ -61,14 +61,14 @@ class QDevStatus(IntEnum):
 
 
 class BufferIoTypeEnum(Enum):
-    """Who writes a buffer."""
+    """The side that writes a buffer."""
 
     BUFFER_IO_TYPE_INPUT = 1
     BUFFER_IO_TYPE_OUTPUT = 2
 
 
 class QAicDeviceType(Enum):
-    """Which kinds of devices are listed."""
+    """The kind of devices to list."""
 
     QAIC_DEVICE_TYPE_DEFAULT = 0
 
@@ -93,12 +93,12 @@ class QBuffer(bytearray):
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size in bytes."""
         return len(self)
 
 
 class Util:
-    """Questions about devices."""
+    """Queries of devices."""
 
     def getDeviceIds(
         self, deviceType: QAicDeviceType = QAIC_DEVICE_TYPE_DEFAULT
@@ -127,7 +127,7 @@ class Util:
 
 
 def _status(device: control.Device, call: str) -> QStatus:
-    """What this call ends with: what a test wants, else whether the device is there."""
+    """The status of a call: the one that a test has set, else that of the device."""
     wanted = device.answer_to(call)
     return QStatus[wanted or ("QS_NODEV" if device.is_lost else "QS_SUCCESS")]
 
@@ -150,7 +150,7 @@ class Context:
 
 
 class Qpc:
-    """A compiled model: the only `*.bin` in a folder, in the stand-in's own format."""
+    """A compiled model: the only `*.bin` in a folder, in the stand-in's format."""
 
     def __init__(self, path: str) -> None:
         [file] = Path(path).glob("*.bin")
@@ -176,7 +176,7 @@ class Qpc:
         ]
 
     def describe(self) -> Any:
-        """The stand-in's own: what is in the file."""
+        """The content of the file; only the stand-in has this method."""
         description = api.IoDesc()
         description.ParseFromString(self.data)
         return description
@@ -189,7 +189,7 @@ _IO_TYPES = {
 
 
 class ExecObj:
-    """The data of one inference. The SDK's own construction of it is not stood in for."""
+    """The data of one inference; the SDK's constructor is not part of the stand-in."""
 
     def __init__(self, device: control.Device) -> None:
         self.device = device
@@ -205,7 +205,7 @@ class ExecObj:
 
 
 class InferenceHandle:
-    """One of the inferences that a set can hold."""
+    """A place for one of the inferences that a set can hold."""
 
     def __init__(self, device: control.Device) -> None:
         self._exec_obj = ExecObj(device)
@@ -218,7 +218,7 @@ class InferenceHandle:
 
 
 class InferenceSet:
-    """A program loaded on a device; it is given back when the last reference goes."""
+    """A program loaded on a device; it is released with the last reference."""
 
     def __init__(
         self,
@@ -241,7 +241,7 @@ class InferenceSet:
         weakref.finalize(self, self._engine.close)
 
     def getAvailable(self, timeoutUs: int = 0) -> tuple[QStatus, InferenceHandle | None]:
-        """The first free handle; waits for one, for ever if the limit is 0."""
+        """Wait for a free handle, for ever if the limit is 0."""
         return self._engine.get_available(timeoutUs / 1e6 or None)
 
     def submit(self, handle: InferenceHandle, id: int) -> QStatus:  # noqa: A002
@@ -251,17 +251,17 @@ class InferenceSet:
         return engine.submit(handle, id) if status is OK else status
 
     def getCompletedId(self, id: int) -> tuple[QStatus, InferenceHandle | None]:  # noqa: A002
-        """Waits until the inference with this id has ended."""
+        """Wait until the inference with this id has ended."""
         return self._engine.get_completed(id)
 
     def putCompleted(self, handle: InferenceHandle) -> QStatus:
-        """Mandatory: only then can the handle be had again."""
+        """Return a handle, so that `getAvailable` can give it out again; mandatory."""
         status = _status(self._engine.device, "putCompleted")
         return self._engine.put_completed(handle) if status is OK else status
 
 
 class _Engine:
-    """Runs what was submitted to a set, on a thread per activation, which holds no set alive."""
+    """Runs the inferences of a set, on a thread per activation that does not keep the set alive."""
 
     def __init__(
         self, device: control.Device, description: Any, set_size: int, num_activations: int
@@ -339,15 +339,15 @@ class _Engine:
             with self.changed:
                 self.completed[inference_id] = status, handle
                 self.device.num_run += 1
-                # What is queued by now would begin at once, however late our own thread is.
+                # A queued inference would begin at once, however late this thread is.
                 idle_since = None if self.queued else time.monotonic()
                 self.changed.notify_all()
 
     def _run(self, started_at: float) -> QStatus:
-        """Take the time that the device takes, with its faults."""
+        """Take the execution time of the device, with its faults."""
         device = self.device
         late_s, device.late_s = device.late_s, 0.0
-        ends_at = started_at + device.service_s + late_s
+        ends_at = started_at + device.execute_s + late_s
         with self.changed:
             while not self.broken and not self.is_closed:
                 now = time.monotonic()
@@ -363,7 +363,7 @@ class _Engine:
             return self.status()
 
     def _compute(self, exec_obj: ExecObj) -> None:
-        """Fill the outputs with the float64 mean of the inputs' rows, as simulated cards do."""
+        """Fill the outputs with the float64 mean of each row, as simulated cards do."""
         inputs: list[Any] = []
         outputs: list[Any] = []
         for each in self.bindings:

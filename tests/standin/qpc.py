@@ -1,4 +1,4 @@
-"""Writes the stand-in's own QPC files, which hold a description and no program."""
+"""Writes QPC files of the stand-in, which hold a description but no program."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def write_qpc(
     cores: int = 1,
     name: str = "programqpc.bin",
 ) -> str:
-    """Write a QPC and give its path; by default the input x[8, 4] and the output mean[8, 2].
+    """Write a QPC and return its path; by default with the input x[8, 4] and output mean[8, 2].
 
-    More than one of `batch_sizes` makes a specialization of each.
+    Several `batch_sizes` make one specialization each.
     """
     if bindings is None:
         largest = max(batch_sizes)

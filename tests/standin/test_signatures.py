@@ -1,4 +1,4 @@
-"""Holds the stand-in binding against the vendor's documented names, parameters and defaults."""
+"""The stand-in binding has the vendor's documented names, parameters and defaults."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.standin import QAicApi_pb2 as api
 from tests.standin import qaicrt
 
 ANY = object()
-"""A parameter of which no default is documented."""
+"""Marks a parameter without a documented default."""
 
-# From the vendor's pages on classes Util and InferenceSet. `submit` has two forms, of a handle or
-# of a vector; the stand-in has the one of a handle.
+# From the vendor's pages on the classes Util and InferenceSet. `submit` takes a handle or a vector;
+# the stand-in has the form with a handle.
 DOCUMENTED: list[tuple[Any, dict[str, Any]]] = [
     (qaicrt.Util.getDeviceIds, {"deviceType": qaicrt.QAIC_DEVICE_TYPE_DEFAULT}),
     (qaicrt.Util.getDeviceInfo, {"devID": ANY}),
@@ -37,7 +37,7 @@ DOCUMENTED: list[tuple[Any, dict[str, Any]]] = [
     (qaicrt.InferenceSet.putCompleted, {"handle": ANY}),
 ]
 
-# Seen in public scripts, always with positional arguments: how many each takes.
+# Calls in public scripts, always with positional arguments: the numbers of arguments.
 USED: list[tuple[Any, range]] = [
     (qaicrt.Context, range(2)),
     (qaicrt.Qpc, range(1, 2)),
@@ -92,7 +92,7 @@ def parameters(function: Any) -> list[inspect.Parameter]:
 
 @pytest.mark.parametrize(("function", "wanted"), DOCUMENTED)
 def test_documented_signatures(function: Any, wanted: dict[str, Any]) -> None:
-    """Names, order and defaults are those of the documentation."""
+    """Parameters have the documented names, order and defaults."""
     found = {
         each.name: ANY if each.default in (each.empty, qaicrt.REQUIRED) else each.default
         for each in parameters(function)
@@ -102,7 +102,7 @@ def test_documented_signatures(function: Any, wanted: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("function", "counts"), USED)
 def test_signatures_in_use(function: Any, counts: range) -> None:
-    """As many positional arguments fit as scripts give."""
+    """Calls take the numbers of positional arguments that scripts pass."""
     found = parameters(function)
     assert all(each.kind is each.POSITIONAL_OR_KEYWORD for each in found)
     assert len(found) == counts[-1]
@@ -110,7 +110,7 @@ def test_signatures_in_use(function: Any, counts: range) -> None:
 
 
 def test_statuses_and_types() -> None:
-    """Numbers of statuses, device states and types are the vendor's."""
+    """Statuses, device states and types have the vendor's numbers."""
     assert {each.name: each.value for each in qaicrt.QStatus} == {
         f"QS_{name}": value for name, value in STATUSES.items()
     }

@@ -1,4 +1,4 @@
-"""Cards: the backend over the vendor's runtime, whose Python binding only `sdk` imports."""
+"""Physical cards: the backend over the vendor's runtime, whose binding only `sdk` imports."""
 
 from qaic_sched.backends.aic.backend import AicBackend
 

@@ -1,7 +1,7 @@
-"""Runs compiled models on cards: which there are, what the model takes, and loading it on one.
+"""The backend of physical cards: finds devices, reads or compiles the model, and loads it.
 
-The vendor's runtime is asked in threads with time limits, since a device in trouble may never
-answer; `AicExecutable` then runs the inferences.
+The vendor's runtime is called in threads with time limits, because a device in trouble may never
+answer. `AicExecutable` runs the inferences.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ logger = logging.getLogger("qaic_sched")
 T = TypeVar("T")
 
 CALL_LIMIT_S = 120.0
-"""Longest that the vendor's libraries may take to load, or a QPC to be read."""
+"""Longest that loading the vendor's libraries, or reading a QPC, may take."""
 LOAD_LIMIT_S = 300.0
 """Longest that loading a program on a device may take."""
 MAX_ACTIVATIONS = 16
-"""A device has this many DMA channels, and each activation needs one."""
+"""The DMA channels of a device; each activation needs one."""
 
 
 class AicBackend(Backend):
-    """One model on the cards of this host; one that is not compiled yet is compiled for them."""
+    """One model on the cards of this host; an ONNX model is compiled for them first."""
 
     kind = "aic"
     max_activations = MAX_ACTIVATIONS
@@ -58,11 +58,11 @@ class AicBackend(Backend):
         self._file: QpcFile | None = None
 
     async def find(self) -> list[DeviceInfo]:
-        """The devices that QAIC_VISIBLE_DEVICES lets this process see, whatever their state."""
+        """The devices that QAIC_VISIBLE_DEVICES lets this process see, in any state."""
         return await find_cards(await self._binding())
 
     async def select(self, devices: Literal["all"] | int | list[int]) -> list[int]:
-        """As the seam says; `"all"` and a count mean devices that are ready."""
+        """See `Backend.select`; `"all"` and a count choose among the devices that are ready."""
         found = await self.find()
         if isinstance(devices, list) and found:
             return choose_devices(devices, [each.device_id for each in found], self.kind)
@@ -73,17 +73,17 @@ class AicBackend(Backend):
         if not ready:
             raise NoDeviceError(f"no aic device on this host is ready: {others or 'there is none'}")
         if others:
-            logger.warning("aic devices that are left out: %s", others)
+            logger.warning("aic devices left out because they are not ready: %s", others)
         return choose_devices(devices, ready, self.kind)
 
     async def describe(self) -> Program:
-        """Compile the model unless it is, and read it once. Needs the SDK, but no device."""
+        """Describe the model, compiling it first if need be. Needs the SDK, but no device."""
         return (await self._read()).program
 
     async def load(self, device_id: int, num_activations: int, set_size: int) -> AicExecutable:
         """Load `num_activations` programs, each with room for `set_size` inferences.
 
-        `ConfigError` where they do not fit on the cores that are free now.
+        `ConfigError` if they do not fit on the cores that are free now.
         """
         sdk, file = await self._binding(), await self._read()
         check_room = partial(self._check_room, sdk, device_id)
@@ -104,17 +104,17 @@ class AicBackend(Backend):
         return executable
 
     async def _check_room(self, sdk: Sdk, device_id: int, count: int, loaded: int) -> None:
-        """Raise unless the device is ready and has room for more beside what we have loaded."""
+        """Raise unless the device is ready and has room for `count` more besides `loaded`."""
         device = await query_card(sdk, device_id)
         if device.state != "ready":
             raise DeviceError(
-                f"aic device {device_id} is not ready but {device.state}: see `qaic-util -q`",
+                f"aic device {device_id} is not ready, it is {device.state}: see `qaic-util -q`",
                 device_id,
                 kind="restarted" if device.state == "initializing" else "lost",
             )
-        # Assumption (not verified on hardware): nothing that is public tells for how many cores a
-        # QPC was compiled, so without the option each activation is taken to need one.
-        # Cores that other models have taken are not free any more; their channels nobody counts.
+        # Assumption (not verified on hardware): nothing public says how many cores a QPC was
+        # compiled for, so without the option each activation is taken to need one.
+        # The runtime already counts the cores of other models as taken, but not their channels.
         others = sum(other.num_activations for other in self.others.values())
         most = MAX_ACTIVATIONS - loaded - others
         check_fit(device, count, self.options.aic_num_cores, most)
@@ -129,7 +129,9 @@ class AicBackend(Backend):
             sdk, path = await self._binding(), self.model_path
             if kind_of(path) is None:
                 if not self.options.compile:
-                    raise ConfigError(f"compile: false: cards run compiled models only, not {path}")
+                    raise ConfigError(
+                        f"compile: false: cards run compiled models only, not {path}: leave it out"
+                    )
                 path = await compile_model(path, AIC_COMPILER, self.options)
             self._file = await self._call(partial(read_qpc, sdk, path), f"reading {path}")
         return self._file
@@ -142,5 +144,5 @@ class AicBackend(Backend):
 
 
 def _too_slow(what: str, limit_s: float, device_id: int | None = None) -> DeviceError:
-    message = f"aic: {what} has not ended within {limit_s:g} s: look into `dmesg`"
+    message = f"aic: {what} has not ended within {limit_s:g} s: see `dmesg`"
     return DeviceError(message, device_id, kind="stuck")

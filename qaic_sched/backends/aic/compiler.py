@@ -1,4 +1,4 @@
-"""Compiles for cards, with the vendor's compiler as a process of its own."""
+"""Compiles for cards, with the vendor's compiler in a separate process."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ logger = logging.getLogger("qaic_sched")
 
 NAMES = ("qaic-compile", "qaic-exec")
 FOLDER = "/opt/qti-aic/exec"
-"""Where the vendor's SDK puts its compiler, which is on nobody's PATH."""
+"""The folder of the compiler in the vendor's SDK, which does not add it to the PATH."""
 NUM_LAST_LINES = 10
 
 ALWAYS = {"aic_hw": True, "aic_hw_version": "2.0", "compile_only": True}
-"""Flags of every compile, unless the options say otherwise.
+"""Flags of every compile; the options override them.
 
 Assumption (not verified on hardware): without `-compile-only` the compiler would also run the
 program, on a card.
@@ -41,10 +41,10 @@ program, on a card.
 
 
 def aic_version() -> str | None:
-    """What tells one compiler from another; None where there is none.
+    """A string that identifies the compiler; None if there is none.
 
-    Assumption (not verified on hardware): it cannot be asked for its version, so its file stands
-    for it.
+    Assumption (not verified on hardware): the compiler cannot report its version, so its file
+    stands for it.
     """
     path = executable()
     if path is None:
@@ -54,11 +54,11 @@ def aic_version() -> str | None:
 
 
 async def compile_aic(model_path: str, options: ModelOptions, folder: Path) -> None:
-    """Let the compiler make `folder`, with the program in it; cancelled, the compiler is killed.
+    """Run the compiler, which creates `folder` with the program; cancellation kills it.
 
-    Assumption (not verified on hardware): the compiler wants to make the folder itself.
-    `ConfigError` where no compiler is there, or one option cannot be told to it; `CompileError`,
-    with its last lines, where it fails.
+    Assumption (not verified on hardware): the compiler wants to create the folder itself.
+    Raises `ConfigError` if there is no compiler or an option cannot be passed to it, `CompileError`
+    with the compiler's last lines if it fails.
     """
     program = executable()
     if program is None:
@@ -68,42 +68,42 @@ async def compile_aic(model_path: str, options: ModelOptions, folder: Path) -> N
         )
     command = [program, *arguments(model_path, options, folder)]
     logger.info("compiling, which can take long: %s", shlex.join(command))
-    status, said = await _run(command)
+    status, output = await _run(command)
     if status:
-        how = "was ended by signal" if status < 0 else "failed with exit status"
+        how = "was killed by signal" if status < 0 else "failed with exit status"
         name = f"{Path(program).name} {how} {abs(status)}"
-        raise CompileError(f"model {model_path}: {name}: {_last_lines(said)}")
+        raise CompileError(f"model {model_path}: {name}: {_last_lines(output)}")
 
 
 async def _run(command: list[str]) -> tuple[int, str]:
-    """The exit status of a command, and all that it said; cancelled, it is killed."""
+    """The exit status of a command and its output; cancellation kills it."""
     try:
-        # No input: a compiler that asks something must not wait for our terminal.
+        # No input: a compiler that prompts must not wait for our terminal.
         process = await anyio.open_process(command, stdin=DEVNULL, stderr=STDOUT)
     except OSError as error:
         raise ConfigError(f"{command[0]} cannot be run: {error.strerror}") from error
     async with process:
         try:
-            said = [chunk async for chunk in cast("ByteReceiveStream", process.stdout)]
+            output = [chunk async for chunk in cast("ByteReceiveStream", process.stdout)]
             status = await process.wait()
         except BaseException:
-            # anyio kills it only where one of its own scopes was cancelled, not a task.
+            # anyio kills the process only if a scope of anyio was cancelled, not an asyncio task.
             with suppress(ProcessLookupError):
                 process.kill()
             raise
-    return status, b"".join(said).decode(errors="replace")
+    return status, b"".join(output).decode(errors="replace")
 
 
 def executable() -> str | None:
-    """The path of the compiler; None where there is none."""
+    """The path of the compiler; None if there is none."""
     folders = os.pathsep.join(filter(None, [os.environ.get("PATH"), FOLDER]))
     return next(filter(None, (shutil.which(name, path=folders) for name in NAMES)), None)
 
 
 def arguments(model_path: str, options: ModelOptions, folder: Path) -> list[str]:
-    """What the compiler is told; `ConfigError` names an option that cannot be told to it."""
+    """The compiler's arguments; `ConfigError` names an option that cannot be passed to it."""
     if "aic_binary_dir" in options.compiler:
-        raise ConfigError("aic_binary_dir: this folder is called output_dir here")
+        raise ConfigError("aic_binary_dir: name the folder with output_dir instead")
     values = {
         **ALWAYS,
         "aic_num_cores": options.aic_num_cores,
@@ -118,8 +118,8 @@ def arguments(model_path: str, options: ModelOptions, folder: Path) -> list[str]
 def _flags(key: str, value: Any) -> Iterator[str]:
     """The flags of one option, as the vendor's own scripts spell them.
 
-    Assumption (not verified on hardware): a list is one flag with commas, as public command lines
-    have it for nodes and cluster sizes; a list of mappings (`model_inputs`) is one flag for each.
+    Assumption (not verified on hardware): a list is one flag with commas, as in public command
+    lines for nodes and cluster sizes; a list of mappings (`model_inputs`) is one flag per mapping.
     """
     flag = f"-{key.replace('_', '-')}"
     if value is True:
@@ -140,13 +140,15 @@ def _text(key: str, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(_text(key, inner) for inner in value)}]"
     if isinstance(value, dict):
-        raise ConfigError(f"{key}: {value!r} is nested too deep to be told to the compiler")
+        raise ConfigError(
+            f"{key}: {value!r} is nested too deeply for a flag of the compiler: flatten it"
+        )
     return str(value)
 
 
-def _last_lines(said: str) -> str:
-    lines = [line for line in said.splitlines() if line.strip()][-NUM_LAST_LINES:]
-    return "\n".join(lines) or "it said nothing"
+def _last_lines(output: str) -> str:
+    lines = [line for line in output.splitlines() if line.strip()][-NUM_LAST_LINES:]
+    return "\n".join(lines) or "it printed nothing"
 
 
 AIC_COMPILER = Compiler("aic", aic_version, compile_aic)

@@ -1,7 +1,6 @@
-"""Which cards are there, and in what state: asked of the runtime, of the kernel where it tells.
+"""Finds the devices of this host and their state, from the runtime and the kernel.
 
-Each question goes through a thread with a time limit, since a device that is in trouble may never
-answer it.
+Each query runs in a thread with a time limit, because a device in trouble may never answer.
 """
 
 from __future__ import annotations
@@ -27,53 +26,53 @@ __all__ = ["find_cards", "query_card"]
 logger = logging.getLogger("qaic_sched")
 
 QUERY_LIMIT_S = 30.0
-"""Longest wait for a device to tell its state: as long as the vendor's own scripts wait."""
+"""Longest wait for a device to report its state: as long as the vendor's own scripts wait."""
 VISIBLE = "QAIC_VISIBLE_DEVICES"
 PCI_DEVICES = Path("/sys/bus/pci/devices")
 STATES = ("initializing", "ready", "error")
-"""By the number of the vendor's QDevStatus."""
+"""The vendor's QDevStatus, by number."""
 
 
 async def find_cards(sdk: Sdk) -> list[DeviceInfo]:
-    """The devices that this process may see, by ascending id; QAIC_VISIBLE_DEVICES is honoured.
+    """Find the devices that QAIC_VISIBLE_DEVICES lets this process see, by ascending id.
 
-    One that does not answer in time has the state `unknown`. `NoDeviceError` where not even the
-    list of devices comes; `ConfigError` if the variable is no list of ids.
+    A device that does not answer in time has the state `unknown`. Raises `NoDeviceError` if the
+    driver does not list its devices, `ConfigError` if the variable is not a list of ids.
     """
     visible = visible_ids(os.environ.get(VISIBLE))
     try:
         found = await in_thread(partial(_ids, sdk), "qaic-aic-devices", QUERY_LIMIT_S)
     except TimeoutError as error:
         raise NoDeviceError(
-            f"the aic driver has not listed its devices within {QUERY_LIMIT_S:g} s: look into"
-            f" `dmesg`, and reset the devices with `qaic-util -s` if nobody uses them"
+            f"the aic driver has not listed its devices within {QUERY_LIMIT_S:g} s: see `dmesg`,"
+            f" and reset the devices with `qaic-util -s` if no process uses them"
         ) from error
     if visible is not None:
         missing = sorted(visible - set(found))
         if missing:
-            logger.warning("%s names devices that are not there: %s", VISIBLE, missing)
+            logger.warning("%s names devices that this host does not have: %s", VISIBLE, missing)
         found = [device_id for device_id in found if device_id in visible]
     return list(await asyncio.gather(*(query_card(sdk, device_id) for device_id in sorted(found))))
 
 
 async def query_card(sdk: Sdk, device_id: int) -> DeviceInfo:
-    """What one device tells of itself."""
-    ask = partial(_ask, sdk, device_id)
+    """Query one device; a device that cannot be queried has the state `unknown` or `error`."""
+    query = partial(_query, sdk, device_id)
     try:
-        return await in_thread(ask, f"qaic-aic-{device_id}-query", QUERY_LIMIT_S)
+        return await in_thread(query, f"qaic-aic-{device_id}-query", QUERY_LIMIT_S)
     except TimeoutError:
         return DeviceInfo(device_id, "aic", "unknown", 0, 0)
     except Exception as error:
-        logger.warning("aic device %d cannot be asked: %r", device_id, error)
+        logger.warning("aic device %d cannot be queried: %r", device_id, error)
         return DeviceInfo(device_id, "aic", "error", 0, 0)
 
 
 def visible_ids(text: str | None) -> set[int] | None:
-    """The ids in QAIC_VISIBLE_DEVICES, None where it is not set; `ConfigError` on anything else."""
+    """The ids in QAIC_VISIBLE_DEVICES, None if it is not set; `ConfigError` if it is malformed."""
     if text is None or not text.strip():
         return None
     if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text):
-        raise ConfigError(f"{VISIBLE}: device ids with commas were expected, not {text!r}")
+        raise ConfigError(f"{VISIBLE}: got {text!r}; wanted device ids with commas, such as 0,1")
     return {int(device_id) for device_id in text.split(",")}
 
 
@@ -81,13 +80,13 @@ def _ids(sdk: Sdk) -> list[int]:
     status, ids = sdk.runtime.Util().getDeviceIds()
     if status != sdk.runtime.QStatus.QS_SUCCESS:
         raise NoDeviceError(
-            f"the aic driver does not list its devices ({name_of(status)}): is it loaded, and is"
-            f" this user in the group qaic?"
+            f"the aic driver does not list its devices ({name_of(status)}): check that it is"
+            f" loaded, and that this user is in the group qaic"
         )
     return [int(device_id) for device_id in ids]
 
 
-def _ask(sdk: Sdk, device_id: int) -> DeviceInfo:
+def _query(sdk: Sdk, device_id: int) -> DeviceInfo:
     util, success = sdk.runtime.Util(), sdk.runtime.QStatus.QS_SUCCESS
     status, info = util.getDeviceInfo(device_id)
     if status != success:
@@ -107,15 +106,15 @@ def _ask(sdk: Sdk, device_id: int) -> DeviceInfo:
         memory_free_bytes=resources.dramFree << 20,
         temperature_c=temperature_c,
         power_w=power_w,
-        # Assumption (not verified on hardware): the binding shows these two as the C structs do.
+        # Assumption (not verified on hardware): the binding exposes these two as the C structs do.
         serial=getattr(info.devData, "serial", None) or None,
-        # The vendor's own scripts find it inaccurate, and read `qaic-util` instead.
+        # The vendor's own scripts consider it inaccurate and read `qaic-util` instead.
         sku=name_of(resources.skuType) if hasattr(resources, "skuType") else None,
     )
 
 
 def _sensors(info: Any) -> tuple[float | None, float | None]:
-    """Temperature (°C) and power (W) from the kernel, None where it does not tell."""
+    """Temperature (°C) and power (W) from the kernel; None where it does not report them."""
     pci = getattr(info, "pciInfo", None)
     if pci is None:
         return None, None

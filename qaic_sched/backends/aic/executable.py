@@ -1,17 +1,18 @@
-"""A program on one card: hands inferences to the vendor's runtime and brings the answers back.
+"""A program on one card: submits inferences to the vendor's runtime and passes on their results.
 
 Rules of the file:
-- Everything of the runtime that can block is called on the threads of the device, all daemons:
-  one that loads and submits, and one per activation that waits for answers, in the order of submit.
-  So there are num_activations + 1 threads for each device, and while it loads more one for that.
-- Each activation is an `InferenceSet` of its own, since a larger one would choose by itself. What
-  `set_size` it is made with is the most that it can ever hold.
+- Every call of the runtime that can block is made on a daemon thread of the device: one thread
+  loads and submits, and one thread per activation waits for inferences, in the order of `submit`.
+  A device has num_activations + 1 threads, and one more while it loads further activations.
+- Each activation is an `InferenceSet` with one activation, because a larger set chooses the
+  activation itself. The `set_size` that it is made with is the most that it can ever hold.
 - One Context serves one device. Assumption (not verified on hardware): sharing one between devices
-  may work, but nothing public says so, and no device should fall with another. Assumption (not
-  verified on hardware): programs can be loaded in a Context on one thread while others run in it.
-- Inputs are copied before they are submitted, outputs before they are handed out: whatever the
-  hardware does later, it never does it in a caller's memory.
-- Whoever takes an inference out of `_pending` answers it, so each is answered once.
+  may work, but nothing public says so, and no device should fail because another does.
+- Assumption (not verified on hardware): programs can be loaded in a Context on one thread while
+  others run in it.
+- Inputs are copied before they are submitted, outputs before they are handed out: the hardware
+  never touches a caller's memory, even after a timeout.
+- The thread that removes an inference from `_pending` completes it, so each completes once.
 - Assumption (not verified on hardware): the binding lets other threads run while it waits.
 """
 
@@ -25,7 +26,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from qaic_sched.backends.aic.activation import HANDLE_LIMIT_US, Activation, Flight
+from qaic_sched.backends.aic.activation import HANDLE_LIMIT_US, AicActivation, AicInference
 from qaic_sched.backends.aic.status import load_error
 from qaic_sched.backends.base import Executable, closed_in_flight, unused_indexes
 from qaic_sched.backends.threads import in_thread, join_all
@@ -46,13 +47,15 @@ __all__ = ["AicExecutable"]
 logger = logging.getLogger("qaic_sched")
 
 CLOSE_LIMIT_S = 5.0
-"""Longest that `aclose` waits for what the device holds."""
+"""Longest that `aclose` waits for the inferences that the device holds."""
 
 
 class AicExecutable(Executable):
-    """A QPC's activations on one device. Made by `AicBackend.load`, which waits for `loaded`.
+    """The activations of a QPC on one device. Made by `AicBackend.load`, which awaits `loaded`.
 
-    After the device was lost or its cores restarted, every inference is answered with that error.
+    `check_room(count, loaded)` raises unless the device has room for `count` activations besides
+    the `loaded` ones. Once the device is lost or its cores restart, every inference fails with that
+    error.
     """
 
     def __init__(
@@ -69,10 +72,10 @@ class AicExecutable(Executable):
         self.program = file.program
         self.room = dict.fromkeys(range(num_activations), set_size)
         self.loaded: Future[None] = Future()
-        self.loaded.set_running_or_notify_cancel()  # from here on nobody can cancel it
+        self.loaded.set_running_or_notify_cancel()  # it cannot be cancelled any more
         self.clock = clock_of(loop)
         self.failure: DeviceError | None = None
-        """What took the whole device or program away."""
+        """The error that ended the device or the program, if any."""
         self._runtime = sdk.runtime
         self._file = file
         self._check_room = check_room
@@ -80,10 +83,10 @@ class AicExecutable(Executable):
         self._lock = threading.Lock()
         self._is_closed = False
         self._ids = itertools.count()
-        self._pending: dict[int, Flight] = {}
-        self._queue: SimpleQueue[Flight | None] = SimpleQueue()
+        self._pending: dict[int, AicInference] = {}
+        self._queue: SimpleQueue[AicInference | None] = SimpleQueue()
         self._context: Any = None
-        self._activations: dict[int, Activation] = {}
+        self._activations: dict[int, AicActivation] = {}
         name = f"qaic-aic-{device_id}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -91,21 +94,21 @@ class AicExecutable(Executable):
     def submit(
         self, activation: int, inputs: Mapping[str, object], on_completed: OnCompleted
     ) -> None:
-        """Queue one inference; `SchedulerClosedError` once the executable was closed."""
+        """Queue one inference; `SchedulerClosedError` once the executable is closed."""
         with self._lock:
             if self._is_closed:
                 raise SchedulerClosedError(f"aic device {self.device_id} was closed")
             failure = self.failure
             if failure is None:
-                flight = Flight(next(self._ids), activation, inputs, on_completed)
-                self._pending[flight.id] = flight
-                self._queue.put(flight)
+                inference = AicInference(next(self._ids), activation, inputs, on_completed)
+                self._pending[inference.id] = inference
+                self._queue.put(inference)
             else:
-                # Not by a thread of the device: they may all be stuck.
+                # On the loop, because every thread of the device may be stuck.
                 self._loop.call_soon_threadsafe(on_completed, failure, self.clock())
 
     async def load_more(self, count: int, set_size: int) -> Sequence[int]:
-        """Load so many programs more, on a thread for that; see the seam."""
+        """Load `count` more programs, on a separate thread; see `Executable.load_more`."""
         await self._check_room(count, self.num_activations)
         name = f"qaic-aic-{self.device_id}-load"
         try:
@@ -124,50 +127,52 @@ class AicExecutable(Executable):
         return indexes
 
     async def unload(self, activations: Sequence[int]) -> None:
-        """End their threads, which give the programs back."""
+        """End the threads of these activations, which releases their programs."""
         with self._lock:
             gone = [self._activations.pop(index) for index in activations]
         for index, activation in zip(activations, gone, strict=True):
             del self.room[index]
-            activation.flights.put(None)
+            activation.started.put(None)
         await in_thread(partial(join_all, gone, CLOSE_LIMIT_S), f"qaic-aic-{self.device_id}-unload")
 
     def stop(self) -> None:
-        """Let the threads end once the device has answered what it holds; waits for nothing."""
+        """Let the threads end once the device has completed what it holds; does not wait."""
         with self._lock:
             self._is_closed = True
             self._queue.put(None)
 
     async def aclose(self) -> None:
-        """Stop, and give the device back; what hangs is answered with an error and left behind."""
+        """Stop, and release the device; inferences that hang fail, their threads are abandoned."""
         self.stop()
         join = partial(join_all, self._threads(), CLOSE_LIMIT_S)
         if not await in_thread(join, f"qaic-aic-{self.device_id}-close"):
             logger.warning("aic device %d was still busy when it was closed", self.device_id)
-        self._answer_all(closed_in_flight("aic", self.device_id))
+        self._fail_all(closed_in_flight("aic", self.device_id))
 
-    def answer(self, flight_id: int, answer: Tensors | DeviceError, completed_at: float) -> None:
-        """Answer an inference, unless it is too late; on the device's threads."""
-        flight = self._pending.pop(flight_id, None)
-        if flight is None:
+    def complete(
+        self, inference_id: int, result: Tensors | DeviceError, completed_at: float
+    ) -> None:
+        """Pass on the result of an inference, unless it has had one; on the device's threads."""
+        inference = self._pending.pop(inference_id, None)
+        if inference is None:
             return
         try:
-            flight.on_completed(answer, completed_at)
+            inference.on_completed(result, completed_at)
         except Exception:
-            logger.exception("aic device %d: who wanted an answer failed", self.device_id)
+            logger.exception("aic device %d: the callback of an inference failed", self.device_id)
 
     def fail(self, error: DeviceError) -> None:
-        """The device or its program is gone: answer all that it holds, and all that will come."""
+        """Fail every inference that the device holds, and every later one: its program is gone."""
         with self._lock:
             if self.failure is None:
                 self.failure = error
                 logger.warning("%s", error)
-        self._answer_all(error)
+        self._fail_all(error)
 
-    def _answer_all(self, error: DeviceError) -> None:
+    def _fail_all(self, error: DeviceError) -> None:
         now = self.clock()
-        for flight_id in list(self._pending):
-            self.answer(flight_id, error, now)
+        for inference_id in list(self._pending):
+            self.complete(inference_id, error, now)
 
     def _run(self) -> None:
         """Load, submit until the executable is closed, then let the activations end."""
@@ -179,16 +184,16 @@ class AicExecutable(Executable):
             self.loaded.set_exception(self._load_error(error))
             return
         self.loaded.set_result(None)
-        while (flight := self._queue.get()) is not None:
+        while (inference := self._queue.get()) is not None:
             if self.failure is None:
-                self._activations[flight.activation].start_inference(flight)
+                self._activations[inference.activation].start_inference(inference)
         with self._lock:
             for activation in self._activations.values():
-                activation.flights.put(None)
+                activation.started.put(None)
             self._context = None
 
     def _load(self, count: int, set_size: int) -> list[tuple[Any, list[Any]]]:
-        """Load programs, with all handles of each."""
+        """Load `count` programs: the InferenceSet of each, and all its handles."""
         make = self._runtime.InferenceSet
         sets = [
             make(self._context, self._file.qpc, self.device_id, set_size, 1) for _ in range(count)
@@ -197,7 +202,7 @@ class AicExecutable(Executable):
 
     def _add(self, indexes: Sequence[int], loaded: list[tuple[Any, list[Any]]]) -> None:
         for index, pair in zip(indexes, loaded, strict=True):
-            self._activations[index] = Activation(self, index, self._runtime, self._file, *pair)
+            self._activations[index] = AicActivation(self, index, self._runtime, self._file, *pair)
 
     def _handle(self, inference_set: Any) -> Any:
         status, handle = inference_set.getAvailable(HANDLE_LIMIT_US)
@@ -209,11 +214,11 @@ class AicExecutable(Executable):
         if isinstance(error, SchedulerError):
             return error
         ours = load_error(error, self.device_id)
-        # Without its traceback, whose frames would keep what was loaded on the device.
+        # Without its traceback, whose frames would keep the loaded programs on the device.
         ours.__cause__ = error.with_traceback(None)
         return ours
 
     def _threads(self) -> Iterator[threading.Thread]:
-        """The threads of the device; its activations are known once the first has ended."""
+        """The threads of the device; the activations are known once the first thread has ended."""
         yield self._thread
         yield from self._activations.values()

@@ -1,9 +1,9 @@
-"""What a QPC, the vendor's compiled model, takes and gives, and in which order its buffers stand.
+"""Reads a QPC, the vendor's compiled model: its inputs, its outputs and the order of its buffers.
 
 Rules of the file:
-- A buffer's index is its place in the list that an inference is given, and in the shapes of each
+- The index of a buffer is its place in the list that an inference takes, and in the shapes of each
   specialization. Assumption (not verified on hardware): the two orders are the same.
-- Specializations are the only way to several batch sizes, and must differ in nothing else.
+- Several batch sizes need specializations, which must differ in nothing but the batch size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Binding", "QpcFile", "read_qpc"]
 
 OP_STATISTICS = "aiccyclecounts"
-"""An output of cycle counts that some QPCs have beside the model's own."""
+"""An output of cycle counts that some QPCs have besides those of the model."""
 DTYPES: dict[str, np.dtype[np.generic]] = {
     "FLOAT_TYPE": np.dtype(np.float32),
     "FLOAT_16_TYPE": np.dtype(np.float16),
@@ -39,14 +39,15 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
     "INT64_I_TYPE": np.dtype(np.int64),
     "INT8_TYPE": np.dtype(np.int8),
 }
-"""The name of a type in the description -> numpy's; quantized numbers are seen as stored."""
+"""Type name in the description -> numpy dtype; quantized values appear as stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """One buffer of an inference, in its place.
+    """One buffer of an inference.
 
-    `spec` is None for what is no tensor of the model; `size` is in bytes at the largest batch size.
+    `spec` is None if the buffer is no tensor of the model; `size` is in bytes, at the largest batch
+    size.
     """
 
     is_input: bool
@@ -56,10 +57,10 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class QpcFile:
-    """A QPC that was read: the vendor's object, which every device loads from, and what is in it.
+    """A QPC that was read: the vendor's object, which every device loads from, and its contents.
 
-    `dimensions` has for each batch size what chooses its specialization: (bytes per element,
-    shape) of each buffer. It is empty in a QPC that has but one.
+    `dimensions` maps each batch size to what selects its specialization: (bytes per element,
+    shape) of each buffer. It is empty for a QPC without specializations.
     """
 
     qpc: Any
@@ -68,21 +69,24 @@ class QpcFile:
     dimensions: dict[int, list[tuple[int, list[int]]]]
 
     def size_of(self, binding: Binding, rows: int) -> int:
-        """Bytes of a buffer in an inference of so many rows."""
+        """Bytes of a buffer in an inference of `rows` rows."""
         if binding.spec is None or not self.dimensions:
             return binding.size
         return binding.size * rows // self.program.max_batch_size
 
 
 def read_qpc(sdk: Sdk, path: str) -> QpcFile:
-    """Read the QPC whose file is `path`; `ConfigError` if it is none. Blocks."""
+    """Read the QPC at `path`; `ConfigError` if the file is not a QPC. Blocks."""
     try:
-        # Assumption (not verified on hardware): the folder may be one whose file is not
-        # called programqpc.bin.
+        # Assumption (not verified on hardware): the file in the folder need not be called
+        # programqpc.bin.
         qpc = sdk.runtime.Qpc(str(Path(path).parent))
         status, data = qpc.getIoDescriptor()
         if status != sdk.runtime.QStatus.QS_SUCCESS:
-            raise ConfigError(f"model {path}: its description cannot be read ({name_of(status)})")
+            raise ConfigError(
+                f"model {path}: its description cannot be read ({name_of(status)}): compile it"
+                " again"
+            )
         description = sdk.api.IoDesc()
         description.ParseFromString(bytes(data))
         mappings = qpc.getBufferMappings()
@@ -90,13 +94,13 @@ def read_qpc(sdk: Sdk, path: str) -> QpcFile:
         raise
     except Exception as error:
         raise ConfigError(
-            f"model {path}: truncated, or no compiled model for cards: {error}: compile it again"
+            f"model {path}: truncated, or not compiled for cards: {error}: compile it again"
         ) from error
     return _Reader(sdk, path, description, mappings).read(qpc)
 
 
 class _Reader:
-    """Brings the vendor's description of one QPC into ours."""
+    """Converts the vendor's description of one QPC to a `QpcFile`."""
 
     def __init__(self, sdk: Sdk, path: str, description: Any, mappings: Any) -> None:
         self.path = path
@@ -111,10 +115,10 @@ class _Reader:
         }
 
     def read(self, qpc: Any) -> QpcFile:
-        """The QPC's description; `ConfigError` names what we cannot run."""
+        """Convert the description; `ConfigError` names the part that cannot run."""
         tensors = [each for each in self.bindings if each.name != OP_STATISTICS]
         if not tensors:
-            raise self.error("it has neither inputs nor outputs")
+            raise self.error("it has neither inputs nor outputs: compile it again")
         specs = {each.name: self.spec(each) for each in tensors}
         dimensions: dict[int, list[tuple[int, list[int]]]] = {}
         if len(self.shapes) > 1:
@@ -132,30 +136,32 @@ class _Reader:
         return QpcFile(qpc, program, bindings, dimensions)
 
     def is_input(self, binding: Any) -> bool:
-        """Whether the host writes it."""
+        """Whether the host writes the buffer."""
         return bool(binding.dir == self.input_direction)
 
     def spec(self, binding: Any) -> TensorSpec:
-        """The tensor of a binding, in the shape of the selected set."""
+        """The tensor of a binding, with the shape of the selected set."""
         dtype = self.dtype(binding)
-        # Assumption (not verified on hardware): where a description has no shapes, the size of the
-        # buffer is all there is to know, and such a program runs one request at a time.
+        # Assumption (not verified on hardware): where a description has no shapes, the buffer size
+        # is all there is to know, and such a program runs one request per inference.
         shape = tuple(binding.dims) or (self.sizes[binding.name] // dtype.itemsize,)
         return TensorSpec(binding.name, shape, dtype)
 
     def dtype(self, typed: Any) -> np.dtype[np.generic]:
-        """The type of a binding, or of its shape in a specialization."""
+        """The dtype of a binding, or of its shape in a specialization."""
         if typed.type not in self.dtypes:
-            raise self.error(f"it has values of type {typed.type} of QAicApi_pb2, numpy has none")
+            raise self.error(
+                f"numpy has no dtype for type {typed.type} of QAicApi_pb2: compile it with another"
+            )
         return self.dtypes[typed.type]
 
     def binding(self, binding: Any, spec: TensorSpec | None) -> Binding:
-        """The place of a buffer; what is no tensor has the size that the buffer mapping tells."""
+        """A buffer; if it is no tensor, its size comes from the buffer mapping."""
         size = self.sizes[binding.name] if spec is None else prod(spec.shape) * spec.dtype.itemsize
         return Binding(self.is_input(binding), size, spec)
 
     def specializations(self, tensors: Sequence[Any]) -> dict[int, list[tuple[int, list[int]]]]:
-        """Batch size -> dimensions of all buffers."""
+        """Batch size -> dimensions of every buffer."""
         found: dict[int, list[tuple[int, list[int]]]] = {}
         rests: set[tuple[tuple[int, ...], ...]] = set()
         for shapes in self.shapes:
@@ -171,5 +177,5 @@ class _Reader:
         return found
 
     def error(self, problem: str) -> ConfigError:
-        """What is wrong with this QPC."""
+        """An error that names this QPC."""
         return ConfigError(f"model {self.path}: {problem}")

@@ -1,7 +1,7 @@
 """Finds and imports the vendor's Python binding; nothing else imports it.
 
-The binding is not on PyPI: it comes with the Cloud AI Platform SDK, in folders that are on nobody's
-`sys.path`. Its users append them, and so do we.
+The binding is not on PyPI. It comes with the Cloud AI Platform SDK, in folders that are not on
+`sys.path`; like the vendor's examples, this module appends them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from qaic_sched.errors import ConfigError
 __all__ = ["Sdk", "has_card", "import_sdk", "is_installed"]
 
 ROOT = Path("/opt/qti-aic/dev")
-"""Where the Platform SDK puts what developers need."""
+"""The folder of the development files in the Platform SDK."""
 DEVICE_NODES = (("/dev/accel", "accel*"), ("/dev", "qaic_aic100_*"))
-"""One node per device, of the driver in the Linux kernel and of the vendor's older one."""
+"""Device nodes, one per device: of the Linux kernel's driver, and of the vendor's older one."""
 RUNTIME = "qaicrt"
 DESCRIPTIONS = "QAicApi_pb2"
 
@@ -35,20 +35,20 @@ class Sdk(NamedTuple):
 
 
 def import_sdk() -> Sdk:
-    """The binding; `ConfigError` says in one sentence what is missing and where it is looked for.
+    """Import the binding; `ConfigError` says what is missing and where it was looked for.
 
-    May block for as long as loading the vendor's libraries takes.
+    Blocks for as long as loading the vendor's libraries takes.
     """
     return Sdk(_import(RUNTIME), _import(DESCRIPTIONS))
 
 
 def is_installed() -> bool:
-    """Whether the binding is there for this Python; imports nothing."""
+    """Whether the binding is installed for this version of Python; imports nothing."""
     return all(_is_there(module) for module in (RUNTIME, DESCRIPTIONS))
 
 
 def has_card() -> bool:
-    """Whether the binding and a device's node are there; cheap, asks no device."""
+    """Whether the binding is installed and a device node exists; cheap, queries no device."""
     return is_installed() and any(
         next(Path(folder).glob(pattern), None) for folder, pattern in DEVICE_NODES
     )
@@ -66,7 +66,7 @@ def _import(module: str) -> Any:
     folder = _folder(module)
     if not _is_there(module):
         is_foreign = next(folder.glob(f"{module}*"), None) is not None
-        other = ", where it is for another version of Python" if is_foreign else ""
+        other = " (there it is for another version of Python)" if is_foreign else ""
         raise ConfigError(
             f"backend: aic needs {module} of the vendor's Python binding, which is not on sys.path"
             f" and not in {folder}{other}: install the Cloud AI Platform SDK for Python "
@@ -77,7 +77,7 @@ def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        mend = "install the Cloud AI Platform SDK again"
+        mend = "reinstall the Cloud AI Platform SDK"
         if (error.name or "").startswith("google"):
             mend = "pip install protobuf"
         raise ConfigError(f"backend: aic cannot import {module}: {error}: {mend}") from error

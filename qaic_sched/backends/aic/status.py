@@ -1,7 +1,7 @@
-"""What each status of the vendor's runtime means for us: whose fault, how much is gone, what mends.
+"""Translates statuses of the vendor's runtime into errors: the cause, its extent and the remedy.
 
-Assumption (not verified on hardware): the closed runtime of the SDK gives its statuses the meanings
-that they have in the vendor's open user-mode driver, where these were read.
+Assumption (not verified on hardware): statuses of the SDK's closed runtime have the meanings that
+they have in the vendor's open user-mode driver, from which these were taken.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["inference_error", "load_error", "name_of"]
 
 STUCK_AFTER_S = 5.0
-"""A failure that took at least this long is that of a stuck inference: the kernel's default wait.
+"""A failure that took at least this long means a stuck inference: the kernel's default wait.
 
-Assumption (not verified on hardware): one that never ends returns QS_ERROR after six such waits.
+Assumption (not verified on hardware): an inference that never ends returns QS_ERROR after six such
+waits.
 """
 
 
@@ -39,23 +40,27 @@ _MEANINGS = {
     "QS_NODEV": _Meaning("lost", "the device is gone or offline", _CHECK),
     "QS_AGAIN": _Meaning("restarted", "the device is reloading", _RELOAD),
     "QS_DEV_ERROR": _Meaning("restarted", _RESTART, _RELOAD),
-    "QS_TIMEDOUT": _Meaning("stuck", "it never ended", "reset the device if that goes on"),
+    "QS_TIMEDOUT": _Meaning("stuck", "it never ended", "reset the device if this persists"),
     "QS_ERROR": _Meaning("inference", "the device reported an error", _CHECK),
-    "QS_INVAL": _Meaning("inference", "inputs or program were refused", "compile the model again"),
-    "QS_UNSUPPORTED": _Meaning("inference", "the device cannot do it", "compile the model for it"),
+    "QS_INVAL": _Meaning(
+        "inference", "the runtime refused inputs or program", "compile the model again"
+    ),
+    "QS_UNSUPPORTED": _Meaning(
+        "inference", "the device does not support it", "compile the model for this device"
+    ),
     "QS_PROTOCOL": _Meaning(
-        "inference", "firmware and SDK do not understand each other", "install the same version"
+        "inference", "firmware and SDK do not match", "install both in the same version"
     ),
     "QS_NOMEM": _Meaning("inference", "memory ran out", "use fewer activations"),
     "QS_NOSPC": _Meaning("inference", "the device has no room left", "use fewer activations"),
     "QS_BUSY": _Meaning("inference", "the device's queue stayed full", "use a smaller set_size"),
     "QS_DATA_CRC_ERROR": _Meaning(
-        "inference", "data was damaged on its way", "check the PCIe link"
+        "inference", "data was damaged in transfer", "check the PCIe link"
     ),
 }
-_UNKNOWN = _Meaning("inference", "the runtime gave a status that is not known here", _CHECK)
+_UNKNOWN = _Meaning("inference", "the status is unknown to qaic_sched", _CHECK)
 _OPERATOR = {"QS_INVAL", "QS_UNSUPPORTED", "QS_PROTOCOL", "QS_NOMEM", "QS_NOSPC"}
-"""Statuses of a load that another model or configuration would not have had."""
+"""Statuses of a load that are the operator's fault: another model or configuration avoids them."""
 
 
 def name_of(status: object) -> str:
@@ -66,7 +71,7 @@ def name_of(status: object) -> str:
 def inference_error(
     status: object, device_id: int, activation: int, waited_s: float
 ) -> DeviceError:
-    """Why an inference failed that the device had for `waited_s` seconds."""
+    """The error of an inference that failed after `waited_s` seconds on the device."""
     name = name_of(status)
     if name == "QS_ERROR" and waited_s >= STUCK_AFTER_S:
         kind, problem, mend = _MEANINGS["QS_TIMEDOUT"]
@@ -78,7 +83,7 @@ def inference_error(
 
 
 def load_error(reason: object, device_id: int) -> ConfigError | DeviceError:
-    """Why a program could not be loaded; `reason` is a status, or an exception of the binding.
+    """The error of a load that failed; `reason` is a status, or an exception of the binding.
 
     Assumption (not verified on hardware): such an exception names the status in its text.
     """

@@ -1,1 +1,1 @@
-"""Compiling once for any kind of device: the recipe, the folder with its result, and the files."""
+"""Compiling once, for any kind of device: the recipe, the folder of the result, the file format."""

@@ -1,8 +1,8 @@
-"""Compiles a model once: the same model with the same options is reused, from process to process.
+"""Compiles a model once, and reuses the result for that model and options, across processes.
 
 Rules of this file:
-- A result counts only for the content of the model, the options, the kind and the compiler that
-  it was made with; where the model lies and what it is called do not matter.
+- A result is valid for the content of the model, the options, the kind of device and the compiler
+  that made it; the path and the name of the model do not matter.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import msgspec
 
 from qaic_sched.backends.compiling.container import find
 from qaic_sched.backends.compiling.folder import (
+    CompileRecord,
     FolderError,
     Recipe,
-    Record,
     digest_of,
     finished,
     install,
@@ -41,25 +41,25 @@ __all__ = ["Compiler", "compile_model"]
 logger = logging.getLogger("qaic_sched")
 
 NOT_OF_THE_PROGRAM = {"compile", "output_dir", "oversubscription_name"}
-"""Options that change nothing of what is compiled."""
+"""Options that do not change the compiled program."""
 
 
 class Compiler(NamedTuple):
-    """What compiles for one kind of device."""
+    """The compiler for one kind of device."""
 
     kind: Literal["cpu", "aic"]
     version: Callable[[], str | None]
-    """What the compiler is; None where there is none, but its results can be reused."""
+    """Identifies the compiler; None if there is none, in which case results are only reused."""
     run: Callable[[str, ModelOptions, Path], Awaitable[None]]
-    """Make this folder, with the program in it."""
+    """Creates the folder, with the program in it."""
 
 
 async def compile_model(model_path: str, compiler: Compiler, options: ModelOptions) -> str:
-    """Compile an ONNX file into `options.output_dir`; the path of the program.
+    """Compile an ONNX file into `options.output_dir`; returns the path of the program.
 
-    An earlier result of the same model and options is reused, that of others replaced. Without
-    `output_dir` there is a folder for each in the user's cache. `ConfigError` on a model, options
-    or a folder that cannot be used, `CompileError` where the compiler fails.
+    An earlier result for this model and these options is reused, any other is replaced. Without
+    `output_dir`, each has a folder in the user's cache. Raises `ConfigError` if the model, the
+    options or the folder cannot be used, `CompileError` if the compiler fails.
     """
     recipe = await in_thread(partial(_recipe, model_path, compiler.kind, options))
     folder = Path(options.output_dir or _default_folder(model_path, recipe))
@@ -69,14 +69,14 @@ async def compile_model(model_path: str, compiler: Compiler, options: ModelOptio
     if program is not None:
         return program
     async with making(folder) as work:
-        # Whoever had the lock before may have made just that.
+        # The previous holder of the lock may have made this program.
         program = await in_thread(look)
         if program is not None:
             return program
         owned(folder)  # before the work, not after it
         made = work / "made"
         await compiler.run(model_path, options, made)
-        record = await in_thread(partial(_record, model_path, recipe, str(version), made))
+        record = await in_thread(partial(_record_of, model_path, recipe, str(version), made))
         program = install(folder, made, record)
     logger.info("compiled %s for %s: %s", model_path, compiler.kind, program)
     return program
@@ -96,12 +96,12 @@ def _recipe(model_path: str, kind: str, options: ModelOptions) -> Recipe:
     except OSError as error:
         problem = f"{error.filename} cannot be read: {error.strerror}"
         raise ConfigError(f"model {model_path}: {problem}") from error
-    # Through JSON, as the recipe that it will be compared with.
+    # Through JSON, like the recipe in the record that this is compared with.
     return Recipe(kind, digest, json.loads(json.dumps(given, default=str)), files)
 
 
 def _input_files(options: dict[str, Any]) -> list[str]:
-    """The files that the options name, but for those that the compiler writes."""
+    """The files that the options name, without those that the compiler writes."""
     return [
         value
         for key, value in options.items()
@@ -115,16 +115,16 @@ def _default_folder(model_path: str, recipe: Recipe) -> Path:
     try:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError as error:
-        raise FolderError("output_dir: add one, for this user has no home directory") from error
+        raise FolderError("output_dir: add one, because this user has no home directory") from error
     return Path(cache, "qaic_sched", name)
 
 
-def _record(model_path: str, recipe: Recipe, version: str, made: Path) -> Record:
+def _record_of(model_path: str, recipe: Recipe, version: str, made: Path) -> CompileRecord:
     try:
         program = Path(find(str(made)))
     except ConfigError as error:
         raise CompileError(f"model {model_path}: the compiler left no program: {error}") from error
     files = sorted(path.name for path in made.iterdir())
-    return Record(
+    return CompileRecord(
         str(Path(model_path).absolute()), recipe, version, program.name, digest_of(program), files
     )

@@ -1,10 +1,10 @@
-"""Compiled programs as files: which there are, what they run on, and the CPU's own format.
+"""Compiled programs as files: finding them, their kind of device, and the format for the CPU.
 
 Rules of this file:
-- A program for the CPU is an ONNX model with a note of ours in front. The note is a field that
-  readers of the ONNX format skip, so the file is still a model: ONNX Runtime loads it from its
-  path, and nothing of it has to be held in memory.
-- Any other `*.bin` file is taken for a card's program, whose format is the vendor's own.
+- A program for the CPU is an ONNX model behind a note of ours. The note is a field that readers of
+  the ONNX format skip, so the file is still a model: ONNX Runtime loads it from its path, and it
+  need not be held in memory.
+- Any other `*.bin` file is taken for a program for cards, in the vendor's format.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ __all__ = [
 ]
 
 PROGRAM = "programqpc.bin"
-"""What the vendor's compiler calls its result, and so do we."""
+"""The name of a compiled program, which is that of the vendor's compiler."""
 PROGRAM_NAMES = (PROGRAM, "qpc.bin")
 
 TAG = b"\xc2\xa9\x07"
-"""Field 15000 of the ONNX format, which has no such field: what follows has a length."""
+"""Tag of field 15000, which the ONNX format does not define: a length and as many bytes follow."""
 LENGTH_BYTES = 4
 MARK = b"qaic_sched program for the CPU\n"
 CHUNK = 2**20
 
 
 class CpuNote(Struct, frozen=True):
-    """What stands in front of the model: its size and digest, and the symbols it is fixed to."""
+    """The note in front of the model: its size, its digest and the sizes of its symbols."""
 
     num_bytes: int
     sha256: str
@@ -53,9 +53,9 @@ class CpuNote(Struct, frozen=True):
 
 
 def find(path: str) -> str:
-    """The file that `path` means: a file, a compiled folder, or a glob with exactly one match.
+    """Resolve a file, a folder with a compiled program, or a glob with one match to a file.
 
-    `ConfigError` where there is none, or several.
+    `ConfigError` if there is no such file, or several.
     """
     if Path(path).is_dir():
         names = [name for name in PROGRAM_NAMES if Path(path, name).is_file()]
@@ -77,9 +77,9 @@ def _only(found: Sequence[str], none: str, path: str) -> str:
 
 
 def kind_of(path: str) -> Literal["cpu", "aic"] | None:
-    """What the compiled program in a file runs on; None if the file is not a compiled program.
+    """The kind of device of the compiled program in a file; None if it is not a compiled program.
 
-    Only the beginning is read: whether all of it is there, a backend finds out.
+    Reads only the beginning of the file; the backend checks that it is complete.
     """
     try:
         with open(path, "rb") as file:
@@ -91,11 +91,11 @@ def kind_of(path: str) -> Literal["cpu", "aic"] | None:
 
 
 def write_cpu_program(path: Path, model: Path, symbols: Mapping[str, int]) -> None:
-    """Write the ONNX file `model`, fixed to these symbols, as a program for the CPU."""
+    """Write the ONNX file `model`, with the sizes of its symbols, as a program for the CPU."""
     with model.open("rb") as source, path.open("wb") as target:
         note = CpuNote(model.stat().st_size, sha256_of(source), dict(symbols))
         content = MARK + msgspec.json.encode(note)
-        # Seven bits a byte, the highest bit of all but the last set: a protobuf length.
+        # A protobuf length: seven bits per byte, the highest bit set in all but the last.
         shifted = [len(content) >> 7 * index & 127 for index in range(LENGTH_BYTES)]
         length = bytes([*(bits | 128 for bits in shifted[:-1]), shifted[-1]])
         target.write(TAG + length + content)
@@ -104,13 +104,13 @@ def write_cpu_program(path: Path, model: Path, symbols: Mapping[str, int]) -> No
 
 
 def check_cpu_program(path: str) -> CpuNote:
-    """The note of a program for the CPU that is all there; else `ConfigError` says what is not."""
+    """Check a program for the CPU and return its note; `ConfigError` if it is damaged."""
     try:
         with open(path, "rb") as file:
             length = _length_of_note(file)
             if length is None:
                 raise ConfigError(
-                    f"model {path}: is no program for the CPU: one for cards needs `backend: aic`, "
+                    f"model {path}: not a program for the CPU: one for cards needs `backend: aic`, "
                     f"a damaged one must be compiled again"
                 )
             note = msgspec.json.decode(file.read(length), type=CpuNote)
@@ -131,7 +131,7 @@ def _damaged(path: str, problem: str) -> ConfigError:
 
 
 def _length_of_note(file: BinaryIO) -> int | None:
-    """Bytes of the note behind the mark, where the file is left; None if there is no mark."""
+    """The length of the note, with the file positioned at it; None if there is no mark."""
     start = file.read(len(TAG) + LENGTH_BYTES + len(MARK))
     length = start[len(TAG) : len(TAG) + LENGTH_BYTES]
     if start != TAG + length + MARK:
@@ -140,7 +140,7 @@ def _length_of_note(file: BinaryIO) -> int | None:
 
 
 def sha256_of(file: BinaryIO) -> str:
-    """The digest of what is left to read of a file, in hexadecimal."""
+    """The SHA-256 of the rest of a file, in hexadecimal."""
     digest = hashlib.sha256()
     while chunk := file.read(CHUNK):
         digest.update(chunk)

@@ -1,12 +1,12 @@
-"""The folder that a compile leaves its result in: reused, locked and replaced, never half done.
+"""The folder of a compiled program: reused, locked and replaced, never left half done.
 
 Rules of this file:
-- A result counts only if `compiled.json` has the digest of its program. That record is written
-  first and the program is moved in last, so that whatever is interrupted between them does not
-  count, and yet every file is known to be ours.
-- What is being made stands in a folder of its own inside, and is moved out by renaming.
-- All of it happens under a lock that the system takes back from a process that dies.
-- No file that the record does not name is ever touched.
+- A result is valid only if `compiled.json` has the digest of its program. That record is written
+  first and the program is moved in last: an interrupted installation is never valid, yet the record
+  already names every file as ours.
+- Results are made in a work folder inside the folder, and moved out by renaming.
+- Every change happens under a lock, which the system releases if its process dies.
+- Files that the record does not name are never touched.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from qaic_sched.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-__all__ = ["FolderError", "Recipe", "Record", "digest_of", "finished", "install", "making"]
+__all__ = ["CompileRecord", "FolderError", "Recipe", "digest_of", "finished", "install", "making"]
 
 logger = logging.getLogger("qaic_sched")
 
@@ -36,17 +36,17 @@ RECORD = "compiled.json"
 LOCK = ".lock"
 MAKING = ".compiling-"
 POLL_S = 0.05
-"""Between two looks at a lock that another process holds: waiting for one cannot be cancelled."""
+"""Interval of polling a lock of another process, because waiting for one cannot be cancelled."""
 
 
 class FolderError(ConfigError):
-    """The operator's fault: the folder cannot be used for what is compiled."""
+    """The operator's fault: the folder cannot hold a compiled program."""
 
 
 class Recipe(Struct, frozen=True):
-    """What a program is made of; another recipe is another program.
+    """Everything that determines a program; another recipe makes another program.
 
-    `files` are those that the options name and those that the model keeps weights in.
+    `files` maps the files that the options name, and those with the model's weights, to digests.
     """
 
     kind: str
@@ -55,8 +55,8 @@ class Recipe(Struct, frozen=True):
     files: dict[str, str] = {}
 
 
-class Record(Struct, frozen=True):
-    """`compiled.json`: how the result beside it came about, and which files belong to it."""
+class CompileRecord(Struct, frozen=True):
+    """`compiled.json`: how the program in the folder was made, and which files belong to it."""
 
     model: str
     recipe: Recipe
@@ -67,9 +67,9 @@ class Record(Struct, frozen=True):
 
 
 def finished(folder: Path, recipe: Recipe, compiler: str | None) -> str | None:
-    """The path of the program in `folder` that is made by this recipe and whole; None if none is.
+    """The path of the complete program that this recipe made in `folder`; None if there is none.
 
-    A compiler that is not known may have been any.
+    If `compiler` is None, the program may have been made by any.
     """
     record = _read_record(folder)
     if record is None or record.recipe != recipe or compiler not in (None, record.compiler):
@@ -81,21 +81,22 @@ def finished(folder: Path, recipe: Recipe, compiler: str | None) -> str | None:
 
 
 def digest_of(path: str | Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return sha256_of(file)
 
 
 @asynccontextmanager
 async def making(folder: Path) -> AsyncIterator[Path]:
-    """Wait until nobody else compiles into `folder`, and give a new folder inside to work in.
+    """Lock `folder` and yield a new work folder inside it; remove that at the end.
 
-    What the system does not let us do, then or meanwhile, is a `FolderError`.
+    Waits while another process compiles into `folder`. Errors of the system, inside the context
+    too, become `FolderError`.
     """
     with _system_errors(folder), _opened_lock(folder) as lock:
         if not _is_taken(lock):
             logger.info("waiting for another process that compiles into %s", folder)
-            while not _is_taken(lock):  # noqa: ASYNC110 no process sends another an event
+            while not _is_taken(lock):  # noqa: ASYNC110 other processes send no events
                 await anyio.sleep(POLL_S)
         work = _work_folder(folder)
         try:
@@ -110,17 +111,17 @@ def _opened_lock(folder: Path) -> BinaryIO:
 
 
 def _work_folder(folder: Path) -> Path:
-    """A new folder; those of compiles that were interrupted are removed, for the lock is ours."""
+    """A new work folder; removes those of interrupted compiles, which is safe under the lock."""
     for left_behind in folder.glob(f"{MAKING}*"):
         shutil.rmtree(left_behind, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=MAKING, dir=folder))
 
 
-def install(folder: Path, made: Path, record: Record) -> str:
-    """Put what was made into `folder`, in place of an earlier result; the path of the program.
+def install(folder: Path, made: Path, record: CompileRecord) -> str:
+    """Move the result in `made` into `folder`, replacing an earlier one; the program's path.
 
-    To be called inside `making`. `record.files` are the names in `made`. `FolderError` where
-    `folder` holds files of somebody else.
+    Call it inside `making`. `record.files` are the names in `made`. `FolderError` if `folder` holds
+    files that are not ours.
     """
     earlier = owned(folder)
     files = sorted({*record.files, *earlier})
@@ -136,27 +137,27 @@ def install(folder: Path, made: Path, record: Record) -> str:
 
 
 def owned(folder: Path) -> list[str]:
-    """The files of an earlier result; `FolderError` names those of somebody else."""
+    """The files of an earlier result; `FolderError` names files that are not ours."""
     record = _read_record(folder)
     names = {path.name for path in folder.iterdir() if not path.name.startswith(MAKING)}
     ours = names & {*(record.files if record else ()), LOCK}
     foreign = names - ours - ({RECORD} if record else set())
     if foreign:
         raise FolderError(
-            f"output_dir: {folder} holds files that no compile of ours has left there "
+            f"output_dir: {folder} holds files that qaic_sched did not make "
             f"({', '.join(sorted(foreign))}): empty it, or name another folder"
         )
     return sorted(ours - {LOCK})
 
 
-def _read_record(folder: Path) -> Record | None:
+def _read_record(folder: Path) -> CompileRecord | None:
     try:
-        return msgspec.json.decode((folder / RECORD).read_bytes(), type=Record)
+        return msgspec.json.decode((folder / RECORD).read_bytes(), type=CompileRecord)
     except (OSError, msgspec.MsgspecError):
         return None
 
 
-def _write_record(folder: Path, made: Path, record: Record) -> None:
+def _write_record(folder: Path, made: Path, record: CompileRecord) -> None:
     draft = made.parent / RECORD
     draft.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
     draft.replace(folder / RECORD)
@@ -170,11 +171,11 @@ def _remove(path: Path) -> None:
 
 
 def _is_taken(lock: BinaryIO) -> bool:
-    """Take the lock if it is free; whether it is ours now."""
+    """Take the lock if it is free; return whether it is ours now."""
     try:
         import fcntl
     except ImportError:
-        return True  # Windows has no such lock: two may compile at once there
+        return True  # Windows has no such lock: there, two processes may compile at once
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -184,7 +185,7 @@ def _is_taken(lock: BinaryIO) -> bool:
 
 @contextmanager
 def _system_errors(folder: Path) -> Iterator[None]:
-    """Say which folder it was that the system did not let us use."""
+    """Turn errors of the system into a `FolderError` that names the folder."""
     try:
         yield
     except OSError as error:

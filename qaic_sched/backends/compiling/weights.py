@@ -1,4 +1,4 @@
-"""The files in which an ONNX model keeps weights, beside its own."""
+"""Finds the separate files in which an ONNX model keeps weights."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 __all__ = ["external_files"]
 
 LOCATION = b"\x0a\x08location\x12"
-"""How the ONNX format begins the name of a file with weights; a byte with its length follows."""
+"""The bytes before the name of a file with weights; one byte with its length follows."""
 
 
 def external_files(path: str) -> list[str]:
-    """The files beside the ONNX file at `path` in which it keeps weights, as far as it names them.
+    """The paths of the files in which the ONNX file at `path` keeps weights.
 
-    They are looked for without reading the model, so a name of over 127 bytes comes out wrong.
+    The names are searched without parsing the model, so names of over 127 bytes come out wrong.
     """
     names = set()
     with open(path, "rb") as file:
         if not Path(path).stat().st_size:
-            return []  # which no map can be made of
+            return []  # an empty file cannot be mapped
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             at = data.find(LOCATION)
             while at >= 0:

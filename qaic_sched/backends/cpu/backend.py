@@ -29,7 +29,7 @@ logger = logging.getLogger("qaic_sched")
 
 
 class CpuBackend(Backend):
-    """One ONNX model, or program compiled of one, on shares of this process's cores."""
+    """An ONNX model, or a program compiled from one, on shares of this process's cores."""
 
     kind = "cpu"
 
@@ -42,17 +42,17 @@ class CpuBackend(Backend):
         unused = [name for name, value in given.items() if value]
         unused += [name for name in options.compiler if name != "compile_only"]
         if unused:
-            logger.info("options that are not used on the CPU: %s", ", ".join(unused))
+            logger.info("options not used on the CPU: %s", ", ".join(unused))
 
     async def find(self) -> list[DeviceInfo]:
-        """One device: all cores that this process may use, and the machine's memory."""
+        """One device, with the cores that this process may use and the memory of the host."""
         num_cores = len(usable_cores())
         return [DeviceInfo(0, "cpu", "ready", num_cores, num_cores, memory_bytes())]
 
     async def select(self, devices: str | int | list[int]) -> list[int]:
-        """Share the cores out among the devices meant: `"all"` is one, a count or ids so many.
+        """Share the cores among the devices: `"all"` means one, a count or a list of ids several.
 
-        `ConfigError` where there are more devices than cores, ids beyond them, or ids repeated.
+        `ConfigError` if there are more devices than cores, ids beyond them, or repeated ids.
         """
         cores = usable_cores()
         device_ids = choose_ids(devices, len(cores))
@@ -62,7 +62,7 @@ class CpuBackend(Backend):
     async def check_room(
         self, device_ids: Sequence[int], demands: Mapping[str, CoreDemand]
     ) -> None:
-        """Warn of devices with more activations than cores: those share the cores, if they must."""
+        """Warn of devices with more activations than cores; activations may share cores."""
         activations = sum(demand.num_activations for demand in demands.values())
         for device_id in device_ids:
             _warn_if_crowded(device_id, activations, self._cores_of[device_id])
@@ -70,8 +70,8 @@ class CpuBackend(Backend):
     async def describe(self) -> Program:
         """Compile the model and read the result, once.
 
-        `ConfigError` on a model, or options of it, that cannot run; `CompileError` where ONNX
-        Runtime does not save what it made of it.
+        `ConfigError` if the model cannot run with these options, `CompileError` if ONNX Runtime
+        cannot save the compiled model.
         """
         if self._program is None:
             await self._compile()
@@ -80,7 +80,7 @@ class CpuBackend(Backend):
         return self._program
 
     async def _compile(self) -> None:
-        """Make sure that there is a program, unless the model is to be run as it is."""
+        """Compile the model, or check the compiled program; nothing with `compile: false`."""
         is_model = kind_of(self.model_path) is None
         if is_model and not self.options.compile:
             return
@@ -92,7 +92,7 @@ class CpuBackend(Backend):
         except FolderError as error:
             if self.options.output_dir is not None:
                 raise
-            logger.info("runs %s uncompiled: %s", self.model_path, error)
+            logger.info("running %s uncompiled: %s", self.model_path, error)
         else:
             self._sizes = {}
 
@@ -102,19 +102,21 @@ class CpuBackend(Backend):
             if note.onnx_define_symbol.get(symbol) != size:
                 raise ConfigError(
                     f"model {self.model_path}: onnx_define_symbol: it was compiled with "
-                    f"{note.onnx_define_symbol}, not with {symbol}: {size}"
+                    f"{note.onnx_define_symbol}, not with {symbol}: {size}: compile it again"
                 )
 
     async def load(self, device_id: int, num_activations: int, set_size: int) -> CpuExecutable:
-        """Load `num_activations` sessions, which divide the threads of the device's cores.
+        """Load `num_activations` ONNX Runtime sessions, which divide the device's cores.
 
-        Those of other models on the device count too.
+        The activations of other models on the device count too.
         """
         program = await self.describe()
         cores = self._cores_of.get(device_id)
         if cores is None:
-            raise ConfigError(f"devices: cpu device {device_id} was not selected")
-        if not self.others:  # else `check_room` has told
+            raise ConfigError(
+                f"devices: cpu device {device_id} was not selected: call select() first"
+            )
+        if not self.others:  # else `check_room` has warned
             _warn_if_crowded(device_id, num_activations, cores)
         executable = CpuExecutable(device_id, program, cores, self._open_session)
         await executable.load_more(num_activations, set_size)
@@ -129,5 +131,8 @@ class CpuBackend(Backend):
 def _warn_if_crowded(device_id: int, num_activations: int, cores: Sequence[int]) -> None:
     if num_activations > len(cores):
         logger.warning(
-            "cpu device %d: %d activations, %d core(s)", device_id, num_activations, len(cores)
+            "cpu device %d: %d activations share %d core(s): use fewer activations",
+            device_id,
+            num_activations,
+            len(cores),
         )

@@ -1,4 +1,4 @@
-"""Compiles for the CPU: what ONNX Runtime made of a model, saved as a program."""
+"""Compiles for the CPU: saves the model that ONNX Runtime has optimised as a program."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ __all__ = ["CPU_COMPILER"]
 
 
 def cpu_version() -> str:
-    """What compiles for the CPU, with its version; `ConfigError` where it is not installed."""
+    """ONNX Runtime with its version; `ConfigError` if it is not installed."""
     return f"onnxruntime {import_onnxruntime().__version__}"
 
 
 async def compile_cpu(model_path: str, options: ModelOptions, folder: Path) -> None:
-    """Make `folder`, with the program in it.
+    """Create `folder` with the program in it.
 
-    `ConfigError` on a model, or options of it, that cannot run; `CompileError` where ONNX Runtime
-    does not save it.
+    `ConfigError` if the model cannot run with these options, `CompileError` if ONNX Runtime cannot
+    save it.
     """
     await in_thread(partial(_compile, model_path, options.onnx_define_symbol, folder))
 
@@ -42,7 +42,7 @@ async def compile_cpu(model_path: str, options: ModelOptions, folder: Path) -> N
 def _compile(model_path: str, sizes: dict[str, int], folder: Path) -> None:
     if external_files(model_path):
         raise ConfigError(
-            f"model {model_path}: keeps weights in files beside it, which cannot be compiled for "
+            f"model {model_path}: keeps weights in separate files, which cannot be compiled for "
             f"the CPU: save it as one file (below 2 GB), or add `compile: false`"
         )
     ModelReader(model_path, sizes).read(1)

@@ -1,10 +1,10 @@
-"""A model on one CPU device: a thread for each activation, which runs ONNX Runtime.
+"""A model on one CPU device: one thread per activation, which runs ONNX Runtime.
 
 Rules of the file:
-- An activation is one ONNX Runtime session on one thread, pinned to its device's cores before
-  the session is made, so that the session's own threads inherit the pinning.
-- Nothing of an inference is kept by an idle activation, neither inputs nor outputs.
-- Whoever takes an inference out of `held` answers it, so each is answered once.
+- An activation is one ONNX Runtime session on one thread, which is pinned to the cores of its
+  device before the session is made, so that the threads of the session inherit the pinning.
+- An idle activation keeps neither inputs nor outputs.
+- The thread that removes an inference from `held` completes it, so each completes once.
 """
 
 from __future__ import annotations
@@ -30,20 +30,19 @@ if TYPE_CHECKING:
     from qaic_sched.backends.base import OnCompleted
     from qaic_sched.program import Program, Tensors
 
-__all__ = ["Activation", "CpuExecutable", "Flight"]
+__all__ = ["CpuActivation", "CpuExecutable", "CpuInference"]
 
 logger = logging.getLogger("qaic_sched")
 
 CLOSE_LIMIT_S = 5.0
-"""Longest that `aclose` waits for inferences that are running or queued on the device."""
+"""Longest that `aclose` waits for inferences that run or are queued on the device."""
 
 
 class CpuExecutable(Executable):
-    """A model's activations on one device, none at first.
+    """The activations of a model on one device; none at first.
 
-    `open_session(cores of the device, activations then)` is called on each activation's own thread.
-    Those that are loaded together divide the cores with those that are there; they keep what they
-    have.
+    `open_session(number of cores, number of activations)` is called on the thread of each
+    activation. New activations get their share of the cores; earlier ones keep their threads.
     """
 
     def __init__(
@@ -60,15 +59,15 @@ class CpuExecutable(Executable):
         self._open_session = open_session
         self._lock = threading.Lock()
         self._is_closed = False
-        self._activations: dict[int, Activation] = {}
+        self._activations: dict[int, CpuActivation] = {}
 
     async def load_more(self, count: int, set_size: int) -> Sequence[int]:
-        """Open so many sessions more, each on a thread of its own; any `set_size` will do."""
+        """Open `count` more sessions, each on a new thread; any `set_size` will do."""
         self._require_open()
         activations = self.num_activations + count
         open_session = partial(self._open_session, len(self._cores), activations)
         new = {
-            index: Activation(self.device_id, index, self._cores, open_session)
+            index: CpuActivation(self.device_id, index, self._cores, open_session)
             for index in unused_indexes(self.room, count)
         }
         try:
@@ -83,7 +82,7 @@ class CpuExecutable(Executable):
         return list(new)
 
     async def unload(self, activations: Sequence[int]) -> None:
-        """End their threads, and with them their sessions."""
+        """End the threads of these activations, and with them their sessions."""
         gone = [self._activations.pop(index) for index in activations]
         for index in activations:
             del self.room[index]
@@ -94,46 +93,46 @@ class CpuExecutable(Executable):
     def submit(
         self, activation: int, inputs: Mapping[str, object], on_completed: OnCompleted
     ) -> None:
-        """Queue one inference; `SchedulerClosedError` once the executable was closed."""
-        # The lock keeps an inference from slipping in behind the end of the queue, unanswered.
+        """Queue one inference; `SchedulerClosedError` once the executable is closed."""
+        # Under the lock, so that no inference is queued behind the end marker and never completes.
         with self._lock:
             self._require_open()
-            self._activations[activation].take(Flight(inputs, on_completed))
+            self._activations[activation].take(CpuInference(inputs, on_completed))
 
     def stop(self) -> None:
-        """Let every activation end once it has done what it holds; waits for nothing."""
+        """Let every activation end once it has completed what it holds; does not wait."""
         with self._lock:
             self._is_closed = True
             _stop(self._activations.values())
 
     async def aclose(self) -> None:
-        """Stop, and wait a bounded time; what hangs is answered with an error and left behind."""
+        """Stop, and wait a bounded time; inferences that hang fail, their threads are abandoned."""
         self.stop()
         join = partial(join_all, self._activations.values(), CLOSE_LIMIT_S)
         if await in_thread(join, f"qaic-cpu-{self.device_id}-close"):
             return
         logger.warning("cpu device %d was still busy when it was closed", self.device_id)
         for activation in self._activations.values():
-            activation.answer_all(closed_in_flight("cpu", self.device_id))
+            activation.fail_all(closed_in_flight("cpu", self.device_id))
 
     def _require_open(self) -> None:
         if self._is_closed:
             raise SchedulerClosedError(f"cpu device {self.device_id} was closed")
 
 
-def _wait_loaded(activations: Iterable[Activation]) -> None:
-    """Block until every activation is ready; raise as soon as one failed."""
+def _wait_loaded(activations: Iterable[CpuActivation]) -> None:
+    """Block until every activation is ready; raise as soon as one fails."""
     for loaded in as_completed([activation.loaded for activation in activations]):
         loaded.result()
 
 
-def _stop(activations: Iterable[Activation]) -> None:
+def _stop(activations: Iterable[CpuActivation]) -> None:
     for activation in activations:
         activation.queue.put(None)
 
 
-class Flight:
-    """One inference between `submit` and its answer."""
+class CpuInference:
+    """One inference between `submit` and its completion."""
 
     __slots__ = ("inputs", "on_completed")
 
@@ -142,11 +141,11 @@ class Flight:
         self.on_completed = on_completed
 
 
-class Activation(threading.Thread):
-    """One ONNX Runtime session on a thread of its own, which serves a queue in order.
+class CpuActivation(threading.Thread):
+    """One ONNX Runtime session on a thread, which runs the inferences of a queue in order.
 
-    `loaded` is done when the session was made, or holds the `DeviceError` that prevented it.
-    `queue` takes None to end. `held` are the inferences that are not answered yet.
+    `loaded` is done once the session is open, or holds the `DeviceError` that prevented it. None
+    in `queue` ends the thread. `held` are the inferences that have not completed.
     """
 
     def __init__(
@@ -154,21 +153,21 @@ class Activation(threading.Thread):
     ) -> None:
         super().__init__(name=f"qaic-cpu-{device_id}-{index}", daemon=True)
         self.loaded: Future[None] = Future()
-        self.queue: SimpleQueue[Flight | None] = SimpleQueue()
-        self.held: set[Flight] = set()
+        self.queue: SimpleQueue[CpuInference | None] = SimpleQueue()
+        self.held: set[CpuInference] = set()
         self._device_id = device_id
         self._index = index
         self._cores = cores
         self._open_session = open_session
         self.start()
 
-    def take(self, flight: Flight) -> None:
-        """Queue an inference behind those that are held."""
-        self.held.add(flight)
-        self.queue.put(flight)
+    def take(self, inference: CpuInference) -> None:
+        """Queue an inference behind the others."""
+        self.held.add(inference)
+        self.queue.put(inference)
 
     def run(self) -> None:
-        """Pin the thread, open the session, and answer until the end of the queue."""
+        """Pin the thread, open the session, and run inferences until the end of the queue."""
         try:
             pin_to(self._cores)
             session = self._open_session()
@@ -177,40 +176,40 @@ class Activation(threading.Thread):
             return
         self.loaded.set_result(None)
         output_names = [value.name for value in session.get_outputs()]
-        while (flight := self.queue.get()) is not None:
-            if flight in self.held:
-                self._answer(flight, self._infer(session, output_names, flight.inputs))
-            del flight
+        while (inference := self.queue.get()) is not None:
+            if inference in self.held:
+                self._complete(inference, self._infer(session, output_names, inference.inputs))
+            del inference
 
-    def answer_all(self, error: DeviceError) -> None:
-        """Answer all that is held with an error; what the session makes of it is dropped."""
-        for flight in list(self.held):
-            self._answer(flight, error)
+    def fail_all(self, error: DeviceError) -> None:
+        """Fail every held inference; late results of the session are dropped."""
+        for inference in list(self.held):
+            self._complete(inference, error)
 
     def _infer(
         self, session: Any, output_names: list[str], inputs: Mapping[str, object]
     ) -> Tensors | DeviceError:
-        """Run one inference; its outputs, or its failure."""
+        """Run one inference; return its outputs or its error."""
         try:
             return dict(zip(output_names, session.run(output_names, inputs), strict=True))
         except Exception as error:
             return self._failure("an inference", error)
 
-    def _answer(self, flight: Flight, answer: Tensors | DeviceError) -> None:
-        """Hand an answer over, unless the inference has had one."""
+    def _complete(self, inference: CpuInference, result: Tensors | DeviceError) -> None:
+        """Pass on a result, unless the inference has had one."""
         try:
-            self.held.remove(flight)
+            self.held.remove(inference)
         except KeyError:
             return
         try:
-            flight.on_completed(answer, time.monotonic())
+            inference.on_completed(result, time.monotonic())
         except Exception:
-            logger.exception("%s: the receiver of an inference's outputs failed", self.name)
+            logger.exception("%s: the callback of an inference failed", self.name)
 
     def _failure(self, what: str, error: Exception) -> DeviceError:
-        """Our error, with the library's as its cause."""
+        """A `DeviceError` with the error of the library as its cause."""
         where = f"cpu device {self._device_id}, activation {self._index}"
         failure = DeviceError(f"{where}: {what} failed: {first_line(error)}", self._device_id)
-        # Without its traceback, whose frames would keep the inference's inputs alive.
+        # Without its traceback, whose frames would keep the inputs alive.
         failure.__cause__ = error.with_traceback(None)
         return failure

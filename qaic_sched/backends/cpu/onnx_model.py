@@ -1,4 +1,4 @@
-"""What an ONNX model takes and gives, read through ONNX Runtime."""
+"""Reads the inputs and outputs of an ONNX model, and opens it, through ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelReader", "first_line", "import_onnxruntime", "open_model"]
 
 FATAL = 4
-"""The only severity that ONNX Runtime may print itself: it raises its errors, we pass them on."""
+"""The only severity that ONNX Runtime may print: it also raises its errors, which we pass on."""
 
 NUMBERS = "float16 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool"
 DTYPES: dict[str, np.dtype[np.generic]] = {
@@ -24,13 +24,13 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(double)": np.dtype(np.float64),
 }
-"""ONNX Runtime's name of a type -> numpy's."""
+"""ONNX Runtime's name of a type -> numpy dtype."""
 
 
 class ModelReader:
-    """Reads from an ONNX file what the model takes and gives.
+    """Reads the description of the model in an ONNX file.
 
-    `sizes` are the sizes of the model's symbolic dimensions, by symbol.
+    `sizes` maps the symbols of the model's dimensions to their sizes.
     """
 
     def __init__(self, path: str, sizes: Mapping[str, int]) -> None:
@@ -38,13 +38,13 @@ class ModelReader:
         self.sizes = sizes
 
     def read(self, num_threads: int) -> Program:
-        """Describe the model; `ConfigError` on a model, or sizes for it, that cannot run."""
+        """Describe the model; `ConfigError` if it cannot run, or not with these sizes."""
         session = self.open(num_threads)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         self.check_values(inputs, outputs)
         self.check_sizes(inputs, outputs)
         input_specs = specs_of(inputs, [self.sized(value.shape) for value in inputs])
-        # An output of unknown rank has the shape of a scalar here, so a scalar is looked at too.
+        # An output of unknown rank looks like a scalar here, so scalars are tried out too.
         if open_sizes(outputs) <= open_sizes(inputs) and all(value.shape for value in outputs):
             output_shapes = [self.sized(value.shape) for value in outputs]
         else:
@@ -52,7 +52,7 @@ class ModelReader:
         return Program.of(input_specs, specs_of(outputs, output_shapes))
 
     def open(self, num_threads: int) -> Any:
-        """The model as its author wrote it: its symbols have no sizes, its graph is not changed."""
+        """Open the model as it was written: without sizes for its symbols, its graph unchanged."""
         try:
             return open_model(self.path, num_threads, {}, optimize=False)
         except ConfigError:
@@ -61,11 +61,11 @@ class ModelReader:
             raise self.error(f"ONNX Runtime cannot load it: {first_line(error)}") from error
 
     def error(self, problem: str) -> ConfigError:
-        """What is wrong with this model."""
+        """An error that names this model."""
         return ConfigError(f"model {self.path}: {problem}")
 
     def check_values(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        """Raise unless all are tensors of numbers, and inputs have sizes or symbols everywhere."""
+        """Raise unless all are tensors of numbers, and input dimensions have a size or symbol."""
         for value in (*inputs, *outputs):
             if value.type not in DTYPES:
                 raise self.error(f"{value.name} is {value.type}, not a tensor of numbers")
@@ -75,13 +75,13 @@ class ModelReader:
                 raise self.error(f"{problem}, {value.shape}: export the model with either")
 
     def check_sizes(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        """Raise unless every size has a symbol to go to, and every symbol of an input a size."""
+        """Raise unless every size is of a symbol, and every symbol of an input has a size."""
         needed = open_sizes(inputs)
         known = needed | (open_sizes(outputs) - {None})
         for symbol in self.sizes:
             if symbol not in known:
                 nearest = difflib.get_close_matches(symbol, sorted(known), n=1, cutoff=0.0)
-                hint = f"the nearest is {nearest[0]}" if nearest else "all its sizes are fixed"
+                hint = f"the nearest is {nearest[0]}" if nearest else "all its dimensions are fixed"
                 raise self.error(f"onnx_define_symbol: it has no symbol {symbol}, {hint}")
         undefined = sorted(needed - self.sizes.keys())
         if undefined:
@@ -90,11 +90,11 @@ class ModelReader:
             raise self.error(f"no size for {', '.join(undefined)}: add one, such as {line}")
 
     def sized(self, shape: Sequence[Any]) -> tuple[int, ...]:
-        """The shape with the defined size for each symbol."""
+        """The shape, with the size of each symbol."""
         return tuple(self.sizes.get(size, size) for size in shape)
 
     def try_out(self, session: Any, inputs: Sequence[TensorSpec]) -> list[tuple[int, ...]]:
-        """The outputs' shapes as one inference with zeros gives them."""
+        """The shapes of the outputs, from one inference with zeros."""
         zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in inputs}
         try:
             outputs = session.run(None, zeros)
@@ -125,10 +125,10 @@ def open_model(
     optimize: bool = True,
     saved_as: str | None = None,
 ) -> Any:
-    """A session that runs one inference at a time on the CPU, on threads that do not spin.
+    """Open a session that runs one inference at a time on the CPU, with threads that do not spin.
 
-    `sizes` are those of the model's symbolic dimensions, by symbol. With `saved_as`, the optimised
-    model is saved there.
+    `sizes` maps the symbols of the model's dimensions to their sizes. With `saved_as`, the
+    optimised model is saved there.
     """
     ort = import_onnxruntime()
     options = ort.SessionOptions()
@@ -140,7 +140,7 @@ def open_model(
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if saved_as is not None:
-        # Without what suits this machine's processor only: that is added when it is loaded.
+        # Without optimisations for this processor only: loading adds those.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = saved_as
     for symbol, size in sizes.items():
@@ -149,7 +149,7 @@ def open_model(
 
 
 def specs_of(values: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> list[TensorSpec]:
-    """The description of inputs or outputs that have these shapes."""
+    """The specs of inputs or outputs with these shapes."""
     return [
         TensorSpec(value.name, shape, DTYPES[value.type])
         for value, shape in zip(values, shapes, strict=True)
@@ -157,10 +157,10 @@ def specs_of(values: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> list[T
 
 
 def open_sizes(values: Sequence[Any]) -> set[Any]:
-    """The symbols of the dimensions without a size, and None if there are such without a symbol."""
+    """The symbols of dimensions without a size; None is among them for one without a symbol."""
     return {size for value in values for size in value.shape if not isinstance(size, int)}
 
 
 def first_line(error: Exception) -> str:
-    """What an error of the library says, without its traceback and advice."""
+    """The first line of an error of the library, without its traceback and advice."""
     return str(error).strip().partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Simulated cards: devices modelled on the event loop's timers, described by a `.sim.yaml` file."""
+"""Simulated cards: devices described by a `.sim.yaml` file, modelled on the event loop's timers."""
 
 from qaic_sched.backends.sim.backend import SimBackend
 

@@ -1,8 +1,8 @@
-"""What a simulated program computes: the float64 mean of each row, in every element.
+"""The computation of a simulated program: the float64 mean of each row, in every output element.
 
 Rules of this file:
-- Numpy's price is by the call, not by the number: small inferences are computed together.
-- A row has the same result, to the last bit, alone and in any company.
+- A numpy call costs more than the numbers in it, so small inferences are computed together.
+- The result of a row does not depend, to the last bit, on the rows computed with it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
     from qaic_sched.program import Program, Tensors, TensorSpec
 
-__all__ = ["Model"]
+__all__ = ["SimModel"]
 
 _FLOAT64 = np.dtype(np.float64)
 
 _MOST_TOGETHER = 64
 _MOST_ELEMENTS = 8192
-"""Of one input of what is computed together: so many numpy casts at once. Where it has to cut its
-work in two it may cut through a row, and the sum would be another in the last bit."""
+"""Elements of one input that are computed together: numpy casts this many at once. Above that it
+splits the work, possibly within a row, and the last bit of the sum could differ."""
 _MOST_BYTES = 16384
-"""Of the outputs together: who keeps one of them keeps the memory of them all."""
+"""Bytes of outputs that are computed together: a caller that keeps one of them keeps them all."""
 
 
-class Model:
-    """Computes inferences of one program."""
+class SimModel:
+    """Computes the inferences of one program."""
 
     __slots__ = ("_count", "_inputs", "_outputs", "most_together")
 
@@ -42,7 +42,7 @@ class Model:
             (spec.name, spec.shape[1:], (-1, *[1] * (len(spec.shape) - 1)), spec.dtype)
             for spec in program.outputs
         ]
-        # An array: numpy would convert a float at every call.
+        # An array, because numpy would convert a float on every call.
         self._count = np.array(sum(map(_width, program.inputs)), _FLOAT64)
         elements = max(map(_width, program.inputs))
         row_bytes = sum(_width(spec) * spec.dtype.itemsize for spec in program.outputs)
@@ -50,14 +50,14 @@ class Model:
         self.most_together = {
             size: max(1, min(rows // size, _MOST_TOGETHER)) for size in program.batch_sizes
         }
-        """Compiled batch size -> how many inferences of it may be computed by one call."""
+        """Compiled batch size -> the most inferences of that size that one call may compute."""
 
-    # Any input may be NaN or infinite; what a cast makes of that is nobody's warning.
+    # Inputs may be NaN or infinite; casting them must not warn.
     @np.errstate(all="ignore")
     def __call__(self, several: Sequence[Mapping[str, NDArray[np.generic]]]) -> list[Tensors]:
-        """The outputs of each of these inferences, all of one compiled batch size.
+        """Compute the outputs of each inference; all must have one compiled batch size.
 
-        Their memory is not used again, and outputs of different inferences do not overlap.
+        The memory of the outputs is never reused, and different inferences do not share any.
         """
         first, *others = self._inputs
         means = _row_sums(several, first)
@@ -72,14 +72,14 @@ class Model:
 
 
 def _width(spec: TensorSpec) -> int:
-    """Elements of a row."""
+    """The number of elements of a row."""
     return math.prod(spec.shape[1:])
 
 
 def _row_sums(
     several: Sequence[Mapping[str, NDArray[np.generic]]], name: str
 ) -> NDArray[np.float64]:
-    """The sum of each row, added in float64 in the order of `numpy.mean`, which is slower."""
+    """The sum of each row in float64, in the order of `numpy.mean`, which is slower."""
     arrays = [each[name] for each in several]
     array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
     flat = array.reshape(len(array), -1)
@@ -87,11 +87,11 @@ def _row_sums(
 
 
 def _split(together: Tensors, count: int) -> list[Tensors]:
-    """The outputs of each of so many inferences, which have as many rows each."""
-    answers: list[Tensors] = [{} for _ in range(count)]
+    """Split the outputs of `count` inferences with equal numbers of rows."""
+    results: list[Tensors] = [{} for _ in range(count)]
     for name, array in together.items():
-        # Iterating over an array cuts it far faster than slicing does.
+        # Iterating over an array is far faster than slicing it.
         parts = array.reshape(count, -1, *array.shape[1:])
-        for answer, part in zip(answers, parts, strict=True):
-            answer[name] = part
-    return answers
+        for result, part in zip(results, parts, strict=True):
+            result[name] = part
+    return results

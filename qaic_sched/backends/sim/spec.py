@@ -1,8 +1,9 @@
-"""The `.sim.yaml` file: a program and the modelled cards that it runs on, typed and checked.
+"""The `.sim.yaml` file: a program and the simulated cards that run it, typed and checked.
 
 Rules of this file:
-- Every error is a `ConfigError` that names the file and the key, and the nearest known word.
-- Sections are converted one by one, because msgspec does not say in which of them it was.
+- Every error is a `ConfigError` that names the file and the key, and suggests the nearest known
+  word.
+- Sections are converted one by one, because msgspec does not say which section an error is in.
 - Times are finite seconds; nothing here knows a clock, a loop or a random generator.
 """
 
@@ -45,49 +46,49 @@ class Tensor(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Override(Struct, frozen=True, forbid_unknown_fields=True):
-    """`overrides.DEVICE`: how this device differs; at speed 0.5 inferences take twice as long."""
+    """`overrides.DEVICE`: how one device differs; at speed 0.5 inferences take twice as long."""
 
     speed: Annotated[float, Meta(gt=0, le=1e9)] = 1.0
 
 
-class Fault(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
-    """What every fault has: the device that it is on, None for all."""
+class FaultSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    """The part that all faults share: the device that has the fault, None for every device."""
 
     device: Index | None = None
 
     def is_on(self, device_id: int) -> bool:
-        """Whether the fault concerns the device."""
+        """Whether the device has this fault."""
         return self.device is None or self.device == device_id
 
 
-class LostFault(Fault, frozen=True, kw_only=True, tag="lost"):
-    """Everything on the device fails from `at_s` on, for `for_s` seconds or for ever."""
+class LostFault(FaultSpec, frozen=True, kw_only=True, tag="lost"):
+    """Every inference on the device fails from `at_s` on, for `for_s` seconds or for ever."""
 
     at_s: Seconds
     for_s: Seconds | None = None
 
 
-class HangFault(Fault, frozen=True, kw_only=True, tag="hang"):
-    """The device answers nothing from `at_s` on, for `for_s` seconds or for ever."""
+class HangFault(FaultSpec, frozen=True, kw_only=True, tag="hang"):
+    """The device completes nothing from `at_s` on, for `for_s` seconds or for ever."""
 
     at_s: Seconds
     for_s: Seconds | None = None
 
 
-class ErrorFault(Fault, frozen=True, kw_only=True, tag="error"):
-    """An inference fails, with this probability, when it would have ended."""
+class ErrorFault(FaultSpec, frozen=True, kw_only=True, tag="error"):
+    """An inference fails with this probability, at the time when it would have ended."""
 
     probability: Probability
 
 
-class StallFault(Fault, frozen=True, kw_only=True, tag="stall"):
-    """An inference takes `for_s` seconds longer, with this probability."""
+class StallFault(FaultSpec, frozen=True, kw_only=True, tag="stall"):
+    """An inference takes `for_s` seconds longer with this probability."""
 
     probability: Probability
     for_s: Seconds
 
 
-_FAULTS: dict[str, type[Fault]] = {
+_FAULTS: dict[str, type[FaultSpec]] = {
     "lost": LostFault,
     "hang": HangFault,
     "error": ErrorFault,
@@ -96,7 +97,7 @@ _FAULTS: dict[str, type[Fault]] = {
 
 
 class SimSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A whole `.sim.yaml` file; `service_time_s` is by compiled batch size, or one for all."""
+    """A `.sim.yaml` file; `service_time_s` is one time per compiled batch size, or one for all."""
 
     inputs: Annotated[dict[str, Tensor], Meta(min_length=1)]
     outputs: Annotated[dict[str, Tensor], Meta(min_length=1)]
@@ -112,12 +113,12 @@ class SimSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     seed: int = 1
 
     def program(self) -> Program:
-        """What the model takes and gives, by ascending compiled batch size."""
+        """The program: its inputs and outputs, and its compiled batch sizes in ascending order."""
         sizes = self.batch_sizes and list(set(self.batch_sizes))
         return Program.of(_specs(self.inputs), _specs(self.outputs), sizes)
 
-    def service_times_s(self, device_id: int) -> dict[int, float]:
-        """Compiled batch size -> mean seconds of an inference on the device."""
+    def execution_times_s(self, device_id: int) -> dict[int, float]:
+        """Compiled batch size -> mean execution time on the device, in seconds."""
         speed = self.overrides.get(device_id, Override()).speed
         times = self.service_time_s
         if not isinstance(times, dict):
@@ -139,7 +140,7 @@ def read_spec(path: Path) -> SimSpec:
 
 
 class _WrongKeyError(Exception):
-    """`key: what is wrong with it`, before the file is known."""
+    """An error of the form `key: problem`, raised where the path of the file is not known."""
 
 
 def _parse(raw: object) -> SimSpec:
@@ -154,7 +155,7 @@ def _parse(raw: object) -> SimSpec:
     return _convert(top, SimSpec, "")
 
 
-def _fault(value: object, where: str) -> Fault:
+def _fault(value: object, where: str) -> FaultSpec:
     kind = _mapping(value, where).get("kind")
     if str(kind) not in _FAULTS:
         _fail(f"{where}.kind", f"unknown kind {kind!r}; the nearest is {_nearest(kind, _FAULTS)}")
@@ -165,7 +166,7 @@ S = TypeVar("S", bound=Struct)
 
 
 def _convert(value: object, kind: type[S], where: str) -> S:
-    """Make a Struct of a section; `where` is its key, empty for the whole file."""
+    """Convert a section to a Struct; `where` is its key, empty for the whole file."""
     known = [*kind.__struct_fields__, *filter(None, [kind.__struct_config__.tag_field])]
     for key in _mapping(value, where):
         if key not in known:
@@ -220,8 +221,8 @@ def _check_tensors(spec: SimSpec) -> None:
             if tensor.shape[0] != first:
                 _fail(
                     f"{section}.{name}.shape",
-                    f"the first dimension is {tensor.shape[0]}, that of {next(iter(spec.inputs))}"
-                    f" is {first}; it is the batch axis, the same everywhere",
+                    f"the first dimension is {tensor.shape[0]}, but {first} in"
+                    f" inputs.{next(iter(spec.inputs))}; it is the batch axis: make all equal",
                 )
 
 
@@ -230,14 +231,15 @@ def _check_sizes(spec: SimSpec) -> None:
     if spec.batch_sizes is not None and max(spec.batch_sizes) != first:
         _fail(
             "batch_sizes",
-            f"the largest is {max(spec.batch_sizes)}, but the shapes begin with {first}",
+            f"the largest is {max(spec.batch_sizes)}, but the shapes begin with {first}: make them"
+            " equal",
         )
     sizes = spec.program().batch_sizes
     if isinstance(spec.service_time_s, dict) and set(spec.service_time_s) != set(sizes):
         _fail(
             "service_time_s",
-            f"has times for {sorted(spec.service_time_s)}, the compiled batch sizes are"
-            f" {list(sizes)}; each needs one time",
+            f"has times for {sorted(spec.service_time_s)}, but the compiled batch sizes are"
+            f" {list(sizes)}; give one time for each",
         )
 
 
@@ -248,4 +250,4 @@ def _check_devices(spec: SimSpec) -> None:
             named.append((f"faults[{i}].device", fault.device))
     for where, device_id in named:
         if device_id >= spec.devices:
-            _fail(where, f"no device {device_id}; `devices` makes 0 to {spec.devices - 1}")
+            _fail(where, f"there is no device {device_id}: `devices` makes 0 to {spec.devices - 1}")

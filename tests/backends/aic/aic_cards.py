@@ -1,4 +1,4 @@
-"""Loads programs on the stand-in's cards, and runs inferences on them."""
+"""Loads programs on the stand-in's devices, and runs inferences on them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ __all__ = ["backend", "expected", "on_card", "rows", "start", "until"]
 
 
 def backend(path: str, **options: Any) -> AicBackend:
-    """A backend for the QPC with these options."""
+    """A backend for the QPC at `path` with these options."""
     return AicBackend(path, ModelOptions(**options))
 
 
 def rows(count: int = 8, seed: int = 0) -> dict[str, Any]:
-    """Inputs of so many random rows."""
+    """Inputs of `count` random rows."""
     return {"x": np.random.default_rng(seed).random((count, 4), dtype=np.float32)}
 
 
 def expected(inputs: dict[str, Any]) -> Any:
-    """What the stand-in computes: each row's mean, in both columns."""
+    """The outputs of the stand-in: the mean of each row, in both columns."""
     means = inputs["x"].astype(np.float64).mean(axis=1).astype(np.float32)
     return np.repeat(means[:, None], 2, axis=1)
 
@@ -43,7 +43,7 @@ def on_card(
     set_size: int = 2,
     **options: Any,
 ) -> AicExecutable:
-    """Run `test(executable)` on the program loaded on device 0, and close it; gives it back."""
+    """Load the program on device 0, run `test(executable)`, and return the closed executable."""
 
     async def main() -> AicExecutable:
         executable = await backend(path, **options).load(0, num_activations, set_size)
@@ -57,23 +57,23 @@ def on_card(
 
 
 def start(executable: AicExecutable, inputs: Any, activation: int = 0) -> asyncio.Future[Any]:
-    """Start an inference; what it ends with, outputs or an error."""
+    """Start an inference; the future of its outputs or its error."""
     loop = asyncio.get_running_loop()
-    answered = loop.create_future()
-    answers: SimpleQueue[Any] = SimpleQueue()
+    completed = loop.create_future()
+    times: SimpleQueue[float] = SimpleQueue()
 
-    def on_completed(answer: Any, completed_at: float) -> None:
-        answers.put(completed_at)
-        assert answers.qsize() == 1, "answered twice"
-        loop.call_soon_threadsafe(answered.set_result, answer)
+    def on_completed(result: Any, completed_at: float) -> None:
+        times.put(completed_at)
+        assert times.qsize() == 1, "completed twice"
+        loop.call_soon_threadsafe(completed.set_result, result)
 
     executable.submit(activation, inputs, on_completed)
-    return answered
+    return completed
 
 
 def until(condition: Callable[[], object], limit_s: float = 5.0) -> None:
-    """Wait for what another thread does; fails after the limit."""
+    """Wait until another thread makes the condition true; fail after the limit."""
     give_up_at = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < give_up_at, "it did not happen"
+        assert time.monotonic() < give_up_at, "the condition never came true"
         time.sleep(0.001)

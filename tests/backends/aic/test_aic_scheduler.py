@@ -1,4 +1,4 @@
-"""The scheduler on the stand-in's cards, while some of them fail."""
+"""The scheduler on the stand-in's devices, while some of them fail."""
 
 from __future__ import annotations
 
@@ -24,61 +24,61 @@ if TYPE_CHECKING:
 
 NUM_REQUESTS = 10_000
 HEALTHY = (0, 3)
-"""Devices that no test here touches."""
-SERVICE_S = 0.008
-"""What is committed behind a running inference covers so much lateness of the host's threads."""
+"""Devices that no test here breaks."""
+EXECUTE_S = 0.008
+"""Execution time: the inference behind a running one covers this much lateness of the host."""
 IDLE_SHARE = 0.02
-"""How much of the time with a backlog a device may have nothing: where they are later than that."""
+"""The share of the backlogged time that a device may idle, when host threads are later still."""
 TRIES = 3
-"""The best of a few: whoever else uses this host slows some of them."""
+"""The best of a few runs counts, because other load on this host slows some of them."""
 
 
 async def run_with(
     path: str, faults: Any, healthy: Collection[int]
 ) -> tuple[list[Any], Backlog, dict[str, Any]]:
-    """What each one-row request ended with, `faults()` happening to all but `healthy` devices."""
+    """Results of NUM_REQUESTS requests of one row, while `faults()` breaks unhealthy devices."""
     inputs = rows(NUM_REQUESTS)["x"]
     async with Scheduler(path, backend="aic", set_size=2) as scheduler:
         backlog = Backlog(scheduler, healthy)
         requests = [scheduler.submit({"x": inputs[i : i + 1]}) for i in range(NUM_REQUESTS)]
         breaking = asyncio.ensure_future(faults())
-        # One after the other: to begin thousands of tasks would keep the loop from the devices.
-        answers = [await ended(request) for request in requests]
+        # One after the other: starting thousands of tasks would keep the loop from the devices.
+        results = [await ended(request) for request in requests]
         await breaking
-    return answers, backlog, scheduler.get_metrics()
+    return results, backlog, scheduler.get_metrics()
 
 
 async def ended(request: Any) -> Any:
-    """What a request ended with: outputs or an error."""
+    """The result of a request: outputs or an error."""
     try:
         return await request
     except DeviceError as error:
         return error
 
 
-def check_results(answers: list[Any]) -> Counter[str]:
-    """Every answer is right or a `DeviceError`; how many there are of each."""
-    wanted = expected(rows(len(answers)))
-    for row, answer in enumerate(answers):
-        if isinstance(answer, DeviceError):
+def check_results(results: list[Any]) -> Counter[str]:
+    """Check that every result is right or a `DeviceError`; count each kind."""
+    wanted = expected(rows(len(results)))
+    for row, result in enumerate(results):
+        if isinstance(result, DeviceError):
             continue
-        np.testing.assert_array_equal(answer["mean"], wanted[row : row + 1])
-    return Counter(type(answer).__name__ for answer in answers)
+        np.testing.assert_array_equal(result["mean"], wanted[row : row + 1])
+    return Counter(type(result).__name__ for result in results)
 
 
 def idle_share(cards: Any, backlog: Backlog, healthy: Collection[int]) -> float:
-    """The most that a healthy device was idle, as a share of the time in which work waited."""
+    """The longest idle time of a healthy device, as a share of the time in which work waited."""
     return max(backlog.overlap_s(cards[each].gaps) for each in healthy) / backlog.length_s()
 
 
 def check_decisions(backlog: Backlog) -> None:
-    """The core left no healthy device without work, nor without the next while one was running."""
+    """Check that the core always kept a running and a next inference on healthy devices."""
     assert backlog.left_idle == []
     assert backlog.without_next == []
 
 
 def check_idle_share(one_run: Callable[[], float]) -> None:
-    """The least idle of a few runs is idle for no more than `IDLE_SHARE`."""
+    """Check that the best of `TRIES` runs idles for no more than `IDLE_SHARE`."""
     shares = [one_run()]
     while shares[-1] > IDLE_SHARE:
         assert len(shares) < TRIES, shares
@@ -86,8 +86,8 @@ def check_idle_share(one_run: Callable[[], float]) -> None:
 
 
 def fail_during_the_run(folder: Path, cards: Any) -> tuple[list[Any], Backlog, dict[str, Any]]:
-    """Device 1 restarts, works again and is lost, 2 hangs for a while; the rest stay well."""
-    control.reset(num_devices=4, service_s=SERVICE_S)
+    """Run while device 1 restarts, recovers and is lost, and device 2 hangs for a while."""
+    control.reset(num_devices=4, execute_s=EXECUTE_S)
 
     async def faults() -> None:
         await in_thread(partial(until, lambda: cards[0].num_run >= 20), "faults")
@@ -102,14 +102,14 @@ def fail_during_the_run(folder: Path, cards: Any) -> tuple[list[Any], Backlog, d
 
 @pytest.mark.slow
 def test_no_device_idles_while_work_waits(tmp_path: Path, cards: Any) -> None:
-    """Without faults all is done, and the next inference is always there before one ends."""
+    """Without faults, every request succeeds and the next inference is always there in time."""
 
     async def nothing() -> None: ...
 
     def one_run() -> float:
-        control.reset(num_devices=4, service_s=SERVICE_S)
-        answers, backlog, _ = asyncio.run(run_with(write_qpc(tmp_path), nothing, range(4)))
-        assert check_results(answers) == {"dict": NUM_REQUESTS}
+        control.reset(num_devices=4, execute_s=EXECUTE_S)
+        results, backlog, _ = asyncio.run(run_with(write_qpc(tmp_path), nothing, range(4)))
+        assert check_results(results) == {"dict": NUM_REQUESTS}
         check_decisions(backlog)
         return idle_share(cards, backlog, range(4))
 
@@ -118,11 +118,11 @@ def test_no_device_idles_while_work_waits(tmp_path: Path, cards: Any) -> None:
 
 @pytest.mark.slow
 def test_every_request_ends_once_and_healthy_devices_stay_busy(tmp_path: Path, cards: Any) -> None:
-    """What broken devices held is done elsewhere, none is lost or twice, and two never idle."""
+    """Requests on broken devices succeed elsewhere, once each, and healthy devices never idle."""
 
     def one_run() -> float:
-        answers, backlog, metrics = fail_during_the_run(tmp_path, cards)
-        assert check_results(answers) == {"dict": NUM_REQUESTS}
+        results, backlog, metrics = fail_during_the_run(tmp_path, cards)
+        assert check_results(results) == {"dict": NUM_REQUESTS}
         counts = metrics["requests"]
         assert (counts["done"], counts["failed"]) == (NUM_REQUESTS, 0)
         check_decisions(backlog)

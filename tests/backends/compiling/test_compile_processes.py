@@ -1,4 +1,4 @@
-"""Tests of compiling by several processes at once, and by ones that are killed."""
+"""Compiling in several processes at once, and in processes that are killed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model(tmp_path: Path) -> str:
 
 
 def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """A process that compiles as soon as it is told to."""
+    """A process that compiles once it reads a line."""
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *map(str, arguments)],
         stdin=subprocess.PIPE,
@@ -50,36 +50,36 @@ def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
 
 
 def lines_of(*processes: subprocess.Popen[str]) -> list[str]:
-    """What the processes say, all told to compile at the same moment."""
+    """Let the processes compile at the same moment; the lines that they print."""
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    said = [line for each in processes for line in each.communicate(timeout=60)[0].splitlines()]
+    lines = [line for each in processes for line in each.communicate(timeout=60)[0].splitlines()]
     assert [process.returncode for process in processes] == [0] * len(processes)
-    return said
+    return lines
 
 
 @pytest.mark.parametrize("kind", ["cpu", "aic"])
-def test_of_several_at_once_one_compiles_and_all_get_the_program(
+def test_one_of_several_processes_compiles_and_all_get_the_program(
     model: str, tmp_path: Path, kind: str
 ) -> None:
-    """The others wait, and reuse what the first has made."""
+    """The other processes wait, and reuse the result of the first."""
     log = qaic_compile.install(tmp_path / "bin")
     path = f"{tmp_path / 'bin'}:/bin:/usr/bin"
     several = [start(model, kind, tmp_path / "out", 4, PATH=path) for _ in range(3)]
-    said = lines_of(*several)
+    lines = lines_of(*several)
     program = tmp_path / "out" / "programqpc.bin"
-    assert said.count(f"program {program}") == 3
-    assert said.count(f"compiled {model} for {kind}: {program}") == 1
+    assert lines.count(f"program {program}") == 3
+    assert lines.count(f"compiled {model} for {kind}: {program}") == 1
     if kind == "cpu":
         assert check_cpu_program(str(program)).onnx_define_symbol == {"N": 4}
     else:
         assert len(log.read_text().splitlines()) == 1
 
 
-def test_two_with_other_options_replace_each_other_whole(model: str, tmp_path: Path) -> None:
-    """Whichever comes last has its result there, of a piece."""
+def test_two_with_other_options_replace_each_other_completely(model: str, tmp_path: Path) -> None:
+    """The last of two processes leaves its result, with record and program that match."""
     lines_of(start(model, "cpu", tmp_path / "out", 2), start(model, "cpu", tmp_path / "out", 4))
     record = json.loads((tmp_path / "out" / "compiled.json").read_text())
     note = check_cpu_program(str(tmp_path / "out" / "programqpc.bin"))
@@ -87,7 +87,7 @@ def test_two_with_other_options_replace_each_other_whole(model: str, tmp_path: P
 
 
 def test_a_killed_process_leaves_nothing_that_looks_finished(model: str, tmp_path: Path) -> None:
-    """Killed in the middle, its lock is free and its work is removed by the next one."""
+    """After a kill the lock is free, and the next compile removes the work folder."""
     log = qaic_compile.install(tmp_path / "bin")
     path = f"{tmp_path / 'bin'}:/bin:/usr/bin"
     out = tmp_path / "out"
@@ -102,11 +102,11 @@ def test_a_killed_process_leaves_nothing_that_looks_finished(model: str, tmp_pat
     killed.kill()
     killed.communicate()
     compiler, *_ = json.loads(log.read_text())
-    os.kill(compiler, signal.SIGKILL)  # nobody is left to do it
+    os.kill(compiler, signal.SIGKILL)  # its parent cannot do it any more
     assert [path.name[:11] for path in sorted(out.iterdir())] == [".compiling-", ".lock"]
 
-    said = lines_of(start(model, "aic", out, 4, PATH=path))
+    lines = lines_of(start(model, "aic", out, 4, PATH=path))
 
-    assert said[-1] == f"program {out / 'programqpc.bin'}"
+    assert lines[-1] == f"program {out / 'programqpc.bin'}"
     names = sorted(path.name for path in out.iterdir())
     assert names == [".lock", "compiled.json", "programqpc.bin"]

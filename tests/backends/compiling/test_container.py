@@ -1,4 +1,4 @@
-"""Tests of compiled programs as files: which there are, and whether one for the CPU is whole."""
+"""Compiled programs as files: finding them, their kind, and checking those for the CPU."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def program(tmp_path: Path) -> Path:
 
 
 def test_a_program_for_the_cpu_is_an_onnx_model_too(program: Path) -> None:
-    """The note in front is skipped by ONNX and by ONNX Runtime, which computes the same."""
+    """ONNX and ONNX Runtime skip the note, and the model computes the same."""
     session = onnxruntime.InferenceSession(str(program), providers=["CPUExecutionProvider"])
     inputs = linear_inputs(2)
     np.testing.assert_array_equal(session.run(["y"], inputs)[0], linear(**inputs))
     onnx.checker.check_model(onnx.load(str(program)))
 
 
-def test_the_note_tells_what_was_compiled(program: Path) -> None:
-    """A whole program has its symbols in the note, and the size of the model behind it."""
+def test_the_note_describes_the_model(program: Path) -> None:
+    """The note has the sizes of the symbols, and the size of the model."""
     size = (program.parent / "model.onnx").stat().st_size
     note = check_cpu_program(str(program))
     assert note == CpuNote(size, note.sha256, {"N": 2})
@@ -46,7 +46,7 @@ def test_the_note_tells_what_was_compiled(program: Path) -> None:
 
 
 def test_a_note_may_be_long(tmp_path: Path) -> None:
-    """Thousands of symbols, of any name, come back as they were."""
+    """A note may have thousands of symbols, with any names."""
     symbols = {f"größe_{number}": number + 1 for number in range(5000)}
     model = linear_model(tmp_path / "model.onnx", batch=2)
     write_cpu_program(tmp_path / "p.bin", Path(model), symbols)
@@ -55,7 +55,7 @@ def test_a_note_may_be_long(tmp_path: Path) -> None:
 
 
 def test_every_truncation_is_noticed(program: Path) -> None:
-    """A program cut off anywhere is refused in one sentence, and never runs."""
+    """A program that is cut off anywhere is refused in one sentence."""
     whole = program.read_bytes()
     for size in range(len(whole)):
         program.write_bytes(whole[:size])
@@ -68,15 +68,15 @@ def test_every_truncation_is_noticed(program: Path) -> None:
 
 @pytest.mark.parametrize("damage", [lambda data: data + b"x", lambda data: data[:-1] + b"\0"])
 def test_damage_is_noticed(program: Path, damage: object) -> None:
-    """A byte too many or a byte that changed is noticed."""
+    """An additional byte or a changed byte is noticed."""
     assert callable(damage)
     program.write_bytes(damage(program.read_bytes()))
     with pytest.raises(ConfigError, match="is damaged: compile it again"):
         check_cpu_program(str(program))
 
 
-def test_the_kinds_are_told_apart(program: Path, tmp_path: Path) -> None:
-    """Our mark means the CPU, any other `.bin` a card, and everything else no program."""
+def test_the_kinds_are_distinguished(program: Path, tmp_path: Path) -> None:
+    """Our mark means the CPU, any other `.bin` cards, and anything else no program."""
     card = tmp_path / "qpc.BIN"
     card.write_bytes(b"a card's")
     renamed = program.rename(tmp_path / "renamed")
@@ -84,19 +84,21 @@ def test_the_kinds_are_told_apart(program: Path, tmp_path: Path) -> None:
     assert kind_of(str(card)) == "aic"
     assert kind_of(str(tmp_path / "model.onnx")) is None
     assert kind_of(str(tmp_path / "none.bin")) is None
-    with pytest.raises(ConfigError, match="no program for the CPU: one for cards needs `backend"):
+    with pytest.raises(
+        ConfigError, match="not a program for the CPU: one for cards needs `backend"
+    ):
         check_cpu_program(str(card))
 
 
 def test_a_program_that_is_gone_is_named(tmp_path: Path) -> None:
-    """A file that cannot be read is the operator's fault."""
+    """A file that cannot be read is a `ConfigError`."""
     with pytest.raises(ConfigError, match=r"none\.bin: cannot be read: No such file"):
         check_cpu_program(str(tmp_path / "none.bin"))
 
 
 @pytest.mark.parametrize("name", ["programqpc.bin", "qpc.bin"])
 def test_find_takes_a_file_a_folder_or_a_glob(tmp_path: Path, name: str) -> None:
-    """The vendor's three ways to name a compiled model mean the same file."""
+    """A compiled model may be named by file, folder or glob."""
     path = tmp_path / "my_qpc" / name
     path.parent.mkdir()
     path.touch()
@@ -105,7 +107,7 @@ def test_find_takes_a_file_a_folder_or_a_glob(tmp_path: Path, name: str) -> None
 
 
 def test_find_takes_a_file_with_a_star_in_its_name(tmp_path: Path) -> None:
-    """What is there under that very name is no glob."""
+    """An existing file is not taken for a glob."""
     (tmp_path / "a[1].onnx").touch()
     assert find(str(tmp_path / "a[1].onnx")) == str(tmp_path / "a[1].onnx")
 
@@ -120,8 +122,8 @@ def test_find_takes_a_file_with_a_star_in_its_name(tmp_path: Path) -> None:
         ("both", r"both can mean programqpc\.bin, qpc\.bin: name one of them"),
     ],
 )
-def test_none_or_several_are_said(tmp_path: Path, meant: str, problem: str) -> None:
-    """Where there is not exactly one file, the error says what there is."""
+def test_none_or_several_are_named(tmp_path: Path, meant: str, problem: str) -> None:
+    """If there is not exactly one file, the error lists what there is."""
     for name in ("a.bin", "b.bin", "both/programqpc.bin", "both/qpc.bin", "empty/other.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""Tests of the cores that CPU devices are made of."""
+"""The cores of CPU devices, and how devices share them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from qaic_sched.backends.cpu import cores
 from qaic_sched.errors import ConfigError
 
 
-def test_a_machine_that_tells_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the OS has no affinity and no memory size, all cores count and the size is None."""
+def test_a_host_that_reports_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the OS reports neither affinity nor memory size, all cores count and the size is None."""
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.delattr(os, "sched_setaffinity", raising=False)
     monkeypatch.delattr(os, "sysconf", raising=False)
@@ -26,13 +26,13 @@ def test_a_machine_that_tells_little(monkeypatch: pytest.MonkeyPatch) -> None:
     ("devices", "ids"), [("all", [0]), (1, [0]), (3, [0, 1, 2]), ([6, 2], [6, 2])]
 )
 def test_devices_mean_shares(devices: Any, ids: list[int]) -> None:
-    """`all` is one device, a count so many, a list those."""
+    """`all` means one device, a count that number, a list those ids."""
     assert cores.choose_ids(devices, 7) == ids
 
 
 @pytest.mark.parametrize("ids", [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3, 4], [4], [6, 0]])
 def test_shares_are_disjoint_and_even(ids: list[int]) -> None:
-    """The devices' shares hold each core once, and differ by one core at most."""
+    """Shares are disjoint, and their sizes differ by at most one core."""
     shares = cores.share_out(range(10, 17), ids)
     assert list(shares) == ids
     assert sorted(core for share in shares.values() for core in share) == list(range(10, 17))
@@ -42,14 +42,14 @@ def test_shares_are_disjoint_and_even(ids: list[int]) -> None:
 @pytest.mark.parametrize(
     ("devices", "problem"),
     [
-        (8, r"devices: 8 asked for.*may use 7 core\(s\)"),
-        ([2, 7], r"devices: \[2, 7\] asked for.*ids 0 to 6"),
+        (8, r"devices: got 8; .*may use 7 core\(s\)"),
+        ([2, 7], r"devices: got \[2, 7\]; .*ids 0 to 6"),
         ([1, 1], r"devices: \[1, 1\] names a device twice"),
-        ([], r"devices: \[\] is no cpu device"),
-        (0, "devices: 0 is no cpu device"),
+        ([], r"devices: got \[\]; wanted at least one"),
+        (0, "devices: got 0; wanted at least one"),
     ],
 )
 def test_devices_that_cannot_be(devices: Any, problem: str) -> None:
-    """More devices than cores, ids beyond them, repeated ids and none at all are refused."""
+    """More devices than cores, ids beyond them, repeated ids and no device are refused."""
     with pytest.raises(ConfigError, match=problem):
         cores.choose_ids(devices, 7)

@@ -1,4 +1,4 @@
-"""Tests of what is read from ONNX models, on the real ONNX Runtime and the real Magika model."""
+"""Reading ONNX models, on the real ONNX Runtime and the real Magika model."""
 
 from __future__ import annotations
 
@@ -32,18 +32,12 @@ if TYPE_CHECKING:
 
 
 def describe(path: str, **sizes: int) -> Program:
-    """What the model at `path` takes and gives, with the sizes of its symbols."""
+    """The description of the model at `path`, with the sizes of its symbols."""
     return ModelReader(path, sizes).read(1)
 
 
-@pytest.fixture
-def model_file(tmp_path: Path) -> Path:
-    """Where a test's model goes."""
-    return tmp_path / "model.onnx"
-
-
 def test_defined_symbols_give_the_batch_size(model_file: Path) -> None:
-    """The sizes of symbols come from `onnx_define_symbol`, in inputs and outputs."""
+    """`onnx_define_symbol` gives the sizes of symbols in inputs and outputs."""
     program = describe(linear_model(model_file), N=4)
     assert [(spec.name, spec.shape) for spec in program.inputs] == [("a", (4, 3)), ("b", (4, 2))]
     assert [(spec.name, spec.shape) for spec in program.outputs] == [("y", (4, 4))]
@@ -52,7 +46,7 @@ def test_defined_symbols_give_the_batch_size(model_file: Path) -> None:
 
 
 def test_fixed_shapes_need_no_symbols(model_file: Path) -> None:
-    """A model of fixed shapes is described as it is."""
+    """A model of fixed shapes needs no sizes."""
     assert describe(linear_model(model_file, batch=8)).batch_sizes == (8,)
 
 
@@ -63,13 +57,13 @@ def test_no_common_first_axis_is_no_batch(model_file: Path) -> None:
 
 @pytest.mark.parametrize("output_batch", ["M", None])
 def test_an_open_output_size_is_tried_out(model_file: Path, output_batch: str | None) -> None:
-    """An output dimension with a symbol of its own, or none, is what an inference gives."""
+    """The size of an output dimension without a known symbol comes from one inference."""
     program = describe(linear_model(model_file, output_batch=output_batch), N=4)
     assert (program.outputs[0].shape, program.batch_sizes) == ((4, 4), (4,))
 
 
 def test_an_output_of_unknown_rank_is_tried_out(model_file: Path) -> None:
-    """An output that is declared without a shape is what an inference gives."""
+    """The shape of an output that declares none comes from one inference."""
     reshape = helper.make_node("Reshape", ["x", "new_shape"], ["y"])
     x = helper.make_tensor_value_info("x", FLOAT, [4])
     new_shape = helper.make_tensor_value_info("new_shape", TensorProto.INT64, ["rank"])
@@ -79,12 +73,12 @@ def test_an_output_of_unknown_rank_is_tried_out(model_file: Path) -> None:
 
 
 def test_a_scalar_output_has_no_dimensions(model_file: Path) -> None:
-    """An output that is a scalar is described as one."""
+    """A scalar output has the shape ()."""
     assert describe(identity_model(model_file, [], [])).outputs[0].shape == ()
 
 
-def test_an_output_symbol_may_be_defined_rightly_only(model_file: Path) -> None:
-    """A size for an output's symbol is accepted if the output has it, else named."""
+def test_the_size_of_an_output_symbol_is_checked(model_file: Path) -> None:
+    """A size for the symbol of an output must be the size that the output has."""
     path = linear_model(model_file, output_batch="M")
     assert describe(path, N=4, M=4).batch_sizes == (4,)
     with pytest.raises(ConfigError, match="M is 5, but the output y has 4 there"):
@@ -92,7 +86,7 @@ def test_an_output_symbol_may_be_defined_rightly_only(model_file: Path) -> None:
 
 
 def test_undefined_symbols_are_named_with_the_line_that_mends(model_file: Path) -> None:
-    """Every undefined symbol of an input is named, and the line shows the defined ones too."""
+    """Every undefined symbol of an input is named; the suggested line includes defined ones."""
     path = identity_model(model_file, ["N", "width", "height"], ["N", "width", "height"])
     with pytest.raises(ConfigError) as raised:
         describe(path, N=4)
@@ -102,21 +96,21 @@ def test_undefined_symbols_are_named_with_the_line_that_mends(model_file: Path) 
 
 
 def test_an_unknown_symbol_names_the_nearest(model_file: Path) -> None:
-    """A size for a symbol that the model does not have names the nearest one, if any."""
+    """A size for an unknown symbol is an error that names the nearest symbol, if any."""
     with pytest.raises(ConfigError, match="no symbol batsh, the nearest is batch"):
         describe(linear_model(model_file, batch="batch"), batsh=4)
-    with pytest.raises(ConfigError, match="no symbol N, all its sizes are fixed"):
+    with pytest.raises(ConfigError, match="no symbol N, all its dimensions are fixed"):
         describe(linear_model(model_file, batch=8), N=4)
 
 
 def test_an_unnamed_input_size_is_the_models_fault(model_file: Path) -> None:
-    """An input dimension without size and name cannot be defined here, and is said so."""
+    """An input dimension without size and name is refused."""
     with pytest.raises(ConfigError, match="input x has a dimension with neither size nor name"):
         describe(identity_model(model_file, [None, 3], [None, 3]))
 
 
 def test_only_tensors_of_numbers_can_be_run(model_file: Path) -> None:
-    """Strings and sequences are refused with the name of the input or output."""
+    """Strings and sequences are refused, with the name of the input or output."""
     with pytest.raises(ConfigError, match=r"x is tensor\(string\), not a tensor of numbers"):
         describe(identity_model(model_file, ["N"], ["N"], STRING), N=2)
     with pytest.raises(ConfigError, match=r"y is seq\(tensor\(float\)\), not a tensor"):
@@ -125,7 +119,7 @@ def test_only_tensors_of_numbers_can_be_run(model_file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["float16", "bool", "int8", "uint64", "double"])
 def test_types_are_numpys(model_file: Path, name: str) -> None:
-    """Every numeric type of a model is numpy's of the same name."""
+    """Every numeric type of a model is the numpy dtype of that name."""
     dtype = np.dtype(name)
     kind = helper.np_dtype_to_tensor_dtype(dtype)
     program = describe(identity_model(model_file, [2], [2], kind))
@@ -133,7 +127,7 @@ def test_types_are_numpys(model_file: Path, name: str) -> None:
 
 
 def test_a_failing_trial_is_reported(model_file: Path) -> None:
-    """A model that cannot run on zeros, where that is needed, is refused with what it said."""
+    """A model that must run on zeros and fails is refused with the error of ONNX Runtime."""
     path = gather_model(model_file, batch="N", output_batch="M", lowest=9)
     with pytest.raises(ConfigError, match=r"an inference with zeros failed: .*out of data bounds"):
         describe(path, N=2)
@@ -145,7 +139,7 @@ def test_a_failing_trial_is_reported(model_file: Path) -> None:
 def test_a_damaged_model_is_refused(
     model_file: Path, damage: Callable[[bytes], bytes], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Empty, foreign and truncated files are named in one line; ONNX Runtime prints nothing."""
+    """Empty, foreign and truncated files are reported in one line; ONNX Runtime prints nothing."""
     path = linear_model(model_file)
     model_file.write_bytes(damage(model_file.read_bytes()))
     with pytest.raises(ConfigError) as raised:
@@ -157,7 +151,7 @@ def test_a_damaged_model_is_refused(
 
 
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:
-    """A file that is gone is named."""
+    """A file that does not exist is named."""
     with pytest.raises(ConfigError, match=r"none\.onnx: .*doesn't exist"):
         describe(str(tmp_path / "none.onnx"))
 
@@ -165,14 +159,14 @@ def test_a_missing_model_is_refused(tmp_path: Path) -> None:
 def test_onnxruntime_missing_says_how_to_get_it(
     model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without ONNX Runtime the error is one sentence with the command that mends it."""
+    """Without ONNX Runtime the error is one sentence with the pip command."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"^cpu needs ONNX Runtime: pip install 'qaic-sched\[cpu"):
         describe(linear_model(model_file), N=4)
 
 
 def test_the_real_model() -> None:
-    """Magika shows the line to write for its size; its output has a symbol of its own."""
+    """Magika needs a size for its batch symbol; its output has another symbol."""
     path = find_model("pkg://magika/models/standard_v3_3/model.onnx")
     with pytest.raises(ConfigError, match=r"`onnx_define_symbol: \{unk__214: 8\}`"):
         describe(path)
@@ -182,7 +176,7 @@ def test_the_real_model() -> None:
 
 
 def test_sessions_do_not_spin(model_file: Path) -> None:
-    """A session runs sequentially with the threads it was given, which do not spin."""
+    """A session runs sequentially, on the given number of threads, which do not spin."""
     options = open_model(linear_model(model_file), 2, {"N": 4}).get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
     assert options.execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL

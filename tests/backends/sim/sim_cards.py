@@ -1,4 +1,4 @@
-"""Simulated cards for tests: a small card, and what records its answers."""
+"""Simulated cards for tests: a small card, and a recorder of its completions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Make = Callable[..., SimBackend]
 
 
 def maker(folder: Path) -> Make:
-    """What makes a backend of CARD with some keys changed; its file lies in the folder."""
+    """A function that makes a backend of CARD with some keys changed; its file is in `folder`."""
 
     def make(options: ModelOptions | None = None, **changes: object) -> SimBackend:
         path = folder / "card.sim.yaml"
@@ -40,12 +40,12 @@ def maker(folder: Path) -> Make:
 
 
 def rows(count: int) -> dict[str, object]:
-    """Inputs of CARD, all ones."""
+    """`count` rows of inputs for CARD, all ones."""
     return {"data": np.ones((count, 3), np.float32)}
 
 
 class Recorder:
-    """Records every answer with its time, and the time at which the loop brought it."""
+    """Records every completion with its time, and the loop's time when the callback ran."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -66,18 +66,18 @@ class Recorder:
 
 
 async def run_queued(executable: Executable, sizes: list[int]) -> Recorder:
-    """Submit all at once to activation 0 and wait for the answers."""
-    answers = Recorder()
+    """Submit an inference of each size to activation 0 at once, and wait until all complete."""
+    recorder = Recorder()
     for size in sizes:
-        executable.submit(0, rows(size), answers)
-    await answers.wait(len(sizes))
-    return answers
+        executable.submit(0, rows(size), recorder)
+    await recorder.wait(len(sizes))
+    return recorder
 
 
 def virtually(
     backend: SimBackend, function: Callable[[Executable], Coroutine[Any, Any, Any]], **load: int
 ) -> Any:
-    """Run the function on device 0, loaded with one activation unless told otherwise."""
+    """Run the function on device 0 with one activation, unless `load` says otherwise."""
 
     async def main() -> Any:
         chosen = {"device_id": 0, "num_activations": 1, "set_size": 2, **load}

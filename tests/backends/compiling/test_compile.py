@@ -1,4 +1,4 @@
-"""Tests of compiling once: what is reused, what is replaced, and what never looks finished."""
+"""Compiling once: what is made, reused, replaced and refused."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ def model(tmp_path: Path) -> str:
 
 @pytest.fixture
 def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine whose compiler is the stand-in; the path of its log."""
+    """A host whose compiler is the stand-in; the path of its log."""
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
     monkeypatch.setattr(aic_compiler, "FOLDER", str(tmp_path / "sdk"))
     return qaic_compile.install(tmp_path / "bin")
 
 
 def options_of(output_dir: Path | None = None, batch: int = 4, **compiler: Any) -> ModelOptions:
-    """Options that fix N to `batch`."""
+    """Options that set N to `batch`."""
     where = None if output_dir is None else str(output_dir)
     return ModelOptions(onnx_define_symbol={"N": batch}, output_dir=where, compiler=compiler)
 
 
 def compiled(model: str, options: ModelOptions, kind: Any = "cpu") -> Path:
-    """The program, of a compile or of an earlier one."""
+    """Compile, or reuse an earlier result; the path of the program."""
     return Path(asyncio.run(compile_model(model, compiler_for(kind), options)))
 
 
 def names_in(folder: Path) -> list[str]:
-    """What is in a folder, but for the lock."""
+    """The names in a folder, without the lock."""
     return sorted({path.name for path in folder.iterdir()} - {".lock"})
 
 
-# What comes of it
+# Results
 
 
 def test_a_compiled_model_computes_the_same(model: str, tmp_path: Path) -> None:
-    """The program runs on its own and gives the source model's results, at its batch size."""
+    """The program runs in ONNX Runtime and computes what the model does, at its batch size."""
     program = compiled(model, options_of(tmp_path / "out"))
     assert program == tmp_path / "out" / "programqpc.bin"
     assert kind_of(str(program)) == "cpu"
@@ -73,7 +73,7 @@ def test_a_compiled_model_computes_the_same(model: str, tmp_path: Path) -> None:
 
 
 def test_the_record_says_what_was_compiled(model: str, tmp_path: Path) -> None:
-    """Model, digests, options, kind and compiler stand beside the program."""
+    """`compiled.json` has the model, digests, options, kind and compiler."""
     program = compiled(model, options_of(tmp_path / "out", mos=1))
     record = json.loads((tmp_path / "out" / "compiled.json").read_text())
     assert record["model"] == model
@@ -88,10 +88,10 @@ def test_the_record_says_what_was_compiled(model: str, tmp_path: Path) -> None:
     assert check_cpu_program(str(program)).onnx_define_symbol == {"N": 4}
 
 
-def test_a_compile_for_cards_leaves_what_the_compiler_left(
+def test_a_compile_for_cards_keeps_what_the_compiler_left(
     model: str, tmp_path: Path, cards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every file and folder is kept, and replaced as a whole by the next compile."""
+    """Every file and folder of the compiler is kept, and replaced by the next compile."""
     monkeypatch.setenv("STANDIN_COMPILER", "litter")
     program = compiled(model, options_of(tmp_path / "out"), "aic")
     assert kind_of(str(program)) == "aic"
@@ -105,8 +105,8 @@ def test_a_compile_for_cards_leaves_what_the_compiler_left(
     assert len(cards.read_text().splitlines()) == 3
 
 
-def test_it_runs_on_the_loop_of_a_session(model: str, tmp_path: Path, cards: Path) -> None:
-    """A loop on a thread that is not the main one can run the compiler too."""
+def test_it_runs_on_the_loop_of_another_thread(model: str, tmp_path: Path, cards: Path) -> None:
+    """A loop on a thread other than the main one can run the compiler."""
 
     async def main() -> None:
         work = asyncio.to_thread(compiled, model, options_of(tmp_path / "out"), "aic")
@@ -120,10 +120,10 @@ def test_it_runs_on_the_loop_of_a_session(model: str, tmp_path: Path, cards: Pat
 
 
 @pytest.mark.parametrize("kind", ["cpu", "aic"])
-def test_the_same_model_and_options_are_compiled_once(
+def test_a_model_is_compiled_once_per_options(
     model: str, tmp_path: Path, cards: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A second compile reuses the first, also of the same content under another name."""
+    """A second compile reuses the first, even if the model has another name."""
     program = compiled(model, options_of(tmp_path / "out"), kind)
     before = program.stat().st_mtime_ns
     other = Path(model).rename(tmp_path / "renamed.onnx")
@@ -137,10 +137,8 @@ def test_the_same_model_and_options_are_compiled_once(
 @pytest.mark.parametrize(
     "change", ["model", "symbol", "option", "option file", "compiler", "program", "program gone"]
 )
-def test_whatever_changes_is_compiled_again(
-    model: str, tmp_path: Path, cards: Path, change: str
-) -> None:
-    """Another model, option, file of an option, compiler, or a damaged result is not reused."""
+def test_any_change_compiles_again(model: str, tmp_path: Path, cards: Path, change: str) -> None:
+    """A changed model, option, option file or compiler, or a damaged result, is not reused."""
     table = tmp_path / "table.yaml"
     table.write_text("first")
     options = {"custom_io_list_file": str(table), "dump_profile": str(tmp_path / "profile")}
@@ -170,10 +168,8 @@ def test_whatever_changes_is_compiled_again(
     assert len(cards.read_text().splitlines()) == 2
 
 
-def test_what_is_a_sessions_own_compiles_nothing_again(
-    model: str, tmp_path: Path, cards: Path
-) -> None:
-    """Options that change nothing of the program are no reason."""
+def test_session_options_compile_nothing_again(model: str, tmp_path: Path, cards: Path) -> None:
+    """Options that do not change the program do not compile it again."""
     compiled(model, options_of(tmp_path / "out"), "aic")
     own = {"compile": False, "oversubscription_name": "group1"}
     compiled(model, msgspec.structs.replace(options_of(tmp_path / "out"), **own), "aic")
@@ -181,14 +177,14 @@ def test_what_is_a_sessions_own_compiles_nothing_again(
 
 
 def test_a_result_outlives_its_compiler(model: str, tmp_path: Path, cards: Path) -> None:
-    """On a machine without the compiler what was compiled elsewhere is reused."""
+    """A host without the compiler reuses a result of another."""
     program = compiled(model, options_of(tmp_path / "out"), "aic")
     (cards.parent / "qaic-compile").unlink()
     assert compiled(model, options_of(tmp_path / "out"), "aic") == program
 
 
 def test_one_folder_holds_one_result(model: str, tmp_path: Path, cards: Path) -> None:
-    """A compile for the other kind replaces what was there; the kinds are never confused."""
+    """A compile for the other kind of device replaces the result."""
     program = compiled(model, options_of(tmp_path / "out"))
     assert compiled(model, options_of(tmp_path / "out"), "aic") == program
     assert kind_of(str(program)) == "aic"
@@ -197,10 +193,10 @@ def test_one_folder_holds_one_result(model: str, tmp_path: Path, cards: Path) ->
     assert cards.is_file()
 
 
-def test_without_output_dir_there_is_a_folder_for_each_in_the_cache(
+def test_without_output_dir_each_has_a_folder_in_the_cache(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder is named by model and digest, under XDG_CACHE_HOME or the home's .cache."""
+    """The folder is named after model and digest, in XDG_CACHE_HOME or ~/.cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     first, second = (compiled(model, options_of(batch=batch)) for batch in (2, 4))
     assert first.parent.parent == second.parent.parent == tmp_path / "xdg" / "qaic_sched"
@@ -212,14 +208,14 @@ def test_without_output_dir_there_is_a_folder_for_each_in_the_cache(
     assert compiled(model, options_of()).is_relative_to(tmp_path / "home/.cache/qaic_sched")
 
 
-# What goes wrong
+# Errors
 
 
 @pytest.mark.parametrize("mood", ["fail", "forget"])
 def test_a_failed_compile_leaves_nothing(
     model: str, tmp_path: Path, cards: Path, monkeypatch: pytest.MonkeyPatch, mood: str
 ) -> None:
-    """A compiler that fails, or leaves no program, is a `CompileError`; an old result stays."""
+    """A compiler that fails or leaves no program is a `CompileError`; an old result stays."""
     monkeypatch.setenv("STANDIN_COMPILER", mood)
     said = {"fail": "the stand-in was told to fail", "forget": "the compiler left no program"}
     with pytest.raises(CompileError, match=said[mood]):
@@ -235,23 +231,23 @@ def test_a_failed_compile_leaves_nothing(
 
 
 def test_a_model_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """A model that is not there is the operator's fault."""
+    """A model that does not exist is a `ConfigError`."""
     with pytest.raises(ConfigError, match=r"none\.onnx cannot be read: No such file"):
         compiled(str(tmp_path / "none.onnx"), options_of(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("content", [b"", b"hello\n"])
-def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
-    """Empty and foreign files are refused as they are without compiling."""
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Empty and foreign files are refused, as they are without compiling."""
     (tmp_path / "bad.onnx").write_bytes(content)
     with pytest.raises(ConfigError, match=r"bad\.onnx: ONNX Runtime cannot load it"):
         compiled(str(tmp_path / "bad.onnx"), options_of(tmp_path / "out"))
 
 
-def test_what_onnxruntime_does_not_save_is_a_compile_error(
+def test_a_model_that_onnxruntime_cannot_save_is_a_compile_error(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own first line is in the error, and it is the cause."""
+    """The error has the first line of ONNX Runtime's error, which is its cause."""
 
     def fail(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("model too large\nmore of it")
@@ -265,7 +261,7 @@ def test_what_onnxruntime_does_not_save_is_a_compile_error(
 def test_onnxruntime_missing_says_how_to_get_it(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without ONNX Runtime nothing is made, and the command that mends it is said."""
+    """Without ONNX Runtime nothing is made, and the error has the pip command."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"^cpu needs ONNX Runtime: pip install"):
         compiled(model, options_of(tmp_path / "out"))
@@ -273,7 +269,7 @@ def test_onnxruntime_missing_says_how_to_get_it(
 
 
 def external_model(path: Path) -> str:
-    """A model that keeps its weights in the file `weights.data` beside it."""
+    """A model that keeps its weights in the separate file `weights.data`."""
     weights = numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
     x, y = (helper.make_tensor_value_info(name, FLOAT, ["N", 64]) for name in "xy")
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "", [x], [y])
@@ -284,15 +280,15 @@ def external_model(path: Path) -> str:
     return str(path)
 
 
-def test_weights_in_other_files_are_not_for_the_cpu(tmp_path: Path) -> None:
-    """The error says so, and the two things that help."""
+def test_weights_in_separate_files_are_refused_for_the_cpu(tmp_path: Path) -> None:
+    """The error names two remedies: one file, or no compiling."""
     model = external_model(tmp_path / "model.onnx")
     with pytest.raises(ConfigError, match=r"one file \(below 2 GB\), or add `compile: false`"):
         compiled(model, options_of(tmp_path / "out"))
 
 
-def test_weights_in_other_files_are_part_of_the_model(tmp_path: Path, cards: Path) -> None:
-    """For cards, where they are compiled, a change in them is a change of the model."""
+def test_weights_in_separate_files_are_part_of_the_model(tmp_path: Path, cards: Path) -> None:
+    """For cards, a change of the weights compiles the model again."""
     model = external_model(tmp_path / "model.onnx")
     for _ in range(2):
         compiled(model, options_of(tmp_path / "out"), "aic")

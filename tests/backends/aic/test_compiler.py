@@ -1,4 +1,4 @@
-"""Tests of compiling for cards, with a stand-in for the vendor's compiler as a real process."""
+"""Compiling for cards, with a stand-in for the vendor's compiler as a real process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.standin import qaic_compile
 
 @pytest.fixture(autouse=True)
 def _no_other_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Only the stand-in is found, and nothing where the vendor puts its own."""
+    """Only the stand-in can be found: the vendor's folder is empty."""
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
     monkeypatch.setattr(aic_compiler, "FOLDER", str(tmp_path / "sdk"))
 
@@ -33,12 +33,12 @@ def model(tmp_path: Path) -> str:
 
 
 def is_written(path: Path) -> bool:
-    """Whether there is something in a file."""
+    """Whether a file exists and is not empty."""
     return path.exists() and path.stat().st_size > 0
 
 
 def flags(**options: Any) -> list[str]:
-    """What the compiler is told of these options, beside what it is always told."""
+    """The compiler's flags for these options, without the flags of every compile."""
     known = set(ModelOptions.__struct_fields__)
     split: dict[str, Any] = {key: options.pop(key) for key in known & options.keys()}
     always = ("-aic-hw", "-aic-hw-version=2.0", "-compile-only")
@@ -76,12 +76,12 @@ def flags(**options: Any) -> list[str]:
     ],
 )
 def test_options_are_flags(key: str, value: Any, told: list[str]) -> None:
-    """Each kind of value is told as the vendor's scripts do; a session's own options are not."""
+    """Each kind of value becomes a flag as in the vendor's scripts; session options do not."""
     assert flags(**{key: value}) == told
 
 
-def test_what_is_always_told_can_be_overruled() -> None:
-    """The hardware and its version are told unless the options say otherwise."""
+def test_the_flags_of_every_compile_can_be_overridden() -> None:
+    """Options override the flags of the hardware and its version."""
     always = arguments("m.onnx", ModelOptions(), Path("out"))
     assert always[1:-1] == ["-aic-hw", "-aic-hw-version=2.0", "-compile-only"]
     other = ModelOptions(compiler={"aic_hw_version": 3, "aic_hw": False, "compile_only": True})
@@ -91,12 +91,12 @@ def test_what_is_always_told_can_be_overruled() -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"aic_binary_dir": "out"}, "aic_binary_dir: this folder is called output_dir here"),
-        ({"a": {"b": {"c": 1}}}, "a: {'c': 1} is nested too deep"),
+        ({"aic_binary_dir": "out"}, "aic_binary_dir: name the folder with output_dir instead"),
+        ({"a": {"b": {"c": 1}}}, "a: {'c': 1} is nested too deeply"),
     ],
 )
-def test_what_cannot_be_told_is_named(options: dict[str, Any], problem: str) -> None:
-    """An option that has no flag is an error that names it."""
+def test_options_without_a_flag_are_named(options: dict[str, Any], problem: str) -> None:
+    """An option that cannot be a flag is an error that names it."""
     with pytest.raises(ConfigError, match=problem):
         flags(**options)
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_told_is_named(options: dict[str, Any], problem: str) -> 
 def test_without_a_compiler_one_sentence_says_where_it_was_looked_for(
     model: str, tmp_path: Path
 ) -> None:
-    """The error names both of the compiler's names, the PATH and the vendor's folder."""
+    """The error names the compiler's two names, the PATH and the vendor's folder."""
     with pytest.raises(ConfigError, match=r"needs qaic-compile or qaic-exec .* PATH nor in .*/sdk"):
         asyncio.run(compile_aic(model, ModelOptions(), tmp_path / "made"))
     assert aic_version() is None
@@ -116,7 +116,7 @@ def test_without_a_compiler_one_sentence_says_where_it_was_looked_for(
 def test_the_compiler_is_found(
     tmp_path: Path, folder: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the PATH or, also without one, in the vendor's folder; its file stands for its version."""
+    """The compiler is found on the PATH or in the vendor's folder; its file is its version."""
     qaic_compile.install(tmp_path / folder, name)
     if folder == "sdk":
         monkeypatch.delenv("PATH")
@@ -127,8 +127,8 @@ def test_the_compiler_is_found(
     assert aic_version() != version
 
 
-def test_a_compile_makes_the_folder(model: str, tmp_path: Path) -> None:
-    """The compiler gets the arguments that it knows, and leaves its program."""
+def test_a_compile_creates_the_folder(model: str, tmp_path: Path) -> None:
+    """The compiler gets its flags and leaves its program in the folder."""
     log = qaic_compile.install(tmp_path / "bin")
     options = ModelOptions(4, True, {"N": 2}, compiler={"mos": 1, "stats_batchsize": 2})
     asyncio.run(compile_aic(model, options, tmp_path / "made"))
@@ -142,7 +142,7 @@ def test_a_compile_makes_the_folder(model: str, tmp_path: Path) -> None:
 def test_a_failure_shows_the_compilers_own_last_lines(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The exit status and the last ten lines of both outputs are in the error, no more of them."""
+    """The error has the exit status and only the last ten lines of both outputs."""
     qaic_compile.install(tmp_path / "bin")
     monkeypatch.setenv("STANDIN_COMPILER", "fail")
     with pytest.raises(CompileError) as raised:
@@ -155,15 +155,13 @@ def test_a_failure_shows_the_compilers_own_last_lines(
 @pytest.mark.parametrize(
     ("script", "problem"),
     [
-        ("#!/bin/sh\nkill -9 $$\n", "qaic-compile was ended by signal 9: it said nothing"),
+        ("#!/bin/sh\nkill -9 $$\n", "qaic-compile was killed by signal 9: it printed nothing"),
         ("#!/bin/sh\nprintf '\\377'\nexit 1\n", "failed with exit status 1: \ufffd"),
-        ("#!/bin/sh\ncat; exit 2\n", "failed with exit status 2: it said nothing"),
+        ("#!/bin/sh\ncat; exit 2\n", "failed with exit status 2: it printed nothing"),
     ],
 )
-def test_a_strange_end_is_told_as_well_as_it_can_be(
-    model: str, tmp_path: Path, script: str, problem: str
-) -> None:
-    """A signal, output that is no text, and a question that nobody answers."""
+def test_strange_ends_are_reported(model: str, tmp_path: Path, script: str, problem: str) -> None:
+    """A signal, output that is no text, and a prompt are reported."""
     qaic_compile.install(tmp_path / "bin")
     (tmp_path / "bin" / "qaic-compile").write_text(script)
     with pytest.raises(CompileError, match=problem):
@@ -171,7 +169,7 @@ def test_a_strange_end_is_told_as_well_as_it_can_be(
 
 
 def test_a_compiler_that_cannot_be_run_is_named(model: str, tmp_path: Path) -> None:
-    """A file that is no program is the host's fault."""
+    """A file that cannot be executed is a `ConfigError`."""
     qaic_compile.install(tmp_path / "bin")
     (tmp_path / "bin" / "qaic-compile").write_text("#!/none\n")
     with pytest.raises(ConfigError, match="bin/qaic-compile cannot be run: No such file"):
@@ -182,7 +180,7 @@ def test_a_compiler_that_cannot_be_run_is_named(model: str, tmp_path: Path) -> N
 def test_a_cancelled_compile_kills_the_compiler(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the coroutine is cancelled its process is gone before it ends."""
+    """A cancelled compile ends only after its process is gone."""
     log = qaic_compile.install(tmp_path / "bin")
     monkeypatch.setenv("STANDIN_COMPILER", "hang")
 

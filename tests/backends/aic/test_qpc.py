@@ -1,4 +1,4 @@
-"""Tests of what is read from a QPC."""
+"""Reading a QPC: tensors, batch sizes, buffers and errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IN, OUT = api.BUFFER_IO_TYPE_INPUT, api.BUFFER_IO_TYPE_OUTPUT
 
 
 def read(path: str) -> QpcFile:
-    """The QPC as the backend reads it."""
+    """The QPC, as the backend reads it."""
     return read_qpc(Sdk(qaicrt, api), path)
 
 
@@ -29,7 +29,7 @@ def shapes(*dims: list[int]) -> dict[str, Any]:
 
 
 def test_one_batch_size(tmp_path: Path) -> None:
-    """Inputs and outputs come with shapes and types, and the batch size that they share."""
+    """A program has its inputs' and outputs' shapes and types, and the batch size they share."""
     program = read(write_qpc(tmp_path)).program
     assert [(each.name, each.shape) for each in program.inputs] == [("x", (8, 4))]
     assert [(each.name, each.shape) for each in program.outputs] == [("mean", (8, 2))]
@@ -37,7 +37,7 @@ def test_one_batch_size(tmp_path: Path) -> None:
 
 
 def test_specializations_are_batch_sizes(tmp_path: Path) -> None:
-    """The shapes are those of the largest, whichever the selected set has."""
+    """Shapes are those of the largest specialization, whichever one is selected."""
     bindings = [binding("x", IN, [2, 4]), binding("mean", OUT, [2, 2])]
     file = read(write_qpc(tmp_path, bindings=bindings, batch_sizes=(4, 1, 16)))
     assert file.program.batch_sizes == (1, 4, 16)
@@ -61,13 +61,13 @@ def test_specializations_are_batch_sizes(tmp_path: Path) -> None:
     ],
 )
 def test_types(tmp_path: Path, type_: int, dtype: Any) -> None:
-    """Quantized values are seen as the integers that they are stored as."""
+    """Quantized values appear as the integers that store them."""
     path = write_qpc(tmp_path, bindings=[binding("x", IN, [8], type_)])
     assert read(path).program.inputs[0].dtype == dtype
 
 
-def test_buffers_stand_in_the_order_of_their_index(tmp_path: Path) -> None:
-    """The order of an inference's buffers is that of the indices, statistics included."""
+def test_buffers_are_ordered_by_index(tmp_path: Path) -> None:
+    """Buffers are in the order of their indexes, statistics included."""
     bindings = [binding("x", IN, [8]), binding("y", OUT, [8]), binding("aiccyclecounts", OUT, [99])]
     for each, index in zip(bindings, (2, 0, 1), strict=True):
         each["index"] = index
@@ -78,13 +78,13 @@ def test_buffers_stand_in_the_order_of_their_index(tmp_path: Path) -> None:
 
 
 def test_inputs_without_a_common_batch(tmp_path: Path) -> None:
-    """A program whose first dimensions differ runs one request at a time."""
+    """A program whose first dimensions differ has no batch sizes."""
     bindings = [binding("x", IN, [8, 4]), binding("y", OUT, [1, 2])]
     assert read(write_qpc(tmp_path, bindings=bindings)).program.batch_sizes == ()
 
 
-def test_shapes_that_are_not_told(tmp_path: Path) -> None:
-    """Without dimensions the size of the buffer is all there is, and nothing can be shared."""
+def test_shapes_that_are_not_described(tmp_path: Path) -> None:
+    """Without dimensions the shape is the size of the buffer, and there are no batch sizes."""
     bindings = [binding("x", IN, []), binding("y", OUT, [])]
     for each in bindings:
         each["size"] = 32
@@ -102,33 +102,33 @@ def test_shapes_that_are_not_told(tmp_path: Path) -> None:
     ],
 )
 def test_specializations_in_other_dimensions(tmp_path: Path, allowed: Any) -> None:
-    """Specializations that differ in more than the batch size cannot be run."""
+    """Specializations that differ in more than the batch size are refused."""
     with pytest.raises(ConfigError, match=r"differ in more than the batch size.*compile one shape"):
         read(write_qpc(tmp_path, allowed_shapes=allowed))
 
 
-def test_a_type_without_numpys(tmp_path: Path) -> None:
-    """bfloat16 is no type of numpy's."""
+def test_a_type_that_numpy_does_not_have(tmp_path: Path) -> None:
+    """A QPC with bfloat16 values is refused: numpy has no such dtype."""
     path = write_qpc(tmp_path, bindings=[binding("x", IN, [8], api.BFLOAT16_TYPE)])
-    with pytest.raises(ConfigError, match="values of type 11 of QAicApi_pb2, numpy has none"):
+    with pytest.raises(ConfigError, match="numpy has no dtype for type 11 of QAicApi_pb2"):
         read(path)
 
 
 def test_an_older_sdk_knows_fewer_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Types that the SDK does not name cannot be in its QPCs."""
+    """A type that the SDK does not define is left out."""
     monkeypatch.delattr(api, "INT8_TYPE")
     assert read(write_qpc(tmp_path)).program.inputs[0].dtype == np.float32
 
 
 def test_neither_inputs_nor_outputs(tmp_path: Path) -> None:
-    """A QPC without tensors is no model."""
+    """A QPC without tensors is refused."""
     with pytest.raises(ConfigError, match="neither inputs nor outputs"):
         read(write_qpc(tmp_path, bindings=[]))
 
 
 @pytest.mark.parametrize("content", [b"", b"ELF something else", HEADER + b'{"selected_set"'])
 def test_no_qpc(tmp_path: Path, content: bytes) -> None:
-    """A file that is truncated, or something else, is named with what mends it."""
+    """A truncated or foreign file is named, with the remedy."""
     path = tmp_path / "programqpc.bin"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"model {path}: truncated.*compile it again"):
@@ -136,7 +136,7 @@ def test_no_qpc(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_description_that_is_refused(tmp_path: Path) -> None:
-    """The status of the runtime is named."""
+    """The error names the status of the runtime."""
     path = tmp_path / "qpc.bin"
     path.write_bytes(HEADER)
     with pytest.raises(ConfigError, match=r"its description cannot be read \(QS_INVAL\)"):
@@ -144,6 +144,6 @@ def test_a_description_that_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_has_gone(tmp_path: Path) -> None:
-    """A folder without the file cannot be read."""
-    with pytest.raises(ConfigError, match=r"none\.bin: truncated, or no compiled model"):
+    """A file that does not exist is named."""
+    with pytest.raises(ConfigError, match=r"none\.bin: truncated, or not compiled for cards"):
         read(str(tmp_path / "none.bin"))

@@ -1,4 +1,4 @@
-"""Tests of what each status of the runtime means."""
+"""The meaning of each status of the runtime."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ KINDS = {
 
 @pytest.mark.parametrize("status", [each for each in QStatus if each is not QStatus.QS_SUCCESS])
 def test_every_status_of_an_inference(status: QStatus) -> None:
-    """Each is our error, with its name, the device and how much of it is gone."""
+    """Each status becomes an error with its name, the device and the kind of failure."""
     error = inference_error(status, 3, 1, 0.01)
     assert (error.device_id, error.kind) == (3, KINDS.get(status.name, "inference"))
     assert "aic device 3, activation 1: an inference failed, " in str(error)
     assert f"({status.name}): " in str(error)
-    assert "not known here" not in str(error)
+    assert "unknown to qaic_sched" not in str(error)
 
 
 @pytest.mark.parametrize(("waited_s", "kind"), [(0.1, "inference"), (30.0, "stuck")])
 def test_an_error_after_a_long_wait_is_a_stuck_inference(waited_s: float, kind: str) -> None:
-    """The runtime has no status of its own for what it waited for in vain."""
+    """QS_ERROR after a long wait is `stuck`: the runtime has no other status for it."""
     assert inference_error(QStatus.QS_ERROR, 0, 0, waited_s).kind == kind
 
 
 def test_a_status_of_a_newer_runtime() -> None:
-    """What is not known here is passed on by its name."""
-    assert "not known here (QS_NEW)" in str(inference_error("QS_NEW", 0, 0, 0.0))
+    """An unknown status is reported by its name."""
+    assert "unknown to qaic_sched (QS_NEW)" in str(inference_error("QS_NEW", 0, 0, 0.0))
     assert name_of(QStatus.QS_BUSY) == "QS_BUSY"
 
 
@@ -44,7 +44,7 @@ def test_a_status_of_a_newer_runtime() -> None:
     "name", ["QS_INVAL", "QS_UNSUPPORTED", "QS_PROTOCOL", "QS_NOMEM", "QS_NOSPC"]
 )
 def test_a_load_that_cannot_fit(name: str) -> None:
-    """What another model or configuration would mend is the operator's."""
+    """A load that another model or configuration would mend is a `ConfigError`."""
     assert isinstance(load_error(QStatus[name], 0), ConfigError)
     assert isinstance(load_error(RuntimeError(f"Failed to load: {name}"), 0), ConfigError)
 
@@ -58,7 +58,7 @@ def test_a_load_that_cannot_fit(name: str) -> None:
     ],
 )
 def test_a_load_that_the_device_fails(reason: object, kind: str, problem: str) -> None:
-    """What the device did is the device's, whether it came as a status or as an exception."""
+    """A fault of the device is a `DeviceError`, from a status and from an exception alike."""
     error = load_error(reason, 2)
     assert isinstance(error, DeviceError)
     assert (error.device_id, error.kind) == (2, kind)

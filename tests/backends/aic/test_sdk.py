@@ -1,4 +1,4 @@
-"""Tests of finding the vendor's binding, and of what is said without it."""
+"""Finding the vendor's binding, and the errors without it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of an SDK with nothing in it yet; imports are undone."""
+    """The empty folder of an SDK; imports are undone afterwards."""
     monkeypatch.setattr(aic_sdk, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
@@ -28,7 +28,7 @@ def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def install(sdk: Path, runtime: str = "WHO = 1", descriptions: str = "WHO = 2") -> None:
-    """Put modules where the SDK has them."""
+    """Write modules where the SDK installs them."""
     for folder, name, source in (
         (sdk / "lib" / platform.machine(), "qaicrt", runtime),
         (sdk / "python", "QAicApi_pb2", descriptions),
@@ -38,8 +38,8 @@ def install(sdk: Path, runtime: str = "WHO = 1", descriptions: str = "WHO = 2") 
     importlib.invalidate_caches()
 
 
-def test_the_folders_of_the_sdk_are_looked_into(sdk: Path) -> None:
-    """Both modules are found where the SDK puts them, and imported only when asked for."""
+def test_the_folders_of_the_sdk_are_searched(sdk: Path) -> None:
+    """Both modules are found where the SDK installs them, and imported on request only."""
     install(sdk)
     assert aic_sdk.is_installed()
     assert "qaicrt" not in sys.modules
@@ -50,7 +50,7 @@ def test_the_folders_of_the_sdk_are_looked_into(sdk: Path) -> None:
 
 
 def test_no_sdk_is_one_sentence(sdk: Path) -> None:
-    """What is missing, where it is looked for and what mends it."""
+    """The error says what is missing, where it was looked for and how to mend it."""
     assert not aic_sdk.is_installed()
     folder = sdk / "lib" / platform.machine()
     with pytest.raises(ConfigError, match="backend: aic needs qaicrt") as caught:
@@ -60,12 +60,12 @@ def test_no_sdk_is_one_sentence(sdk: Path) -> None:
 
 
 def test_a_binding_for_another_python(sdk: Path) -> None:
-    """A binary that this Python cannot load is said to be there."""
+    """The error mentions a binding for another version of Python."""
     install(sdk)
     folder = sdk / "lib" / platform.machine()
     (folder / "qaicrt.py").rename(folder / "qaicrt.cpython-38-x86_64-linux-gnu.so")
     assert not aic_sdk.is_installed()
-    with pytest.raises(ConfigError, match="where it is for another version of Python"):
+    with pytest.raises(ConfigError, match="there it is for another version of Python"):
         aic_sdk.import_sdk()
 
 
@@ -73,18 +73,21 @@ def test_a_binding_for_another_python(sdk: Path) -> None:
     ("source", "problem"),
     [
         ("import google.protobuf_that_is_not_there", r"QAicApi_pb2: .*: pip install protobuf$"),
-        ("raise ImportError('libQAic.so: no such file')", r"libQAic\.so.*Platform SDK again$"),
+        (
+            "raise ImportError('libQAic.so: no such file')",
+            r"libQAic\.so.*reinstall the Cloud AI Platform SDK$",
+        ),
     ],
 )
 def test_a_binding_that_cannot_be_imported(sdk: Path, source: str, problem: str) -> None:
-    """What the import says is passed on, with what mends it."""
+    """The error of the import is passed on, with the remedy."""
     install(sdk, descriptions=source)
     with pytest.raises(ConfigError, match=problem):
         aic_sdk.import_sdk()
 
 
 def test_a_card_is_a_node_and_an_sdk(sdk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without either there is no card to run on; no device is asked."""
+    """A card needs a device node and the SDK; no device is queried."""
     monkeypatch.setattr(aic_sdk, "DEVICE_NODES", ((str(sdk / "dev"), "accel*"),))
     assert not aic_sdk.has_card()
     install(sdk)

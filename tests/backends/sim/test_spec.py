@@ -1,4 +1,4 @@
-"""The `.sim.yaml` file: what it means, and what its errors name."""
+"""The `.sim.yaml` file: the meaning of its keys, and its errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _write(tmp_path: Path, **changes: object) -> Path:
 
 
 def test_a_minimal_file_is_one_plain_device(tmp_path: Path) -> None:
-    """With only tensors and a time there is one device of 16 cores, without noise or faults."""
+    """Tensors and a time suffice: one device of 16 cores, without noise or faults."""
     spec = read_spec(_write(tmp_path))
 
     assert spec.program() == Program(
@@ -42,7 +42,7 @@ def test_a_minimal_file_is_one_plain_device(tmp_path: Path) -> None:
 
 
 def test_the_documented_file_is_understood(tmp_path: Path) -> None:
-    """Every key of the documentation is read, `1e-3` as a number."""
+    """Every documented key is read, and `1e-3` is a number."""
     path = tmp_path / "card.sim.yaml"
     path.write_text(
         """
@@ -69,9 +69,9 @@ seed: 3
 
     assert spec.program().batch_sizes == (1, 2, 4, 8)
     assert (spec.host_turnaround_s, spec.seed, spec.cores) == (3e-4, 3, 14)
-    assert spec.service_times_s(0) == {1: 0.004, 2: 0.005, 4: 0.007, 8: 0.010}
-    assert spec.service_times_s(3) == {1: 0.008, 2: 0.01, 4: 0.014, 8: 0.02}
-    assert spec.service_times_s(4) == spec.service_times_s(0)
+    assert spec.execution_times_s(0) == {1: 0.004, 2: 0.005, 4: 0.007, 8: 0.010}
+    assert spec.execution_times_s(3) == {1: 0.008, 2: 0.01, 4: 0.014, 8: 0.02}
+    assert spec.execution_times_s(4) == spec.execution_times_s(0)
     assert spec.faults == [
         LostFault(device=2, at_s=1.0, for_s=5.0),
         HangFault(at_s=2.0),
@@ -81,14 +81,14 @@ seed: 3
 
 
 def test_one_service_time_is_for_every_size(tmp_path: Path) -> None:
-    """A plain number is the time of every compiled batch size; a size listed twice is one."""
+    """A plain number applies to every compiled batch size; a size listed twice counts once."""
     spec = read_spec(_write(tmp_path, batch_sizes=[2, 2, 8], service_time_s=0))
 
-    assert spec.service_times_s(0) == {2: 0.0, 8: 0.0}
+    assert spec.execution_times_s(0) == {2: 0.0, 8: 0.0}
 
 
 def test_a_fault_without_device_is_on_all() -> None:
-    """`device` names one device, and its absence means every one."""
+    """A fault without `device` applies to every device."""
     assert ErrorFault(probability=1).is_on(5)
     assert ErrorFault(probability=1, device=5).is_on(5)
     assert not ErrorFault(probability=1, device=4).is_on(5)
@@ -108,7 +108,7 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     "tensor with more": ({"outputs": {"p": {"shap": [8]}}}, "outputs.p.shap: .* one is shape"),
     "no batch axis": ({"outputs": _tensor([])}, "outputs.t.shape: Expected `list` of length >= 1"),
     "empty axis": ({"outputs": _tensor([8, 0])}, r"outputs.t.shape\[1\]: Expected `int` >= 1"),
-    "other batch": ({"outputs": _tensor([4, 2])}, "outputs.t.shape: .* is 4, that of data is 8"),
+    "other batch": ({"outputs": _tensor([4, 2])}, "outputs.t.shape: .* is 4, but 8 in inputs.data"),
     "unknown type": ({"inputs": _tensor([8], "floot32")}, "inputs.t.dtype: .* is float32"),
     "type of no number": ({"inputs": _tensor([8], "object")}, "inputs.t.dtype: unknown type"),
     "largest size": ({"batch_sizes": [1, 4]}, "batch_sizes: the largest is 4, .* with 8"),
@@ -116,7 +116,7 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     "size 0": ({"batch_sizes": [0, 8]}, r"batch_sizes\[0\]: Expected `int` >= 1"),
     "time left out": (
         {"batch_sizes": [1, 8], "service_time_s": {8: 1}},
-        r"service_time_s: has times for \[8\], the compiled batch sizes are \[1, 8\]",
+        r"service_time_s: has times for \[8\], but the compiled batch sizes are \[1, 8\]",
     ),
     "time too many": ({"service_time_s": {4: 1, 8: 1}}, r"service_time_s: has times for \[4, 8\]"),
     "time of no size": ({"service_time_s": {"x": 1}}, "service_time_s: a key of it: .* `int`"),
@@ -128,9 +128,9 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     "endless time": ({"load_time_s": float("inf")}, "load_time_s: .* <= 1000000000.0"),
     "no time at all": ({"load_time_s": float("nan")}, "load_time_s: .* >= 0.0"),
     "devices a truth": ({"devices": True}, "devices: Expected `int`, got `bool`"),
-    "override of nobody": (
+    "override of no device": (
         {"overrides": {1: {"speed": 1}}},
-        "overrides.1: no device 1; `devices` makes 0 to 0",
+        "overrides.1: there is no device 1: `devices` makes 0 to 0",
     ),
     "override misspelt": ({"overrides": {0: {"sped": 1}}}, "overrides.0.sped: .* one is speed"),
     "override stops": ({"overrides": {0: {"speed": 0}}}, "overrides.0.speed: .* > 0.0"),
@@ -138,9 +138,9 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     "fault no mapping": ({"faults": ["lost"]}, r"faults\[0\]: must be a mapping"),
     "fault unknown": ({"faults": [{"kind": "hung"}]}, r"faults\[0\].kind: .* nearest is hang"),
     "fault without kind": ({"faults": [{}]}, r"faults\[0\].kind: unknown kind None"),
-    "fault of nobody": (
+    "fault of no device": (
         {"faults": [{"kind": "lost", "at_s": 1, "device": 4}]},
-        r"faults\[0\].device: no device 4",
+        r"faults\[0\].device: there is no device 4",
     ),
     "fault incomplete": (
         {"faults": [{"kind": "stall", "probability": 1}]},
@@ -161,7 +161,7 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
 def test_an_error_names_the_file_and_the_key(
     tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    """What is wrong is a ConfigError with the file, the key and, where one is meant, the word."""
+    """A `ConfigError` names the file, the key and, for a misspelt word, the nearest known one."""
     path = _write(tmp_path, **changes)
 
     with pytest.raises(ConfigError, match=message) as caught:
@@ -172,7 +172,7 @@ def test_an_error_names_the_file_and_the_key(
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "just words"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
-    """An empty file, a list and plain words are no simulated card."""
+    """An empty file, a list and plain text are refused."""
     path = tmp_path / "card.sim.yaml"
     path.write_text(text)
 
@@ -181,7 +181,7 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None
 
 
 def test_a_file_that_does_not_parse_says_where(tmp_path: Path) -> None:
-    """Bad YAML is named by file, line and column."""
+    """Invalid YAML is reported with file, line and column."""
     path = tmp_path / "card.sim.yaml"
     path.write_text("inputs: {data\noutputs: [")
 

@@ -1,4 +1,4 @@
-"""Tests of the CPU backend on what it compiled, and on programs that it is given."""
+"""Compiling for the CPU: sessions on compiled models and on given programs."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ def model(tmp_path: Path) -> str:
 
 @pytest.fixture
 def program(model: str, tmp_path: Path) -> str:
-    """The path of a program for the CPU, of that model at batch size 4."""
+    """The path of that model, compiled for the CPU at batch size 4."""
     options = ModelOptions(onnx_define_symbol={"N": 4}, output_dir=str(tmp_path / "out"))
     return asyncio.run(compile_model(model, CPU_COMPILER, options))
 
 
 def batch_size(path: str, **options: Any) -> int:
-    """The compiled batch size, as the backend describes the model."""
+    """The compiled batch size in the backend's description of the model."""
     backend = CpuBackend(path, ModelOptions(**options))
     return asyncio.run(backend.describe()).max_batch_size
 
 
 def run_linear(session: Session) -> None:
-    """Run one batch of 4, and check the result."""
+    """Run one batch of 4, and check the outputs."""
     with session:
         inputs = linear_inputs(4)
         np.testing.assert_array_equal(session.run(inputs)["y"], linear(**inputs))
 
 
 def test_a_session_compiles_by_default(model: str, tmp_path: Path) -> None:
-    """It leaves the program in its output folder, and a session on that gives the same results."""
+    """A session leaves the program in `output_dir`; a session on it gives the same outputs."""
     out = tmp_path / "out"
     run_linear(Session(model, backend="cpu", onnx_define_symbol={"N": 4}, output_dir=str(out)))
     assert (out / "programqpc.bin").is_file()
@@ -56,7 +56,7 @@ def test_a_session_compiles_by_default(model: str, tmp_path: Path) -> None:
 
 
 def test_a_compiled_real_model_gives_the_same_bits(tmp_path: Path) -> None:
-    """Magika compiled, in a session of its own, has exactly the results of the source model."""
+    """Compiled Magika has outputs that are bit-identical to those of the source model."""
     path = find_model("pkg://magika/models/standard_v3_3/model.onnx")
     options: dict[str, Any] = {"backend": "cpu", "onnx_define_symbol": {"unk__214": 2}}
     inputs = {"bytes": np.arange(4096, dtype=np.int32).reshape(2, 2048) % 257}
@@ -69,10 +69,10 @@ def test_a_compiled_real_model_gives_the_same_bits(tmp_path: Path) -> None:
         np.testing.assert_array_equal(session.run(inputs)["target_label"], expected)
 
 
-def test_compile_false_runs_the_model_as_it_is(
+def test_compile_false_runs_the_model_uncompiled(
     model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is written, and the vendor's option is none that is not used."""
+    """`compile: false` writes nothing, and `compile_only` is not reported as unused."""
     out = str(tmp_path / "out")
     options: dict[str, Any] = {"compile": False, "compiler": {"compile_only": True}}
     with caplog.at_level(logging.INFO, logger="qaic_sched"):
@@ -81,25 +81,27 @@ def test_compile_false_runs_the_model_as_it_is(
     assert not caplog.records
 
 
-def test_without_a_cache_the_model_runs_as_it_is(
+def test_without_a_cache_the_model_runs_uncompiled(
     model: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A cache that cannot be written is no reason not to run, a named folder is."""
+    """A cache that cannot be written is no error; a named folder that cannot be is one."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with caplog.at_level(logging.INFO, logger="qaic_sched"):
         assert batch_size(model, onnx_define_symbol={"N": 4}) == 4
     [record] = caplog.records
-    assert record.getMessage().startswith(f"runs {model} uncompiled: output_dir: {tmp_path}/file/")
+    assert record.getMessage().startswith(
+        f"running {model} uncompiled: output_dir: {tmp_path}/file/"
+    )
     with pytest.raises(ConfigError, match=r"output_dir: .*file/out cannot be used"):
         batch_size(model, onnx_define_symbol={"N": 4}, output_dir=str(tmp_path / "file" / "out"))
 
 
 def test_a_program_keeps_its_symbols(program: str) -> None:
-    """A program's symbols need no size any more, and may be given the one that they have."""
+    """The symbols of a program need no size; they may be given the size that they have."""
     assert batch_size(program) == batch_size(program, onnx_define_symbol={"N": 4}) == 4
     with pytest.raises(ConfigError, match=r"compiled with \{'N': 4\}, not with N: 8"):
         batch_size(program, onnx_define_symbol={"N": 8})
@@ -107,15 +109,17 @@ def test_a_program_keeps_its_symbols(program: str) -> None:
         batch_size(program, onnx_define_symbol={"M": 4})
 
 
-def test_a_program_that_is_not_whole_is_refused(program: str) -> None:
-    """A truncated program is named, in one sentence, before anything is loaded."""
+def test_a_truncated_program_is_refused(program: str) -> None:
+    """A truncated program is named in one sentence before anything is loaded."""
     Path(program).write_bytes(Path(program).read_bytes()[:-10])
     with pytest.raises(ConfigError, match=r"is truncated, 10 bytes are missing: compile it again"):
         batch_size(program)
 
 
 def test_a_program_for_cards_is_refused(tmp_path: Path) -> None:
-    """A program of the other kind is told from one of ours."""
+    """A program for cards is not taken for one for the CPU."""
     (tmp_path / "programqpc.bin").write_bytes(b"a card's")
-    with pytest.raises(ConfigError, match="no program for the CPU: one for cards needs `backend"):
+    with pytest.raises(
+        ConfigError, match="not a program for the CPU: one for cards needs `backend"
+    ):
         batch_size(str(tmp_path / "programqpc.bin"))

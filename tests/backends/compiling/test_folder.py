@@ -1,4 +1,4 @@
-"""Tests of the folder of a compiled model: refused, interrupted, and never half done."""
+"""The folder of a compiled program: foreign files, interruptions and the lock."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def model(tmp_path: Path) -> str:
 
 
 def options_of(output_dir: Path | None = None, batch: int = 4) -> ModelOptions:
-    """Options that fix N to `batch`."""
+    """Options that set N to `batch`."""
     where = None if output_dir is None else str(output_dir)
     return ModelOptions(onnx_define_symbol={"N": batch}, output_dir=where)
 
 
 def compiled(model: str, options: ModelOptions) -> Path:
-    """The program for the CPU, of a compile or of an earlier one."""
+    """Compile for the CPU, or reuse an earlier result; the path of the program."""
     return Path(asyncio.run(compile_model(model, CPU_COMPILER, options)))
 
 
 def names_in(folder: Path) -> list[str]:
-    """What is in a folder, but for the lock."""
+    """The names in a folder, without the lock."""
     return sorted({path.name for path in folder.iterdir()} - {".lock"})
 
 
 @pytest.mark.parametrize("name", ["programqpc.bin", "notes.txt", "compiled.json"])
 def test_foreign_files_are_never_touched(model: str, tmp_path: Path, name: str) -> None:
-    """A folder with files that no compile of ours has left is refused, and stays as it was."""
+    """A folder with files that are not ours is refused and left unchanged."""
     foreign = tmp_path / "out" / name
     foreign.parent.mkdir()
     foreign.write_text("{}")
@@ -52,8 +52,10 @@ def test_foreign_files_are_never_touched(model: str, tmp_path: Path, name: str) 
     assert foreign.read_text() == "{}"
 
 
-def test_a_foreign_file_beside_our_result_is_not_touched_either(model: str, tmp_path: Path) -> None:
-    """What somebody put beside a result can be reused with it, but not be replaced."""
+def test_a_foreign_file_next_to_a_result_prevents_its_replacement(
+    model: str, tmp_path: Path
+) -> None:
+    """A result next to a foreign file can be reused, but not replaced."""
     compiled(model, options_of(tmp_path / "out"))
     (tmp_path / "out" / "notes.txt").touch()
     compiled(model, options_of(tmp_path / "out"))
@@ -63,7 +65,7 @@ def test_a_foreign_file_beside_our_result_is_not_touched_either(model: str, tmp_
 
 
 def test_a_folder_that_cannot_be_made_is_named(model: str, tmp_path: Path) -> None:
-    """What the system says comes with the folder and what mends it."""
+    """The error has the folder, the error of the system and a remedy."""
     (tmp_path / "file").touch()
     with pytest.raises(FolderError, match=r"file/out cannot be used \(Not a dir.*name another"):
         compiled(model, options_of(tmp_path / "file" / "out"))
@@ -72,23 +74,23 @@ def test_a_folder_that_cannot_be_made_is_named(model: str, tmp_path: Path) -> No
 def test_a_user_without_a_home_is_told_to_name_a_folder(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where there is no cache at all, the option that helps is named."""
+    """A user without a home directory has no cache: the error asks for `output_dir`."""
 
     def homeless() -> Path:
         raise RuntimeError("no home")
 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", homeless)
-    with pytest.raises(FolderError, match="output_dir: add one, for this user has no home"):
+    with pytest.raises(FolderError, match="output_dir: add one, because this user has no home"):
         compiled(model, options_of())
 
 
 @pytest.mark.parametrize("last", [0, 1])
 @pytest.mark.parametrize("has_earlier", [False, True])
-def test_an_interruption_never_looks_finished(
+def test_an_interrupted_compile_never_looks_finished(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int, has_earlier: bool
 ) -> None:
-    """Interrupted before its last or last but one step, a compile counts for nothing."""
+    """A compile interrupted before either of its last two steps leaves no valid result."""
     out = tmp_path / "out"
     if has_earlier:
         compiled(model, options_of(out, batch=2))
@@ -103,7 +105,7 @@ def test_an_interruption_never_looks_finished(
         patch.setattr(Path, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             compiled(model, options_of(out))
-    if has_earlier:  # the program that is there is the earlier one, and it is whole
+    if has_earlier:  # the earlier program is still there, complete
         assert check_cpu_program(str(out / "programqpc.bin")).onnx_define_symbol == {"N": 2}
     else:
         assert not (out / "programqpc.bin").exists()
@@ -111,10 +113,10 @@ def test_an_interruption_never_looks_finished(
     assert check_cpu_program(str(program)).onnx_define_symbol == {"N": 4}
 
 
-def test_who_waits_for_the_lock_reuses_what_was_made_meanwhile(
+def test_a_compile_that_waited_reuses_what_was_made_meanwhile(
     model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A second compile waits, says so, and finds its program made when it comes to its turn."""
+    """A second compile logs that it waits for the lock, then reuses the program."""
     elsewhere = compiled(model, options_of(tmp_path / "elsewhere")).parent
 
     async def main() -> str:
@@ -135,7 +137,7 @@ def test_who_waits_for_the_lock_reuses_what_was_made_meanwhile(
 
 
 def test_what_an_interrupted_compile_left_behind_is_removed(model: str, tmp_path: Path) -> None:
-    """A process that was killed leaves its folder of work; the next compile takes it away."""
+    """A killed process leaves its work folder, which the next compile removes."""
     left = tmp_path / "out" / ".compiling-abc" / "made"
     left.mkdir(parents=True)
     (left / "programqpc.bin").write_bytes(b"half")
@@ -143,9 +145,9 @@ def test_what_an_interrupted_compile_left_behind_is_removed(model: str, tmp_path
     assert names_in(tmp_path / "out") == ["compiled.json", "programqpc.bin"]
 
 
-def test_where_the_system_has_no_such_lock_it_is_done_without(
+def test_compiling_needs_no_file_locks(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Windows compiles too."""
+    """Systems without `fcntl`, such as Windows, compile without a lock."""
     monkeypatch.setitem(sys.modules, "fcntl", None)
     assert compiled(model, options_of(tmp_path / "out")).is_file()

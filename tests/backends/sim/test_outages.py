@@ -1,4 +1,4 @@
-"""Devices that are lost or hang, in exact virtual time."""
+"""Simulated devices that are lost or hang, in exact virtual time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.hosts import check_after_every_event, expected, host, rows
 
 
 def test_time_stands_still_while_a_device_hangs() -> None:
-    """What runs into a hang takes that much longer; what would start in it starts after."""
+    """A hang delays running inferences by its length, and later ones start when it ends."""
     outages = Outages([HangFault(at_s=2.0, for_s=1.0), HangFault(at_s=6.0)], opened_at=10.0)
 
     assert outages.end_of(11.0, 0.5) == 11.5
@@ -32,7 +32,7 @@ def test_time_stands_still_while_a_device_hangs() -> None:
 
 
 def test_a_loss_is_a_span_of_time() -> None:
-    """Gone from its start on, back at its end, or never."""
+    """A device is lost from `at_s` on, until `for_s` later or for ever."""
     outages = Outages([LostFault(at_s=1.0, for_s=2.0), LostFault(at_s=9.0)], opened_at=0.0)
 
     assert [outages.is_lost(at) for at in (0.5, 1.0, 2.9, 3.0, 99.0)] == [0, 1, 1, 0, 1]
@@ -40,51 +40,51 @@ def test_a_loss_is_a_span_of_time() -> None:
 
 
 def test_everything_on_a_lost_device_fails_then_it_can_be_loaded_again(tmp_path: Path) -> None:
-    """In flight at the loss, and after it at once; loading fails until it is back."""
+    """A loss fails inferences in flight and later ones at once; loading fails until it ends."""
     faults = [{"kind": "lost", "device": 0, "at_s": 0.015, "for_s": 1.0}]
     model = host(tmp_path, batch=1, faults=faults)
-    answers: list[tuple[Any, float]] = []
+    completed: list[tuple[Any, float]] = []
 
     async def main() -> None:
         backend = SimBackend(model, ModelOptions())
         executable = await backend.load(0, 1, 3)
         for _ in range(3):
-            executable.submit(0, rows(1), lambda answer, at: answers.append((answer, at)))
+            executable.submit(0, rows(1), lambda result, at: completed.append((result, at)))
         await asyncio.sleep(0.5)
-        executable.submit(0, rows(1), lambda answer, at: answers.append((answer, at)))
+        executable.submit(0, rows(1), lambda result, at: completed.append((result, at)))
         await asyncio.sleep(0.1)
         with pytest.raises(DeviceError, match="lost") as lost:
             await backend.load(0, 1, 3)
         assert lost.value.kind == "lost"
         await asyncio.sleep(1.0)
         again = await backend.load(0, 1, 3)
-        again.submit(0, rows(1), lambda answer, at: answers.append((answer, at)))
+        again.submit(0, rows(1), lambda result, at: completed.append((result, at)))
         await asyncio.sleep(0.1)
 
     run_virtual(main)
-    kinds = [each.kind if isinstance(each, DeviceError) else "done" for each, _ in answers]
+    kinds = [each.kind if isinstance(each, DeviceError) else "done" for each, _ in completed]
     assert kinds == ["done", "lost", "lost", "lost", "done"]
-    assert [at for _, at in answers[:4]] == [0.010, 0.015, 0.015, 0.5]
+    assert [at for _, at in completed[:4]] == [0.010, 0.015, 0.015, 0.5]
 
 
-def test_a_device_that_hangs_for_ever_is_answered_for_when_it_is_closed(tmp_path: Path) -> None:
-    """No answer and no timer until then."""
-    answers: list[Any] = []
+def test_closing_fails_what_a_device_that_hangs_for_ever_holds(tmp_path: Path) -> None:
+    """An inference on a device that hangs for ever fails when the device is closed, not before."""
+    completed: list[Any] = []
 
     async def main() -> None:
         model = host(tmp_path, batch=1, faults=[{"kind": "hang", "at_s": 0.0}])
         executable = await SimBackend(model, ModelOptions()).load(0, 1, 1)
-        executable.submit(0, rows(1), lambda answer, at: answers.append(answer))
+        executable.submit(0, rows(1), lambda result, at: completed.append(result))
         await asyncio.sleep(100.0)
-        assert answers == []
+        assert completed == []
         await executable.aclose()
 
     run_virtual(main)
-    assert isinstance(answers[0], DeviceError)
+    assert isinstance(completed[0], DeviceError)
 
 
 def run_through(model: str, count: int, gap_s: float, **options: Any) -> dict[str, Any]:
-    """Run so many requests, all of which must be done, and return the metrics."""
+    """Run `count` requests, all of which must succeed, and return the metrics."""
 
     async def main() -> dict[str, Any]:
         async with Scheduler(model, **options) as scheduler:
@@ -106,7 +106,7 @@ def run_through(model: str, count: int, gap_s: float, **options: Any) -> dict[st
 
 
 def test_no_request_is_lost_with_the_devices_that_are(tmp_path: Path) -> None:
-    """Three of eight devices go and come back: every request is done, and they work again."""
+    """Three of eight devices are lost and come back: every request succeeds, all end ready."""
     faults = [{"kind": "lost", "device": d, "at_s": 1.0, "for_s": 1.0} for d in (1, 4, 6)]
     model = host(tmp_path, batch=1, devices=8, faults=faults)
     metrics = run_through(model, 2000, 0.0025)
@@ -116,8 +116,8 @@ def test_no_request_is_lost_with_the_devices_that_are(tmp_path: Path) -> None:
     assert {each["state"] for each in metrics["devices"].values()} == {"ready"}
 
 
-def test_what_a_hanging_device_holds_is_done_elsewhere(tmp_path: Path) -> None:
-    """It is found out after the timeout, reloaded, and nobody but those it held waits for it."""
+def test_requests_on_a_hanging_device_are_done_elsewhere(tmp_path: Path) -> None:
+    """A timeout reveals the hang; only the requests that the device held are late."""
     faults = [{"kind": "hang", "device": 0, "at_s": 0.5, "for_s": 3.0}]
     model = host(tmp_path, batch=1, devices=2, faults=faults)
     metrics = run_through(model, 500, 0.012, health={"dispatch_timeout_s": 1.0})
@@ -127,10 +127,10 @@ def test_what_a_hanging_device_holds_is_done_elsewhere(tmp_path: Path) -> None:
     assert metrics["devices"][0]["errors"] > 0
 
 
-def test_a_card_that_is_far_slower_than_the_others_is_reloaded(
+def test_a_device_that_is_far_slower_than_the_others_is_reloaded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It answers, but twenty times later: the log says why it is taken away, and no one fails."""
+    """A device that takes 20 times as long is reloaded; the log says why, and no request fails."""
     model = host(tmp_path, batch=1, devices=3, overrides={1: {"speed": 0.05}})
     metrics = run_through(model, 600, 0.004)
 
@@ -139,10 +139,10 @@ def test_a_card_that_is_far_slower_than_the_others_is_reloaded(
     assert {each["errors"] for each in metrics["devices"].values()} == {0}
 
 
-def test_no_request_is_the_one_that_finds_a_reloaded_device_still_bad(
+def test_no_request_tests_a_reloaded_device(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It hangs through two reloads and their trials: only what it held at first was late."""
+    """A device hangs through two reloads: their trials fail, and no further request is late."""
     faults = [{"kind": "hang", "device": 0, "at_s": 0.5, "for_s": 25.0}]
     model = host(tmp_path, batch=1, devices=2, faults=faults)
     metrics = run_through(model, 500, 0.06, health={"dispatch_timeout_s": 1.0})

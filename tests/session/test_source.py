@@ -1,4 +1,4 @@
-"""Session.for_each_device: one backend for the devices of a host, and its parts."""
+"""Sources of sessions: one backend for the devices of a host, and their shares."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class RecordingBackend(ScriptedBackend):
-    """Remembers what it was told to select, and whether two used it at once."""
+    """Records the selections, and checks that loads do not overlap."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class RecordingBackend(ScriptedBackend):
         self.num_loading += 1
         assert self.num_loading == 1
         loaded = self.executables
-        self.executables = []  # of other devices: they may be taken
+        self.executables = []  # those of other devices may still be open
         executable = await super().load(device_id, num_activations, set_size)
         self.executables = [*loaded, *self.executables]
         self.num_loading -= 1
@@ -43,14 +43,14 @@ class RecordingBackend(ScriptedBackend):
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> RecordingBackend:
-    """The one backend that is made."""
+    """The backend that the sessions share."""
     made = [RecordingBackend()]
     monkeypatch.setattr(session_module, "backend_for", lambda config: made.pop())
     return made[0]
 
 
 def test_there_is_a_session_for_each_device(backend: RecordingBackend) -> None:
-    """They share one backend, which is told of all devices, and loads one at a time."""
+    """The sessions share one backend, which selects all devices and loads one after the other."""
     config = make_config("scripted", devices=[2, 0], num_activations=3)
     sessions = Session.for_each_device(config)
     assert [each.backend_options["dev_id"] for each in sessions] == [2, 0]
@@ -64,8 +64,8 @@ def test_there_is_a_session_for_each_device(backend: RecordingBackend) -> None:
         session.reset()
 
 
-def test_a_device_outside_is_selected_alone(backend: RecordingBackend) -> None:
-    """A live change to a device that is not shared gives it what it would get alone, and back."""
+def test_another_device_is_selected_alone(backend: RecordingBackend) -> None:
+    """A live change to a device outside the shared ones selects it alone; the way back restores."""
     first, _ = Session.for_each_device(make_config("scripted", devices=2))
     first.update_backend_options(dev_id=3)
     first.setup()
@@ -76,15 +76,15 @@ def test_a_device_outside_is_selected_alone(backend: RecordingBackend) -> None:
     first.reset()
 
 
-def test_devices_that_are_not_there_are_refused(backend: RecordingBackend) -> None:
-    """The error comes at once, not at the first run."""
-    with pytest.raises(ConfigError, match="9 asked for"):
+def test_devices_that_do_not_exist_are_refused(backend: RecordingBackend) -> None:
+    """`for_each_device` raises at once, not in the first run."""
+    with pytest.raises(ConfigError, match="devices: got 9"):
         Session.for_each_device(make_config("scripted", devices=9))
     assert backend.loads == []
 
 
 def test_cpu_devices_get_their_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two devices are halves of the cores; a session of its own has all of them."""
+    """Two devices get half of the cores each; a session made alone gets all."""
     pinned: list[list[int]] = []
     monkeypatch.setattr("qaic_sched.backends.cpu.backend.usable_cores", lambda: [0, 1, 2, 3])
     monkeypatch.setattr("qaic_sched.backends.cpu.executable.pin_to", pinned.append)

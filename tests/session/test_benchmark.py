@@ -1,4 +1,4 @@
-"""Session.run_benchmark: what it runs, what it returns, and how it ends."""
+"""Benchmarks: their extent, their result, and how they end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def test_a_benchmark_runs_40_inferences_by_default(on_device: Any) -> None:
-    """Its result is the vendor's tuple, and the session's metrics do not count it."""
+    """A benchmark returns the vendor's tuple, and the metrics do not include it."""
     session, backend = on_device(num_activations=2)
     completed, rate, seconds, batch_size = session.run_benchmark()
     assert (completed, batch_size, backend.num_submitted) == (40, 4, 40)
@@ -33,7 +33,7 @@ def test_a_benchmark_runs_40_inferences_by_default(on_device: Any) -> None:
 
 
 def test_a_benchmark_takes_the_callers_input(on_device: Any) -> None:
-    """The input's rows are the batch size that is returned; a wrong input is refused."""
+    """The result has the number of rows of the input; a wrong input is refused."""
     session, _ = on_device()
     assert session.run_benchmark(num_inferences=5, input_dict=rows(1)).batch_size == 1
     with pytest.raises(ValueError, match="2 rows"):
@@ -42,9 +42,9 @@ def test_a_benchmark_takes_the_callers_input(on_device: Any) -> None:
 
 
 def test_a_benchmark_keeps_every_slot_busy(on_device: Any) -> None:
-    """Each slot has an inference at all times, and the answer to one starts the next there."""
+    """Every slot always holds an inference: completing one starts the next there."""
     session, backend = on_device(
-        ScriptedBackend(answers_at_once=False), num_activations=2, set_size=2
+        ScriptedBackend(completes_at_once=False), num_activations=2, set_size=2
     )
     with ThreadPoolExecutor(1) as threads:
         benchmark = threads.submit(session.run_benchmark, num_inferences=7)
@@ -53,18 +53,18 @@ def test_a_benchmark_keeps_every_slot_busy(on_device: Any) -> None:
         held = [device.next() for _ in range(4)]
         assert sorted(each.activation for each in held) == [0, 0, 1, 1]
         for first in held[:3]:
-            first.answer()  # on this thread: by its return the next is submitted
+            first.complete()  # submits the next one before it returns
             held.append(device.submitted.get_nowait())
             assert held[-1].activation == first.activation
         for last in held[3:]:
             assert not benchmark.done()
-            last.answer()
+            last.complete()
         assert benchmark.result(PATIENCE_S).inf_completed == backend.num_submitted == 7
     session.reset()
 
 
 def test_a_benchmark_by_time_stops_when_it_is_over(on_device: Any) -> None:
-    """With `inf_time` it runs that long, and at least once."""
+    """With `inf_time` a benchmark runs that long, and at least one inference."""
     session, _ = on_device()
     result = session.run_benchmark(inf_time=0.02)
     assert result.inf_completed > 1
@@ -74,7 +74,7 @@ def test_a_benchmark_by_time_stops_when_it_is_over(on_device: Any) -> None:
 
 
 def test_a_benchmark_raises_the_first_error(on_device: Any) -> None:
-    """A failed inference ends it once all are answered; no slot is lost."""
+    """A failed inference ends the benchmark once all have completed; no slot is lost."""
     session, backend = on_device()
     backend.error = DeviceError("device 0 is lost", 0)
     with pytest.raises(DeviceError, match="device 0 is lost"):
@@ -85,9 +85,9 @@ def test_a_benchmark_raises_the_first_error(on_device: Any) -> None:
     session.reset()
 
 
-def test_a_benchmark_is_finished_by_a_reset_with_the_slots_it_has(on_device: Any) -> None:
-    """A reset waits for a benchmark, which gets no further slots."""
-    session, backend = on_device(ScriptedBackend(answers_at_once=False), set_size=2)
+def test_a_reset_waits_for_a_benchmark(on_device: Any) -> None:
+    """During a reset a benchmark gets no further slots, but finishes with those it has."""
+    session, backend = on_device(ScriptedBackend(completes_at_once=False), set_size=2)
     with ThreadPoolExecutor(3) as threads:
         run = threads.submit(session.run, rows(1))
         until(lambda: backend.num_submitted == 1)
@@ -98,45 +98,45 @@ def test_a_benchmark_is_finished_by_a_reset_with_the_slots_it_has(on_device: Any
         session._loaded.slots.dismiss()
         reset = threads.submit(session.reset)
         until(lambda: not session._loaded.slots.is_open)
-        first.answer()
-        backend.executables[0].next().answer()
-        backend.executables[0].next().answer()
+        first.complete()
+        backend.executables[0].next().complete()
+        backend.executables[0].next().complete()
         assert benchmark.result(PATIENCE_S).inf_completed == 3
-        held.answer()
+        held.complete()
         run.result(PATIENCE_S)
         reset.result(PATIENCE_S)
     assert len(backend.loads) == 1
 
 
 def test_ctrl_c_ends_a_benchmark(on_device: Any) -> None:
-    """After an interruption nothing more is submitted, and the slots come back."""
-    session, backend = on_device(ScriptedBackend(answers_at_once=False), set_size=1)
+    """After an interruption nothing more is submitted, and all slots are released."""
+    session, backend = on_device(ScriptedBackend(completes_at_once=False), set_size=1)
     with interrupted_when(lambda: backend.num_submitted):
         session.run_benchmark(inf_time=3600)
-    backend.executables[0].next().answer()
+    backend.executables[0].next().complete()
     assert backend.num_submitted == 1
     session.reset()
 
 
 def test_a_benchmark_can_be_stopped(on_device: Any) -> None:
-    """A stopped one ends once what is in flight was answered, with what it has."""
-    session, backend = on_device(ScriptedBackend(answers_at_once=False), set_size=2)
+    """A stopped benchmark ends with its result so far once inferences in flight complete."""
+    session, backend = on_device(ScriptedBackend(completes_at_once=False), set_size=2)
     benchmark = session.prepare_benchmark(inf_time=3600)
     with ThreadPoolExecutor(1) as threads:
         result = threads.submit(benchmark.run)
         until(lambda: backend.num_submitted == 2)
         device = backend.executables[0]
-        device.next().answer()
+        device.next().complete()
         benchmark.stop()
         assert not result.done()
-        device.next().answer()
-        device.next().answer()
+        device.next().complete()
+        device.next().complete()
         assert result.result(PATIENCE_S).inf_completed == backend.num_submitted == 3
     session.reset()
 
 
 def test_a_benchmark_stopped_before_its_start_runs_nothing(on_device: Any) -> None:
-    """Its result is all zeros, and the slot it was given is free again."""
+    """The result is all zeros, and the slot is free again."""
     session, backend = on_device(set_size=1)
     benchmark = session.prepare_benchmark(num_inferences=5)
     benchmark.stop()
@@ -147,10 +147,10 @@ def test_a_benchmark_stopped_before_its_start_runs_nothing(on_device: Any) -> No
 
 
 @pytest.mark.slow
-def test_a_benchmark_reaches_the_cards_own_rate(write_sim: Callable[[float], str]) -> None:
-    """4 activations at 2 ms make 2000 per second: not more, and no less than 98 % of it.
+def test_a_benchmark_reaches_the_rate_of_the_card(write_sim: Callable[[float], str]) -> None:
+    """4 activations at 2 ms make 2000 per second: not more, and at least 98 % of that.
 
-    The best of a few: whoever else uses this host slows some of them.
+    The best of a few runs counts, because other load on this host slows some of them.
     """
     with Session(write_sim(0.002), num_activations=4) as session:
         rates = [session.run_benchmark(inf_time=0.5).inf_rate for _ in range(5)]
