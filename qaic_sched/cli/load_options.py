@@ -1,18 +1,18 @@
-"""What the options of `qaic-sched load` mean together, and which do not go together.
+"""The meaning of the options of `qaic-sched load`, and which of them exclude each other.
 
 Rules of this file:
-- Everything that is known to be wrong before a target is open is told here: a `ConfigError` that
-  begins with the option and says what mends it.
-- Rates of options are requests a second, as `--rate` is.
+- Every mistake that can be found before the target is open raises a `ConfigError` here, which
+  begins with the option and says how to correct it.
+- The rates of options are requests per second, like `--rate`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from qaic_sched.cli.load_arguments import LoadArguments
 from qaic_sched.errors import ConfigError
 from qaic_sched.loadgen.plan.arrivals import schedule
 from qaic_sched.loadgen.plan.plan import Constant, Gamma, Mmpp, Poisson, Ramp, Slo, Step, Trace
@@ -39,62 +39,28 @@ KIND_OF = {
     "trace": "trace",
     "speedup": "trace",
 }
-"""The arrivals that an option belongs to, and which follow from it."""
+"""Option -> the arrivals that it belongs to, and that it implies."""
 NEEDS = {"gamma": "cv", "step": "rates", "ramp": "to_rate", "trace": "trace"}
 OF_ARRIVALS = ("arrivals", *KIND_OF)
 WITHOUT_RATE = ("step", "trace")
 SCALABLE = ("constant", "poisson", "gamma", "mmpp")
-"""Arrivals of one mean rate, which a search can turn up."""
+"""Arrivals with one mean rate, which a search can vary."""
 UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 _SLO = re.compile(r"p(\d+(?:\.\d+)?)=(\d+(?:\.\d+)?)\s*(us|µs|ms|s)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadOptions:
-    """The options as they were given; their names are those of the command line."""
-
-    target: str
-    scenario: str | None = None
-    rate: float | None = None
-    arrivals: str | None = None
-    cv: float | None = None
-    rates: str | None = None
-    to_rate: float | None = None
-    burst_factor: float | None = None
-    burst_share: float | None = None
-    cycle: float | None = None
-    trace: Path | None = None
-    speedup: float | None = None
-    concurrency: int | None = None
-    duration: float | None = None
-    requests: int | None = None
-    samples: int | None = None
-    timeout_s: float | None = None
-    slo: str | None = None
-    seed: int = 1
-    precise: bool = False
-    processes: int = 1
-    loadgen: bool = False
-    find_rate: bool = False
-    sweep_rates: str | None = None
-    sweep_concurrency: str | None = None
-    sweep: list[str] | None = None
-    check_outputs: bool = False
-    repeated_input: bool = False
-    input_path: Path | None = None
-    model: str | None = None
-    virtual: bool = False
-    report: Path | None = None
-    as_json: bool = False
+class LoadOptions(LoadArguments):
+    """The options, and what follows from them."""
 
     @property
     def is_server(self) -> bool:
-        """Whether the target is an address, not a file."""
+        """Whether the target is a server's address, not a configuration file."""
         return "://" in self.target
 
     @property
     def kind(self) -> Scenario:
-        """The scenario, also where none was named."""
+        """The scenario; without --scenario, open if any option of arrivals is given."""
         if self.scenario is not None:
             name: Any = self.scenario.replace("-", "_")
             return name  # type: ignore[no-any-return]
@@ -103,13 +69,13 @@ class LoadOptions:
 
     @property
     def arrivals_kind(self) -> str:
-        """The arrivals, also where they only follow from another option."""
+        """The arrivals; without --arrivals, those that another option implies, or poisson."""
         implied = (kind for name, kind in KIND_OF.items() if self.has(name))
         return self.arrivals or next(implied, "poisson")
 
     @property
     def search(self) -> str | None:
-        """Which search was asked for, if any."""
+        """The option of the search or sweep, if there is one."""
         return next((name for name in SEARCHES if self.has(name)), None)
 
     def has(self, name: str) -> bool:
@@ -117,11 +83,11 @@ class LoadOptions:
         value = getattr(self, name)
         if name == "processes":
             return bool(value > 1)
-        # 0 was given, too: a ramp may end there.
+        # 0 counts as given: a ramp may end there.
         return value is not None and value is not False and value != []
 
     def parsed_slo(self) -> Slo | None:
-        """`p99=15ms` as a promise."""
+        """Parse --slo: `p99=15ms`."""
         if self.slo is None:
             return None
         found = _SLO.fullmatch(self.slo.strip())
@@ -133,7 +99,7 @@ class LoadOptions:
         return Slo(percentile, limit_s)
 
     def parsed_arrivals(self) -> Arrivals:
-        """When the requests of an open loop are due; 1 a second where a search sets the rate."""
+        """Return the arrivals of an open loop; at 1 per second if a search sets the rate."""
         rate = 1.0 if self.rate is None else self.rate
         match self.arrivals_kind:
             case "constant":

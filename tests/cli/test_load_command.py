@@ -4,52 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import pytest
 
-from qaic_sched.cli import main
-from qaic_sched.loadgen.report.report import Report, read_report
-from tests.cli.command_line import cards, config_of, start, two_models
-from tests.loadgen.kserve_server import running
+from qaic_sched.loadgen.report.report import Report
+from tests.cli.command_line import cards, config_of, two_models
+from tests.cli.load_command_line import alone, load, printed_report, virtual
 from tests.models import linear_model
 
 if TYPE_CHECKING:
-    import subprocess
-
-
-def load(*arguments: object) -> int:
-    """The exit status of the command."""
-    return main(["load", *map(str, arguments)])
-
-
-def virtual(config: Path, *arguments: object) -> int:
-    """The same in virtual time."""
-    return load(config, "--virtual", *arguments)
-
-
-def alone(folder: Path, **changes: Any) -> Path:
-    """Four simulated cards of 2 ms an inference of one sample."""
-    spec = {
-        "inputs": {"data": {"shape": [1, 3], "dtype": "float32"}},
-        "outputs": {"mean": {"shape": [1, 1], "dtype": "float32"}},
-        "batch_sizes": [1],
-        "service_time_s": 0.002,
-        "devices": 4,
-        **changes,
-    }
-    return cards(folder, **spec)
-
-
-def printed_report(capsys: pytest.CaptureFixture[str]) -> Report:
-    """What `--json` printed."""
-    return msgspec.json.decode(capsys.readouterr().out, type=Report)
+    pass
 
 
 def test_the_first_line_is_the_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +54,7 @@ def test_without_a_rate_callers_fill_the_target(
     """Four cards, two inferences held by each: eight callers, which is said."""
     assert virtual(alone(tmp_path, service_time_s=0.020), "--duration", 10, "--json") == 0
     captured = capsys.readouterr()
-    assert "a closed loop of 8 callers, as many as fill every slot" in captured.err
+    assert "closed loop of 8 callers (fills every slot)" in captured.err
     report = msgspec.json.decode(captured.out, type=Report)
     assert report.completed_rate == pytest.approx(200, rel=0.01)
 
@@ -244,7 +213,7 @@ def test_shapes_take_the_first_of_the_devices_that_are_named(
     assert report.search is not None
     assert len(report.search.points) == 2
     assert {device.device_id for device in report.devices} == {1, 3}
-    assert "3 are asked for of 2" in report.search.note
+    assert "3 are more than the configuration's 2" in report.search.note
 
 
 @pytest.mark.long
@@ -326,102 +295,3 @@ def test_a_missing_extra_is_told_before_the_run(
     monkeypatch.setitem(sys.modules, module, None)
     assert load(config, *arguments) == 2
     assert f"pip install 'qaic-sched[{extra}]'" in capsys.readouterr().err
-
-
-def interrupt(process: subprocess.Popen[str], after_s: float, limit_s: float = 60) -> list[str]:
-    """Ctrl-C once it has run so long; the lines of its output."""
-    time.sleep(after_s)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=limit_s)
-    assert "Ctrl-C" in err
-    assert process.returncode == 130, err
-    return out.splitlines()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "more", [["--rate", 100], ["--rate", 100, "--virtual", "--duration", 20_000], []]
-)
-def test_ctrl_c_reports_what_was_measured(tmp_path: Path, more: list[object]) -> None:
-    """INVALID, interrupted, with files, and status 130."""
-    out = tmp_path / "out"
-    process = start("load", alone(tmp_path), "--duration", 600, "--report", out, *more)
-    first, *_ = interrupt(process, 5.0)
-
-    assert first.startswith("INVALID: the run was interrupted")
-    report = read_report(out / "report.json")
-    assert report.counts.done == report.counts.planned > 50
-    assert (out / "report.html").exists()
-
-
-@pytest.mark.slow
-def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    """Though answers are out that never come, and nobody would give up on them for minutes."""
-    alone(tmp_path, faults=[{"kind": "hang", "at_s": 0.5}])
-    config = tmp_path / "patient.yaml"
-    config.write_text("model: cards.sim.yaml\nhealth: {dispatch_timeout_s: 600}\n")
-    process = start("load", config, "--rate", 100, "--duration", 600)
-    time.sleep(5.0)
-    process.send_signal(signal.SIGINT)
-    time.sleep(1.0)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=10)
-
-    assert process.returncode == 130
-    assert out == ""
-
-
-@pytest.mark.slow
-def test_ctrl_c_under_loadgen_keeps_our_own_run(tmp_path: Path) -> None:
-    """LoadGen cannot be stopped: the process leaves it behind, and ends all the same."""
-    pytest.importorskip("mlperf_loadgen")
-    options = ["--rate", 100, "--slo", "p99=1s", "--duration", 10, "--loadgen"]
-    process = start("load", alone(tmp_path), "--scenario", "server", *options)
-    first, *rest = interrupt(process, 16.0)
-
-    assert first.startswith("INVALID: the run was interrupted")
-    assert "LoadGen has not come to an end" in first
-    assert any(line.startswith("done") for line in rest)
-
-
-@pytest.mark.slow
-def test_a_run_under_loadgen_has_both_verdicts(tmp_path: Path) -> None:
-    """With its logs beside the report."""
-    pytest.importorskip("mlperf_loadgen")
-    out = tmp_path / "out"
-    options = ["--duration", 5, "--loadgen", "--report", out]
-    process = start("load", alone(tmp_path), "--scenario", "single-stream", *options)
-    text, err = process.communicate(timeout=120)
-
-    assert "now the same under LoadGen" in err
-    report = read_report(out / "report.json")
-    # Whether one run in real time is steady is not what is tested here.
-    assert process.returncode == int(not report.verdict.is_valid), text + err
-    assert report.mlperf["loadgen"]["is_valid"]
-    assert {"loadgen", "loadgen_errors"} <= {rule.name for rule in report.verdict.rules}
-    assert (out / "loadgen" / "mlperf_log_summary.txt").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["http", "grpc"])
-def test_a_server_is_loaded_from_several_processes(
-    kind: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Callers are divided; the numbers are merged."""
-    with running(kind=kind, delay=0.010) as url:
-        status = load(url, "--concurrency", 4, "--processes", 2, "--duration", 11, "--json")
-    report = printed_report(capsys)
-    assert status == 0, report.verdict
-    assert report.counts.done == report.counts.planned > 1000
-
-
-@pytest.mark.slow
-def test_a_server_that_dies_midway_keeps_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    """INVALID, with those that were answered before."""
-    with running(die_after=300) as url:
-        status = load(url, "--rate", 200, "--duration", 4, "--json")
-    report = printed_report(capsys)
-    assert status == 1
-    assert 200 < report.counts.done <= 300
-    assert report.counts.failed > 100

@@ -22,23 +22,23 @@ MOST = 400
 """In the system."""
 
 
-def latency_percentile(percentile: float, rate: float, service_s: float, servers: int) -> float:
+def latency_percentile(percentile: float, rate: float, execute_s: float, servers: int) -> float:
     """Seconds from the arrival to the end of the service."""
     share = percentile / 100
 
     def above(wait_s: float) -> float:
-        return _waits_at_most(wait_s, rate, service_s, servers) - share
+        return _waits_at_most(wait_s, rate, execute_s, servers) - share
 
-    return service_s + (0.0 if above(0.0) >= 0 else brentq(above, 0.0, 50 * service_s))
+    return execute_s + (0.0 if above(0.0) >= 0 else brentq(above, 0.0, 50 * execute_s))
 
 
-def _waits_at_most(wait_s: float, rate: float, service_s: float, servers: int) -> float:
+def _waits_at_most(wait_s: float, rate: float, execute_s: float, servers: int) -> float:
     """The chance of a wait of at most so long."""
-    turns = floor(wait_s / service_s) + 1
+    turns = floor(wait_s / execute_s) + 1
     most = turns * servers - 1
-    cumulative = np.cumsum(_in_system(rate * service_s, servers))
+    cumulative = np.cumsum(_in_system(rate * execute_s, servers))
     waiting = cumulative[np.minimum(servers + most - np.arange(most + 1), MOST)]
-    arrivals = poisson.pmf(np.arange(most + 1), rate * (turns * service_s - wait_s))
+    arrivals = poisson.pmf(np.arange(most + 1), rate * (turns * execute_s - wait_s))
     return float(waiting @ arrivals)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from qaic_sched.loadgen.inject.injector import inject
 from qaic_sched.loadgen.judge.analysis import analyse
+from qaic_sched.loadgen.judge.verdict import conclude
 from qaic_sched.loadgen.plan.arrivals import schedule, schedule_hash
 from qaic_sched.loadgen.plan.inputs import InputLibrary
 from qaic_sched.loadgen.targets.base import DeviceSample, Outcome, Reply, Target, TargetInfo
@@ -36,6 +37,7 @@ __all__ = [
     "info_of",
     "judged",
     "judged_on_host",
+    "outcomes",
     "run_on_host",
     "run_on_target",
 ]
@@ -51,12 +53,12 @@ INFO = info_of()
 
 
 class TimedTarget(Target):
-    """Answers each request after `service_s`, or whatever `answer` gives; in the loop's time."""
+    """Answers each request after `execute_s`, or whatever `answer` gives; in the loop's time."""
 
     def __init__(
-        self, service_s: float = 0.001, answer: Callable[[int], Reply | None] | None = None
+        self, execute_s: float = 0.001, answer: Callable[[int], Reply | None] | None = None
     ) -> None:
-        self.service_s = service_s
+        self.execute_s = execute_s
         self.answer = answer or (lambda row: Reply(Outcome.DONE))
         self.count = 0
 
@@ -67,13 +69,18 @@ class TimedTarget(Target):
         reply = self.answer(self.count)
         self.count += 1
         if reply is not None:
-            asyncio.get_running_loop().call_later(self.service_s, done, reply)
+            asyncio.get_running_loop().call_later(self.execute_s, done, reply)
 
     def sample(self) -> DeviceSample | None:
-        return DeviceSample(0, 0, {0: self.count * self.service_s}, {0: self.count})
+        return DeviceSample(0, 0, {0: self.count * self.execute_s}, {0: self.count})
 
     async def aclose(self) -> None:
         pass
+
+
+def outcomes(records: Records) -> dict[str, int]:
+    """How many requests ended how."""
+    return {each.name: int((records.outcome == each).sum()) for each in Outcome}
 
 
 def run_on_target(
@@ -119,7 +126,7 @@ async def judged(target: Target, plan: Plan) -> tuple[Report, Records]:
     finally:
         await target.aclose()
     planned = None if planned_ns is None else schedule_hash(planned_ns)
-    return analyse(plan, info, records, planned), records
+    return conclude(analyse(plan, info, records, planned)), records
 
 
 def judged_on_host(

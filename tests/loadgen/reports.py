@@ -48,7 +48,7 @@ class Host:
 
     devices: int = 4
     activations: int = 2
-    service_s: float = 0.010
+    execute_s: float = 0.010
     rate: float = 640.0
     duration_s: float = 20.0
     lag_s: float = 0.0002
@@ -128,7 +128,7 @@ def _simulated(host: Host) -> Report:
         scheduled_rate=count / host.duration_s,
         completed_rate=float(kept.sum()) / span_s,
         scheduled=scheduled,
-        service=_latency((done - sent)[kept]),
+        response=_latency((done - sent)[kept]),
         lag=_latency((sent - planned)[kept]),
         early_stopping=EarlyStopping(percentile=99.0, bound_s=bound, needed=662),
         warm_up=WarmUp(
@@ -160,8 +160,8 @@ def _run(host: Host) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[
     for row, at in enumerate(planned):
         free_at, server = free[0]
         started[row], servers[row] = max(at, free_at), server
-        heapreplace(free, (started[row] + host.service_s, server))
-    return planned, started, started + host.service_s, servers
+        heapreplace(free, (started[row] + host.execute_s, server))
+    return planned, started, started + host.execute_s, servers
 
 
 def _latency(seconds: NDArray[Any]) -> Latency:
@@ -201,7 +201,7 @@ def _devices(host: Host, planned: Any, started: Any, done: Any, server: Any) -> 
     for device in range(host.devices):
         mine = server // host.activations == device
         inferences = int(mine.sum())
-        busy_s = inferences * host.service_s
+        busy_s = inferences * host.execute_s
         reports.append(
             DeviceReport(
                 device_id=device,
@@ -210,7 +210,7 @@ def _devices(host: Host, planned: Any, started: Any, done: Any, server: Any) -> 
                 busy_s=busy_s,
                 utilisation=busy_s / float(done.max()) / host.activations,
                 requests=inferences,
-                mean_service_s=host.service_s if inferences else None,
+                mean_execute_s=host.execute_s if inferences else None,
                 mean_wait_s=float((started - planned)[mine].mean()) if inferences else None,
                 p99_s=float(np.quantile((done - planned)[mine], 0.99)) if inferences else None,
             )

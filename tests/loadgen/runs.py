@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qaic_sched.loadgen.inject.records import Records
+from qaic_sched.loadgen.judge.analysis import analyse
+from qaic_sched.loadgen.judge.evidence import Evidence
 from qaic_sched.loadgen.judge.queueing import fcfs_waits
+from qaic_sched.loadgen.judge.verdict import conclude
 from qaic_sched.loadgen.plan.plan import Plan, Poisson, Rules
+from qaic_sched.loadgen.report.report import Report
 from qaic_sched.loadgen.targets.base import DeviceSample, Outcome, TargetInfo
 
-SERVICE_NS = 2_000_000
+EXECUTE_NS = 2_000_000
 SERVERS = 4
 SEED = 1
 
@@ -39,6 +44,24 @@ def info_of(activations: Mapping[int, int] | None = None, max_batch_size: int = 
     )
 
 
+def report_of(
+    plan: Plan, info: TargetInfo, records: Records, planned: str | None = None, **found: Any
+) -> Report:
+    """Analyse the records of a run and judge what was found."""
+    return conclude(analyse(plan, info, records, planned, **found))
+
+
+def evidence_of(records: Records, plan: Plan | None = None) -> Evidence:
+    """The evidence of a run of `plan_of()`, or of another plan, on `info_of()`."""
+    return Evidence.of(plan or plan_of(), info_of(), records)
+
+
+def number_of(value: float | None) -> float:
+    """A number that must be there."""
+    assert value is not None
+    return value
+
+
 def poisson_ns(rate: float, duration_s: float, seed: int = SEED) -> NDArray[np.int64]:
     """Planned instants."""
     generator = np.random.default_rng(seed)
@@ -49,19 +72,19 @@ def poisson_ns(rate: float, duration_s: float, seed: int = SEED) -> NDArray[np.i
 
 def served(
     planned_ns: NDArray[np.int64],
-    services_ns: NDArray[np.int64] | int = SERVICE_NS,
+    execute_ns: NDArray[np.int64] | int = EXECUTE_NS,
     servers: int = SERVERS,
     delay_ns: int = 0,
 ) -> Records:
     """A pool without any loss, but that each inference starts so much after it could have."""
     count = len(planned_ns)
-    services = np.broadcast_to(np.asarray(services_ns, np.int64), (count,))
-    waits = fcfs_waits(planned_ns.astype(float), services.astype(float), servers)
+    execute = np.broadcast_to(np.asarray(execute_ns, np.int64), (count,))
+    waits = fcfs_waits(planned_ns.astype(float), execute.astype(float), servers)
     records = Records.for_requests(planned_ns)
     records.sent_ns = planned_ns.copy()
     records.submitted_ns = planned_ns.copy()
     records.started_ns = planned_ns + waits.astype(np.int64) + delay_ns
-    records.completed_ns = records.started_ns + services
+    records.completed_ns = records.started_ns + execute
     records.done_ns = records.completed_ns.copy()
     records.outcome[:] = Outcome.DONE
     records.inference = np.arange(count)
@@ -74,7 +97,7 @@ def served(
 
 def samples_of(records: Records, before: int = 7) -> list[DeviceSample]:
     """What the devices' metrics say, that had counted some inferences before the run."""
-    services_s = (records.completed_ns - records.started_ns) / 1e9
+    execute_s = (records.completed_ns - records.started_ns) / 1e9
     samples = []
     for at_ns in np.linspace(0, records.ended_ns, 21).astype(np.int64).tolist():
         is_over = (records.outcome == Outcome.DONE) & (records.completed_ns <= at_ns)
@@ -83,7 +106,7 @@ def samples_of(records: Records, before: int = 7) -> list[DeviceSample]:
         for device in (0, 1):
             rows = is_over & (records.device == device)
             _, firsts = np.unique(records.inference[rows], return_index=True)
-            busy[device] = before * 0.5 + float(services_s[rows][firsts].sum())
+            busy[device] = before * 0.5 + float(execute_s[rows][firsts].sum())
             inferences[device] = before + len(firsts)
         samples.append(DeviceSample(at_ns, int(waiting.sum()), busy, inferences))
     return samples
@@ -91,14 +114,14 @@ def samples_of(records: Records, before: int = 7) -> list[DeviceSample]:
 
 def poisson_run(load: float = 0.8, duration_s: float = 10.0, seed: int = SEED) -> Records:
     """The pool of four at a load."""
-    return served(poisson_ns(load * SERVERS / SERVICE_NS * 1e9, duration_s, seed))
+    return served(poisson_ns(load * SERVERS / EXECUTE_NS * 1e9, duration_s, seed))
 
 
 def closed_run(callers: int = 8, count: int = 8_000) -> Records:
     """Each caller asks again at the answer; the pool is always busy."""
     turns = np.arange(count) // SERVERS
-    records = served(np.arange(count) * 0, SERVICE_NS)
-    records.planned_ns = np.maximum(turns - callers // SERVERS + 1, 0) * SERVICE_NS
+    records = served(np.arange(count) * 0, EXECUTE_NS)
+    records.planned_ns = np.maximum(turns - callers // SERVERS + 1, 0) * EXECUTE_NS
     records.sent_ns = records.planned_ns.copy()
     return records
 

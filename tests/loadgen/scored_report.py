@@ -37,7 +37,7 @@ def scored_report(plan: Plan, bound_s: float | None, value_s: float | None = Non
         scheduled_rate=4973.0,
         completed_rate=4960.0,
         scheduled=latency,
-        service=None,
+        response=None,
         lag=None,
         early_stopping=EarlyStopping(percentile=90.0, bound_s=bound_s, needed=64),
         warm_up=WarmUp(until_s=0.0, excluded=0, rule="", is_steady=True, trend=""),

@@ -11,7 +11,7 @@ import pytest
 
 from qaic_sched.errors import ConfigError
 from qaic_sched.loadgen.campaign import find_rate, over_concurrency, over_rates, over_shapes
-from qaic_sched.loadgen.load import Run, opened
+from qaic_sched.loadgen.load import LoadRun, opened
 from qaic_sched.loadgen.plan.plan import Burst, Plan, Poisson, Rules, Slo
 from qaic_sched.loadgen.search.sweep import Grid, Shape
 from qaic_sched.loadgen.targets.scheduler import SchedulerTarget
@@ -40,7 +40,7 @@ def test_the_highest_rate_is_the_capacity(tmp_path: Path, start: float | None) -
     rules = Rules(min_duration_s=20.0, slo=Slo(99.0, 0.250))
     plan = msgspec.structs.replace(PLAN, duration_s=20.0, rules=rules)
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         async with opened(cards(tmp_path, service_time_s=0.010)) as test:
             return await find_rate(test, plan, start)
 
@@ -55,7 +55,7 @@ def test_the_highest_rate_is_the_capacity(tmp_path: Path, start: float | None) -
 def test_each_run_has_a_seed_of_its_own(tmp_path: Path) -> None:
     """Or a repeat would repeat nothing."""
 
-    async def main() -> list[Run]:
+    async def main() -> list[LoadRun]:
         async with opened(cards(tmp_path)) as test:
             return [await over_rates(test, PLAN, [100.0] * n) for n in (1, 2)]
 
@@ -67,7 +67,7 @@ def test_each_run_has_a_seed_of_its_own(tmp_path: Path) -> None:
 def test_rates_are_of_samples(tmp_path: Path) -> None:
     """A request of four is four: the rate of requests is a quarter."""
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         async with opened(cards(tmp_path, batch=4)) as test:
             plan = msgspec.structs.replace(PLAN, samples_per_request=4)
             return await over_rates(test, plan, [200.0, 400.0])
@@ -82,7 +82,7 @@ def test_rates_are_of_samples(tmp_path: Path) -> None:
 def test_the_report_is_of_the_best_rate_and_tells_all(tmp_path: Path) -> None:
     """The one beyond capacity is a point, not the result."""
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         async with opened(cards(tmp_path)) as test:
             plan = msgspec.structs.replace(PLAN, duration_s=9.0)
             return await over_rates(test, plan, [60.0, 100.0, 300.0])
@@ -98,7 +98,7 @@ def test_the_report_is_of_the_best_rate_and_tells_all(tmp_path: Path) -> None:
 def test_where_nothing_passes_it_is_the_last_run(tmp_path: Path) -> None:
     """INVALID, as that one was."""
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         async with opened(cards(tmp_path)) as test:
             return await over_rates(test, PLAN, [300.0, 400.0])
 
@@ -113,7 +113,7 @@ def test_callers_are_swept(tmp_path: Path) -> None:
     """Up to one per card each adds a card's rate, beyond that none does."""
     plan = msgspec.structs.replace(PLAN, scenario="closed", arrivals=None)
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         async with opened(cards(tmp_path)) as test:
             return await over_concurrency(test, plan, [1, 2, 4, 8])
 
@@ -133,7 +133,7 @@ def test_cards_scale_linearly(tmp_path: Path) -> None:
         count = 2 * shape.devices
         return msgspec.structs.replace(PLAN, scenario="closed", arrivals=None, concurrency=count)
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         return await over_shapes(make, plan_of, Grid(devices=(1, 2, 4, 8, 9)))
 
     report = run_virtual(main).report
@@ -150,7 +150,7 @@ def test_no_shape_at_all_is_an_error(tmp_path: Path) -> None:
     def make(shape: Shape) -> Target:
         return cards(tmp_path, shape.devices)
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         return await over_shapes(make, lambda info, shape: PLAN, Grid(devices=(9,)))
 
     with pytest.raises(ConfigError, match="9 asked for"):
@@ -163,7 +163,7 @@ def test_an_interrupted_search_keeps_the_runs_that_were_made(
 ) -> None:
     """INVALID, and what was found until then; in the first run, that one's numbers."""
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         loop = asyncio.get_running_loop()
         interrupted: asyncio.Future[None] = loop.create_future()
         loop.call_later(after_s, interrupted.set_result, None)

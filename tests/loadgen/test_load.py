@@ -14,7 +14,7 @@ import pytest
 from qaic_sched.errors import ConfigError, DeviceError, NoDeviceError
 from qaic_sched.loadgen.inject import processes
 from qaic_sched.loadgen.inject.run_progress import RunProgress
-from qaic_sched.loadgen.load import LoadTest, Processes, Run, filling, opened, run_load
+from qaic_sched.loadgen.load import LoadRun, LoadTest, Processes, filling, opened, run_load
 from qaic_sched.loadgen.plan.plan import Plan, Poisson, Rules, Slo
 from qaic_sched.loadgen.plan.scenarios import plan_for
 from qaic_sched.loadgen.report.report import Report, encode_report
@@ -43,10 +43,10 @@ def cards(folder: Path, **changes: Any) -> SchedulerTarget:
     return SchedulerTarget(Scheduler(host(folder, **spec)))
 
 
-def run_plan(target: Target, plan: Plan = OPEN, **options: Any) -> Run:
+def run_plan(target: Target, plan: Plan = OPEN, **options: Any) -> LoadRun:
     """In virtual time."""
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         return await run_load(target, plan, **options)
 
     return run_virtual(main)
@@ -74,7 +74,7 @@ class Odd(TimedTarget):
         self.last = id(inputs)
         loop = asyncio.get_running_loop()
         reply = Reply(Outcome.DONE, {"mean": mean})
-        loop.call_later(0.001 if is_known else self.service_s, done, reply)
+        loop.call_later(0.001 if is_known else self.execute_s, done, reply)
 
     async def aclose(self) -> None:
         self.is_closed = True
@@ -121,7 +121,7 @@ def test_the_target_has_answered_some_before_it_counts(tmp_path: Path) -> None:
 def test_an_interrupted_run_is_invalid_and_keeps_its_numbers() -> None:
     """What was measured until then stands in the report."""
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         loop = asyncio.get_running_loop()
         interrupted: asyncio.Future[None] = loop.create_future()
         loop.call_later(1.7, interrupted.set_result, None)
@@ -140,7 +140,7 @@ def test_an_interrupted_run_is_invalid_and_keeps_its_numbers() -> None:
 def test_a_run_interrupted_before_it_begins_is_a_report_too() -> None:
     """Of nothing."""
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         interrupted.set_result(None)
         return await run_load(Odd(), OPEN, interrupted=interrupted)
@@ -284,11 +284,11 @@ def test_loadgens_verdict_stands_beside_ours(tmp_path: Path) -> None:
     pytest.importorskip("mlperf_loadgen")
     plan = plan_for("server", rate=100, duration_s=8.0, slo=Slo(99, 0.5))
 
-    async def main() -> tuple[Run, RunProgress]:
+    async def main() -> tuple[LoadRun, RunProgress]:
         progress = RunProgress()
         async with opened(cards(tmp_path), progress=progress) as test:
-            run = await test.run(plan)
-            return await test.with_loadgen(run, tmp_path / "logs"), progress
+            run = await test.run(plan, loadgen=True, loadgen_dir=tmp_path / "logs")
+            return run, progress
 
     run, progress = asyncio.run(main())
 
@@ -302,16 +302,22 @@ def test_loadgens_verdict_stands_beside_ours(tmp_path: Path) -> None:
 
 
 def test_a_loadgen_that_cannot_run_keeps_ours(tmp_path: Path) -> None:
-    """A broken target fails its pilot; our own run stays, INVALID."""
+    """A target that breaks before LoadGen starts leaves our own measurements, INVALID."""
     pytest.importorskip("mlperf_loadgen")
     plan = plan_for("single_stream", duration_s=4.0)
 
-    async def main() -> Run:
-        target = Odd()
+    async def main() -> LoadRun:
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + plan.duration_s
+
+        def fail_after_the_run(_: int, mean: Any) -> Any:
+            if loop.time() > ends_at + 0.1:
+                raise DeviceError("the card is gone")
+            return mean
+
+        target = Odd(fail_after_the_run)
         test = LoadTest(target, await target.open())
-        run = await test.run(plan)
-        target.spoil = _fail
-        return await test.with_loadgen(run, tmp_path)
+        return await test.run(plan, loadgen=True, loadgen_dir=tmp_path)
 
     run = run_virtual(main)
 
@@ -320,26 +326,22 @@ def test_a_loadgen_that_cannot_run_keeps_ours(tmp_path: Path) -> None:
     assert not run.report.verdict.is_valid
 
 
-def _fail(_: int, __: Any) -> Any:
-    raise DeviceError("the card is gone")
-
-
 @pytest.mark.slow
 def test_what_other_processes_measured_is_kept_when_one_dies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """INVALID, with the half that there is."""
-    begin = processes._Worker.begin
+    begin = processes._LoadProcess.begin
 
-    def begin_and_kill_the_second(worker: processes._Worker, starts_at: float) -> None:
+    def begin_and_kill_the_second(worker: processes._LoadProcess, starts_at: float) -> None:
         begin(worker, starts_at)
         if worker._name == "load process 2 of 2":
             assert worker._process is not None
             worker._process.kill()
 
-    monkeypatch.setattr(processes._Worker, "begin", begin_and_kill_the_second)
+    monkeypatch.setattr(processes._LoadProcess, "begin", begin_and_kill_the_second)
 
-    async def main(url: str) -> Run:
+    async def main(url: str) -> LoadRun:
         plan = msgspec.structs.replace(OPEN, arrivals=Poisson(100))
         async with opened(ServerTarget(url), processes=Processes(url, 2)) as test:
             return await test.run(plan)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["own_garbage_only"]
+__all__ = ["gc_frozen"]
 
 
 @contextmanager
-def own_garbage_only() -> Iterator[None]:
+def gc_frozen() -> Iterator[None]:
     """Keep the garbage collector from what was there before the run.
 
     A load tester's libraries are hundreds of thousands of objects: a search through them all stops

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from qaic_sched.clock import clock_of
 from qaic_sched.errors import ConfigError
-from qaic_sched.loadgen.inject.gc_freeze import own_garbage_only
+from qaic_sched.loadgen.inject.gc_freeze import gc_frozen
 from qaic_sched.loadgen.inject.rows import Rows
 from qaic_sched.loadgen.inject.sampler import Sampler
 from qaic_sched.loadgen.targets.base import Outcome, Reply
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     OnReply = Callable[[int, Reply], None]
 
-__all__ = ["Progress", "inject"]
+__all__ = ["RunCounters", "inject"]
 
 _SPIN_S = 0.0015
 _PAUSE_S = 0.001
@@ -52,7 +52,7 @@ _MOST_TEXT = 300
 
 
 @dataclass(slots=True)
-class Progress:
+class RunCounters:
     """How far a run is: plain counters, kept by the injector, for whoever looks on."""
 
     planned: int | None = None
@@ -73,7 +73,7 @@ async def inject(
     inputs: InputLibrary,
     *,
     on_reply: OnReply | None = None,
-    progress: Progress | None = None,
+    progress: RunCounters | None = None,
     starts_at: float | None = None,
     interrupted: asyncio.Future[None] | None = None,
 ) -> Records:
@@ -86,11 +86,13 @@ async def inject(
     """
     _check(plan)
     kind = _ClosedLoop if planned_ns is None else _OpenLoop
-    run = kind(target, info, plan, planned_ns, inputs, on_reply, progress or Progress(), starts_at)
+    run = kind(
+        target, info, plan, planned_ns, inputs, on_reply, progress or RunCounters(), starts_at
+    )
     if interrupted is not None:
         interrupted.add_done_callback(run.interrupt)
     try:
-        with own_garbage_only():
+        with gc_frozen():
             return await run.records()
     finally:
         run.stop()
@@ -107,7 +109,7 @@ def _check(plan: Plan) -> None:
         raise ConfigError(f"max_requests: must be at least 1, not {plan.max_requests}")
 
 
-class _Run:
+class _Injection:
     """Both kinds of loops: sending a row, noting its answer, and the end."""
 
     def __init__(
@@ -118,7 +120,7 @@ class _Run:
         planned_ns: NDArray[np.int64] | None,
         inputs: InputLibrary,
         on_reply: OnReply | None,
-        progress: Progress,
+        progress: RunCounters,
         starts_at: float | None,
     ) -> None:
         self._target = target
@@ -244,7 +246,7 @@ class _Run:
             self._finished.set_result(self._now_ns())
 
 
-class _OpenLoop(_Run):
+class _OpenLoop(_Injection):
     """Sends at planned instants, whatever becomes of it."""
 
     _waited_at = -1.0
@@ -286,7 +288,7 @@ class _OpenLoop(_Run):
         self._timer = self._loop.call_at(at, self._wake)
 
 
-class _ClosedLoop(_Run):
+class _ClosedLoop(_Injection):
     """Keeps `plan.concurrency` requests out, until the time or their number is over."""
 
     _num_callers = 0

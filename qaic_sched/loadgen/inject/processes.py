@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Job", "ProcessDiedError", "inject_from_processes", "merge", "split"]
+__all__ = ["ProcessDiedError", "ProcessJob", "inject_from_processes", "merge", "split"]
 
 WORKER = "qaic_sched.loadgen.inject.worker"
 """The module that each process runs."""
@@ -53,7 +53,7 @@ class ProcessDiedError(SchedulerError):
         self.records = records
 
 
-class Job(Struct, frozen=True):
+class ProcessJob(Struct, frozen=True):
     """What one process is told to do, in `job.json`."""
 
     url: str
@@ -119,7 +119,7 @@ async def inject_from_processes(
     shares = _shares(plan, planned_ns, n)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qaic-sched-load-")))
-        workers = [_Worker(i, n, folder) for i in range(n)]
+        workers = [_LoadProcess(i, n, folder) for i in range(n)]
         for worker, (its_plan, its_planned_ns) in zip(workers, shares, strict=True):
             stack.push_async_callback(worker.kill)
             await worker.start(url, its_plan, its_planned_ns, inputs_path)
@@ -178,7 +178,7 @@ def _part(whole: int, i: int, n: int) -> int:
     return whole // n + (i < whole % n)
 
 
-class _Worker:
+class _LoadProcess:
     """One load process: `python -m qaic_sched.loadgen.inject.worker`."""
 
     def __init__(self, index: int, n: int, folder: Path) -> None:
@@ -200,15 +200,10 @@ class _Worker:
             planned_path = str(self._folder / "planned.npy")
             np.save(planned_path, planned_ns)
         inputs = None if inputs_path is None else str(inputs_path)
-        job = Job(url, plan, planned_path, inputs, str(self._folder / "records.npz"))
+        job = ProcessJob(url, plan, planned_path, inputs, str(self._folder / "records.npz"))
         (self._folder / "job.json").write_bytes(msgspec_json.encode(job))
         self._process = await asyncio.create_subprocess_exec(
-            *(
-                sys.executable,
-                "-m",
-                "qaic_sched.loadgen.inject.worker",
-                str(self._folder / "job.json"),
-            ),
+            *(sys.executable, "-m", WORKER, str(self._folder / "job.json")),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

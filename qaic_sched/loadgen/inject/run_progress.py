@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from qaic_sched.clock import clock_of
-from qaic_sched.loadgen.inject.injector import Progress
+from qaic_sched.loadgen.inject.injector import RunCounters
 
 __all__ = ["RunProgress"]
 
@@ -14,12 +14,12 @@ class RunProgress:
     """The injector's counters with times beside them; of several runs, those of the latest."""
 
     def __init__(self) -> None:
-        self.counters = Progress()
+        self.counters = RunCounters()
         self._begun_at: float | None = None
 
-    def begin(self) -> Progress:
+    def begin(self) -> RunCounters:
         """New counters for a run that begins now."""
-        self.counters = Progress()
+        self.counters = RunCounters()
         self._begun_at = clock_of(asyncio.get_running_loop())()
         return self.counters
 

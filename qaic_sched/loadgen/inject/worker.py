@@ -16,7 +16,7 @@ import numpy as np
 
 from qaic_sched.errors import SchedulerError
 from qaic_sched.loadgen.inject.injector import inject
-from qaic_sched.loadgen.inject.processes import Job
+from qaic_sched.loadgen.inject.processes import ProcessJob
 from qaic_sched.loadgen.inject.records_file import save_records
 from qaic_sched.loadgen.plan.inputs import InputLibrary
 from qaic_sched.loadgen.targets.server import ServerTarget
@@ -24,7 +24,7 @@ from qaic_sched.loadgen.targets.server import ServerTarget
 __all__ = ["run_job"]
 
 
-async def run_job(job: Job) -> None:
+async def run_job(job: ProcessJob) -> None:
     """Do what the parent has written down."""
     parent = await _parent()
     target = ServerTarget(job.url)
@@ -69,7 +69,7 @@ async def _parent() -> asyncio.StreamReader:
 
 def main() -> None:
     """Run the job of the command line, on uvloop where there is one."""
-    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ProcessJob)
     try:
         import uvloop
     except ImportError:

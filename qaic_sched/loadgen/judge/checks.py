@@ -189,7 +189,7 @@ def utilisation_law(evidence: Evidence) -> Check:
 
 def _busy(evidence: Evidence, inferences: Inferences) -> Iterator[tuple[int, float, float, int]]:
     """(Device, busy time by metrics, by requests, inferences that answered nobody)."""
-    means = _mean_services(inferences)
+    means = _mean_execute_s(inferences)
     for device, totals in evidence.totals.items():
         if device in means:
             answered = int(np.count_nonzero(inferences.device == device))
@@ -197,10 +197,10 @@ def _busy(evidence: Evidence, inferences: Inferences) -> Iterator[tuple[int, flo
             yield device, totals.busy_s, expected, totals.inferences - answered
 
 
-def _mean_services(inferences: Inferences) -> dict[int, float]:
+def _mean_execute_s(inferences: Inferences) -> dict[int, float]:
     """Seconds, by device."""
     devices, index = np.unique(inferences.device, return_inverse=True)
-    means = np.bincount(index, inferences.services_ns) / np.bincount(index) / 1e9
+    means = np.bincount(index, inferences.execute_ns) / np.bincount(index) / 1e9
     return dict(zip(devices.tolist(), means.tolist(), strict=True))
 
 
@@ -236,7 +236,7 @@ def _alone_s(evidence: Evidence) -> float:
     records, rows = evidence.records, evidence.done
     if evidence.inferences is None:
         return float((records.done_ns - records.sent_ns)[rows].min()) / 1e9
-    return float(_services_s(records, rows).mean())
+    return float(_execute_s(records, rows).mean())
 
 
 def _capacity(evidence: Evidence) -> float:
@@ -244,7 +244,7 @@ def _capacity(evidence: Evidence) -> float:
     inferences = evidence.inferences
     if inferences is None or not evidence.activations:
         return math.inf
-    means = _mean_services(inferences)
+    means = _mean_execute_s(inferences)
     fastest = min(means.values())  # a device that answered nothing could have been as fast
     if fastest <= 0:
         return math.inf
@@ -261,7 +261,7 @@ def predicted_wait(evidence: Evidence) -> Check:
     if problem is not None:
         return _unknown("predicted_wait", "s", problem)
     records, rows = evidence.records, evidence.measured
-    planned, services = records.planned_ns[rows], _services_s(records, rows)
+    planned, services = records.planned_ns[rows], _execute_s(records, rows)
     rate = (len(planned) - 1) / float(planned[-1] - planned[0]) * 1e9
     mean_s, cv = float(services.mean()), float(services.std() / services.mean())
     load = rate * mean_s / evidence.activations
@@ -282,7 +282,7 @@ def predicted_wait(evidence: Evidence) -> Check:
     )
 
 
-def _services_s(records: Records, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _execute_s(records: Records, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
     return (records.completed_ns - records.started_ns)[rows] / 1e9
 
 
@@ -296,7 +296,7 @@ def _unpredictable(evidence: Evidence) -> str | None:
         return NO_ACTIVATIONS
     if evidence.inferences is None:
         return NO_INFERENCES
-    means = _mean_services(evidence.inferences).values()
+    means = _mean_execute_s(evidence.inferences).values()
     if min(means) <= 0:
         return "inferences took no time"
     if max(means) > min(means) * (1 + ONE_SPEED):
@@ -319,7 +319,7 @@ def ideal_replay(evidence: Evidence) -> Check:
         problem = NO_INFERENCES if inferences is None else NO_ACTIVATIONS
         return _unknown("ideal_replay", "s", problem)
     order = np.lexsort((inferences.started_ns, inferences.ready_ns))
-    ready, services = inferences.ready_ns[order], inferences.services_ns[order]
+    ready, services = inferences.ready_ns[order], inferences.execute_ns[order]
     ideal = fcfs_waits(ready.astype(np.float64), services.astype(np.float64), evidence.activations)
     measured = inferences.started_ns[order] - ready
     loss_s = float((measured - ideal).mean()) / 1e9

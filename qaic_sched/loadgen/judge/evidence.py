@@ -62,7 +62,7 @@ class Inferences:
         return len(self.device)
 
     @property
-    def services_ns(self) -> NDArray[np.int64]:
+    def execute_ns(self) -> NDArray[np.int64]:
         """Execute times."""
         return self.completed_ns - self.started_ns
 
@@ -142,7 +142,7 @@ def _device_report(evidence: Evidence, device: int, duration_s: float) -> Device
         busy_s=totals.busy_s,
         utilisation=totals.busy_s / available_s if available_s else 0.0,
         requests=len(rows),
-        mean_service_s=totals.busy_s / totals.inferences if totals.inferences else None,
+        mean_execute_s=totals.busy_s / totals.inferences if totals.inferences else None,
         mean_wait_s=float((started - sent)[started >= 0].mean()) / 1e9
         if (started >= 0).any()
         else None,
@@ -154,7 +154,7 @@ def _told(inferences: Inferences | None, device: int) -> Totals:
     """What requests say of a device whose target has no metrics."""
     if inferences is None:
         return Totals(0.0, 0)
-    services = inferences.services_ns[inferences.device == device]
+    services = inferences.execute_ns[inferences.device == device]
     return Totals(float(services.sum()) / 1e9, len(services))
 
 

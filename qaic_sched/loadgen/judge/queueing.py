@@ -33,36 +33,36 @@ def erlang_c(servers: int, offered: float) -> float:
     return blocked / (1 - offered / servers * (1 - blocked))
 
 
-def mmc_wait(rate: float, service_s: float, servers: int) -> float:
+def mmc_wait(rate: float, execute_s: float, servers: int) -> float:
     """Mean wait where service times are exponential (M/M/c); infinite beyond capacity."""
-    offered = rate * service_s
+    offered = rate * execute_s
     if offered >= servers:
         return math.inf
-    return erlang_c(servers, offered) * service_s / (servers - offered)
+    return erlang_c(servers, offered) * execute_s / (servers - offered)
 
 
-def mdc_wait(rate: float, service_s: float, servers: int) -> float:
+def mdc_wait(rate: float, execute_s: float, servers: int) -> float:
     """Mean wait where service times are all the same (M/D/c), by Cosmetatos; within some 4 %."""
-    exponential_s = mmc_wait(rate, service_s, servers)
-    load = rate * service_s / servers
+    exponential_s = mmc_wait(rate, execute_s, servers)
+    load = rate * execute_s / servers
     if load <= 0 or math.isinf(exponential_s):
         return exponential_s
     correction = (1 - load) * (servers - 1) * (math.sqrt(4 + 5 * servers) - 2)
     return 0.5 * exponential_s * (1 + correction / (16 * load * servers))
 
 
-def mgc_wait(rate: float, service_s: float, servers: int, cv: float) -> float:
+def mgc_wait(rate: float, execute_s: float, servers: int, cv: float) -> float:
     """Mean wait for service times with a coefficient of variation up to 1, by Kimura."""
     squared = cv * cv
-    exponential_s = mmc_wait(rate, service_s, servers)
-    constant_s = mdc_wait(rate, service_s, servers)
+    exponential_s = mmc_wait(rate, execute_s, servers)
+    constant_s = mdc_wait(rate, execute_s, servers)
     if constant_s == 0 or math.isinf(exponential_s):
         return exponential_s
     return (1 + squared) / (2 * squared / exponential_s + (1 - squared) / constant_s)
 
 
 def fcfs_waits(
-    arrivals_s: NDArray[np.float64], services_s: NDArray[np.float64], servers: int
+    arrivals_s: NDArray[np.float64], executes_s: NDArray[np.float64], servers: int
 ) -> NDArray[np.float64]:
     """How long each customer waits for the first free server (the Kiefer-Wolfowitz recursion).
 
@@ -72,7 +72,7 @@ def fcfs_waits(
     starts = np.empty(len(arrivals_s))
     for begin in range(0, len(starts), CHUNK):
         part = slice(begin, begin + CHUNK)
-        starts[part] = _starts(free, arrivals_s[part].tolist(), services_s[part].tolist())
+        starts[part] = _starts(free, arrivals_s[part].tolist(), executes_s[part].tolist())
     return starts - arrivals_s
 
 
@@ -90,7 +90,7 @@ def _starts(free: list[float], arrivals: list[float], services: list[float]) -> 
 
 
 def simulate_mdc(
-    rate: float, service_s: float, servers: int, count: int, seed: int
+    rate: float, execute_s: float, servers: int, count: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Poisson arrivals and their waits where all service times are the same.
 
@@ -102,7 +102,7 @@ def simulate_mdc(
     turns = -(-count // servers)
     by_turn = np.full(turns * servers, np.inf)
     by_turn[:count] = arrivals
-    served_s = np.arange(turns)[:, None] * service_s
+    served_s = np.arange(turns)[:, None] * execute_s
     ready = by_turn.reshape(turns, servers) - served_s
     starts = (np.maximum.accumulate(ready, axis=0) + served_s).reshape(-1)[:count]
     return arrivals, np.maximum(starts - arrivals, 0.0)

@@ -20,7 +20,7 @@ import msgspec
 
 from qaic_sched.errors import ConfigError
 from qaic_sched.extras import require
-from qaic_sched.loadgen.inject.gc_freeze import own_garbage_only
+from qaic_sched.loadgen.inject.gc_freeze import gc_frozen
 from qaic_sched.loadgen.inject.pilot import measure_latency
 from qaic_sched.loadgen.mlperf.bridge import Bridge
 from qaic_sched.loadgen.mlperf.summary import read_summary
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from qaic_sched.loadgen.inject.pilot import Inputs
     from qaic_sched.loadgen.plan.plan import Plan
-    from qaic_sched.loadgen.report.report import Report
+    from qaic_sched.loadgen.report.report import Findings
     from qaic_sched.loadgen.targets.base import Reply, Target, TargetInfo
 
 __all__ = ["compare_p99", "is_left_behind", "loadgen_rules", "run_loadgen"]
@@ -79,7 +79,7 @@ async def run_loadgen(
     log.enable_trace = False
     log.log_output.outdir = str(output_dir)
     test = _Test(loop, loadgen, bridge, len(inputs), settings, log)
-    with own_garbage_only():
+    with gc_frozen():
         await test.run(plan.drain_s)
     return _result(plan, bridge, output_dir)
 
@@ -258,18 +258,18 @@ def loadgen_rules(result: dict[str, Any], max_error_share: float = 0.0) -> tuple
     )
 
 
-def compare_p99(ours: Report, loadgen: dict[str, Any]) -> dict[str, Any]:
-    """Our p99 from the planned instant beside LoadGen's, and by how much it is off.
+def compare_p99(findings: Findings, loadgen: dict[str, Any]) -> dict[str, Any]:
+    """Return our p99 from the planned instant, LoadGen's, and the relative difference.
 
-    None where one has no p99. Ours leaves the warm-up out, LoadGen's does not.
+    A missing p99 is None. Ours leaves out the warm-up, LoadGen's includes it.
     """
-    latency = ours.scheduled
+    latency = findings.scheduled
     percentiles = latency.percentiles if latency is not None else ()
-    mine = next((each.value_s for each in percentiles if each.percentile == 99.0), None)
-    theirs = loadgen["loadgen"]["percentiles_s"].get("99")
-    is_comparable = mine is not None and bool(theirs)
+    ours_s = next((each.value_s for each in percentiles if each.percentile == 99.0), None)
+    loadgen_s = loadgen["loadgen"]["percentiles_s"].get("99")
+    is_comparable = ours_s is not None and bool(loadgen_s)
     return {
-        "ours_s": mine,
-        "loadgen_s": theirs,
-        "difference": (mine - theirs) / theirs if is_comparable else None,
+        "ours_s": ours_s,
+        "loadgen_s": loadgen_s,
+        "difference": (ours_s - loadgen_s) / loadgen_s if is_comparable else None,
     }

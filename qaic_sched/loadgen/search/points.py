@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qaic_sched.loadgen.plan.plan import Slo
     from qaic_sched.loadgen.report.report import Report
 
-__all__ = ["LATE_RULE", "Run", "judged", "late_note", "meets_slo", "point_of"]
+__all__ = ["LATE_RULE", "JudgedRun", "judged", "late_note", "meets_slo", "point_of"]
 
 LATE_RULE = "injector_on_time"
 LENGTH_RULES = {"duration", "samples", "requests"}
@@ -27,7 +27,7 @@ SLO_RULE = "slo"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class JudgedRun:
     """A report as a search sees it."""
 
     point: Point
@@ -51,7 +51,7 @@ def judged(
     offered_rate: float | None = None,
     concurrency: int | None = None,
     shape: dict[str, int] | None = None,
-) -> Run:
+) -> JudgedRun:
     """A report and whether it passes."""
     point = point_of(
         report, slo=slo, offered_rate=offered_rate, concurrency=concurrency, shape=shape
@@ -60,7 +60,7 @@ def judged(
     is_late = broken.get(LATE_RULE) is not None
     # Without a value the run was too short to say so.
     tolerated = LENGTH_RULES | {SLO_RULE} | (set() if is_late else {LATE_RULE})
-    return Run(
+    return JudgedRun(
         point,
         passes=point.meets_slo is not False and broken.keys() <= tolerated,
         is_late=is_late,

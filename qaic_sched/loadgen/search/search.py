@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from qaic_sched.extras import require
 from qaic_sched.loadgen.report.formats import number, percent, seconds
 from qaic_sched.loadgen.report.report import Search
-from qaic_sched.loadgen.search.points import Run, judged, late_note, point_of
+from qaic_sched.loadgen.search.points import JudgedRun, judged, late_note, point_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -78,7 +78,7 @@ class _Hunt:
     """Runs that may still be made."""
     reserve: int
     """Those of them that are kept for the repeats."""
-    runs: dict[float, list[Run]] = field(default_factory=dict)
+    runs: dict[float, list[JudgedRun]] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
 
     async def run(self, rate: float) -> bool:
@@ -229,7 +229,7 @@ async def sweep_concurrency(
     return _curve("concurrency", runs, [run.point.completed_rate for run in runs])
 
 
-def _curve(kind: str, runs: Sequence[Run], rates: Sequence[float]) -> Search:
+def _curve(kind: str, runs: Sequence[JudgedRun], rates: Sequence[float]) -> Search:
     knee, note = _knee(runs)
     told = [(rate, run) for rate, run in zip(rates, runs, strict=True) if not run.is_late]
     best = max((rate for rate, run in told if run.passes and run.point.meets_slo), default=None)
@@ -252,7 +252,7 @@ def _bracket(best: float | None, failed: Sequence[float]) -> tuple[float, float 
     return best, min((rate for rate in failed if rate > best), default=None)
 
 
-def _knee(runs: Sequence[Run]) -> tuple[float | None, str]:
+def _knee(runs: Sequence[JudgedRun]) -> tuple[float | None, str]:
     """The completed rate with the most throughput for its latency, if it is inside the sweep."""
     known = [(run.point.completed_rate, run.mean_s) for run in runs if run.mean_s]
     if len(known) < 3:

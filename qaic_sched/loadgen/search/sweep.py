@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qaic_sched.loadgen.report.report import Point, Report
-    from qaic_sched.loadgen.search.points import Run
+    from qaic_sched.loadgen.search.points import JudgedRun
 
 __all__ = ["Grid", "Shape", "best_by_devices", "sweep_shapes"]
 
@@ -66,7 +66,7 @@ class Grid:
 async def sweep_shapes(measure: Callable[[Shape], Awaitable[Report]], grid: Grid) -> Search:
     """One run of each shape of the grid."""
     require("scipy.optimize", "load")  # not only after all the runs
-    runs: list[Run] = []
+    runs: list[JudgedRun] = []
     skipped: list[str] = []
     for shape in grid.shapes():
         try:
@@ -94,11 +94,11 @@ def best_by_devices(points: Sequence[Point]) -> dict[int, Point]:
     return dict(sorted(best.items()))
 
 
-def _best_points(runs: Sequence[Run]) -> list[Point]:
+def _best_points(runs: Sequence[JudgedRun]) -> list[Point]:
     return [run.point for run in runs if run.passes] or [run.point for run in runs]
 
 
-def _best_notes(runs: Sequence[Run], points: Sequence[Point]) -> list[str]:
+def _best_notes(runs: Sequence[JudgedRun], points: Sequence[Point]) -> list[str]:
     """The best of all, and the best of each value of each field that has several."""
     if not points:
         return ["No shape could be run."]
@@ -172,7 +172,7 @@ def _has_peak(fit: NDArray[np.float64]) -> bool:
     return bool(alpha < 1 and beta > 1e-9)
 
 
-def _problems(runs: Sequence[Run]) -> list[str]:
+def _problems(runs: Sequence[JudgedRun]) -> list[str]:
     failed = [f"Not passed: {Shape(**run.point.shape)}." for run in runs if not run.passes]
     late = [str(Shape(**run.point.shape)) for run in runs if run.is_late]
     return [*failed, *([late_note("; ".join(late))] if late else [])]

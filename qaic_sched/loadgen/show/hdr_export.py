@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["write_hgrm"]
+__all__ = ["write_percentiles"]
 
 DIGITS = 3
 BUCKET_BITS = 11
@@ -22,7 +22,7 @@ BUCKET_BITS = 11
 NS_PER_MS = 1e6
 
 
-def write_hgrm(latency_ns: NDArray[np.int64], path: Path) -> None:
+def write_percentiles(latency_ns: NDArray[np.int64], path: Path) -> None:
     """Write the distribution in milliseconds, three digits exact."""
     histogram_class = require("hdrh.histogram", "load").HdrHistogram
     values, counts = np.unique(_rounded(latency_ns), return_counts=True)

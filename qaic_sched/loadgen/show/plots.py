@@ -80,8 +80,8 @@ def figure_for_percentiles(report: Report) -> Figure | None:
         return None
     figure, axes = new_figure(report, "Latency by percentile")
     curves = {"from the planned instant": (report.scheduled, BLUE, "-")}
-    if report.service:
-        curves["from when it was sent"] = (report.service, ORANGE, "--")
+    if report.response:
+        curves["from when it was sent"] = (report.response, ORANGE, "--")
     scale, unit = time_scale(each.value_s for each in report.scheduled.percentiles)
     values: list[float] = []
     for label, (latency, colour, line) in curves.items():

@@ -18,7 +18,7 @@ from qaic_sched.errors import InputError
 from qaic_sched.extras import require
 from qaic_sched.loadgen.inject.records_file import save_records
 from qaic_sched.loadgen.report.report import write_report
-from qaic_sched.loadgen.show.hdr_export import write_hgrm
+from qaic_sched.loadgen.show.hdr_export import write_percentiles
 from qaic_sched.loadgen.show.page import write_page
 from qaic_sched.loadgen.show.plots import plot
 from qaic_sched.loadgen.targets.base import Outcome
@@ -26,7 +26,7 @@ from qaic_sched.loadgen.targets.base import Outcome
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qaic_sched.loadgen.load import Run
+    from qaic_sched.loadgen.load import LoadRun
 
 __all__ = ["prepare", "write_run"]
 
@@ -43,7 +43,7 @@ def prepare(directory: Path) -> None:
         raise InputError(f"{directory}: cannot be written: permission denied")
 
 
-def write_run(run: Run, directory: Path) -> list[Path]:
+def write_run(run: LoadRun, directory: Path) -> list[Path]:
     """Write all files of a run; their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     report, records = run.report, run.records
@@ -58,6 +58,6 @@ def write_run(run: Run, directory: Path) -> list[Path]:
     measured = (records.outcome == Outcome.DONE) & (
         records.planned_ns >= round(report.warm_up.until_s * 1e9)
     )
-    write_hgrm((records.done_ns - records.planned_ns)[measured], paths[3])
-    write_hgrm((records.done_ns - records.sent_ns)[measured], paths[4])
+    write_percentiles((records.done_ns - records.planned_ns)[measured], paths[3])
+    write_percentiles((records.done_ns - records.sent_ns)[measured], paths[4])
     return [*paths, *plots]

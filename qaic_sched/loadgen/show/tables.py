@@ -167,7 +167,7 @@ def _rate(value: float | None) -> str:
 
 
 def _latencies(report: Report) -> Table | None:
-    kinds = {"planned to done": report.scheduled, "sent to done": report.service}
+    kinds = {"planned to done": report.scheduled, "sent to done": report.response}
     kinds["planned to sent"] = report.lag
     known = {name: latency for name, latency in kinds.items() if latency}
     if not known:
@@ -235,7 +235,7 @@ def _devices(report: Report) -> Table:
                 number(each.requests),
                 seconds(each.busy_s),
                 percent(each.utilisation),
-                seconds(each.mean_service_s),
+                seconds(each.mean_execute_s),
                 seconds(each.mean_wait_s),
                 seconds(each.p99_s),
             )

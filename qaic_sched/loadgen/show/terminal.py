@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from qaic_sched.loadgen.report.report import Report
     from qaic_sched.loadgen.show.tables import Table
 
-__all__ = ["LiveView", "Progress", "print_report", "progress_line"]
+__all__ = ["LiveProgress", "LiveView", "print_report", "progress_line"]
 
 REFRESH_S = 0.5
 PLAIN_REFRESH_S = 10.0
@@ -38,7 +38,7 @@ PLAIN_WIDTH = 1000
 STYLES = {True: "bold green", False: "bold red"}
 
 
-class Progress(Protocol):
+class LiveProgress(Protocol):
     """A run's counters, which may be read at any time."""
 
     @property
@@ -112,7 +112,7 @@ def _rich_table(table: Table) -> RichTable:
     return shown
 
 
-def progress_line(progress: Progress) -> str:
+def progress_line(progress: LiveProgress) -> str:
     """One line on how far a run is: counts, and latencies so far."""
     whole = f" of {number(progress.planned)}" if progress.planned else ""
     return (
@@ -128,7 +128,7 @@ class LiveView:
     One line that changes on a terminal; elsewhere a line every ten seconds.
     """
 
-    def __init__(self, console: Console, progress: Progress) -> None:
+    def __init__(self, console: Console, progress: LiveProgress) -> None:
         self._console = console
         self._progress = progress
         self._live = Live(console=console, transient=True, auto_refresh=False)

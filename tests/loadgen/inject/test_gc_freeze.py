@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from qaic_sched.loadgen.inject.gc_freeze import own_garbage_only
+from qaic_sched.loadgen.inject.gc_freeze import gc_frozen
 
 
 class Node:
@@ -21,7 +21,7 @@ def nodes() -> int:
 def test_only_what_came_during_the_run_is_searched() -> None:
     """What was there before is out of sight, what is made meanwhile is not."""
     before = Node()
-    with own_garbage_only():
+    with gc_frozen():
         assert nodes() == 0
         during = Node()
         assert nodes() == 1
@@ -32,7 +32,7 @@ def test_only_what_came_during_the_run_is_searched() -> None:
 def test_a_run_that_fails_leaves_nothing_hidden() -> None:
     """The collector is back at work, whatever happened."""
     node = Node()
-    with pytest.raises(OSError, match="broken"), own_garbage_only():
+    with pytest.raises(OSError, match="broken"), gc_frozen():
         raise OSError("broken")
 
     assert nodes() == 1

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -17,8 +18,8 @@ import pytest
 from qaic_sched.errors import ConfigError
 from qaic_sched.loadgen.inject import processes
 from qaic_sched.loadgen.inject.processes import (
-    Job,
     ProcessDiedError,
+    ProcessJob,
     inject_from_processes,
     merge,
     split,
@@ -42,6 +43,15 @@ def records_of(planned_ns: list[int], first_inference: int = 0) -> Records:
     records.inference[:] = first_inference + np.arange(len(planned_ns))
     records.ended_ns = int(records.done_ns.max(initial=0))
     return records
+
+
+def test_the_module_that_processes_run_exists() -> None:
+    """`WORKER` is a string: no import would notice a renamed module."""
+    spec = find_spec(processes.WORKER)
+
+    assert spec is not None
+    assert spec.origin is not None
+    assert '__name__ == "__main__"' in Path(spec.origin).read_text()
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 5000])
@@ -138,10 +148,10 @@ def test_a_process_that_dies_is_named_and_the_others_are_kept(
 ) -> None:
     """The numbers of those that went on come with the error."""
     planned_ns = schedule(Constant(200), 2.0, 1)
-    begin = processes._Worker.begin
+    begin = processes._LoadProcess.begin
     killed = []
 
-    def begin_and_kill_the_second(worker: processes._Worker, starts_at: float) -> None:
+    def begin_and_kill_the_second(worker: processes._LoadProcess, starts_at: float) -> None:
         begin(worker, starts_at)
         if worker._name == "load process 2 of 2":
             assert worker._process is not None
@@ -150,7 +160,7 @@ def test_a_process_that_dies_is_named_and_the_others_are_kept(
             asyncio.get_running_loop().call_later(delay_s, os.kill, pid, signal.SIGKILL)
             killed.append(pid)
 
-    monkeypatch.setattr(processes._Worker, "begin", begin_and_kill_the_second)
+    monkeypatch.setattr(processes._LoadProcess, "begin", begin_and_kill_the_second)
     with (
         running() as url,
         pytest.raises(ProcessDiedError, match="load process 2 of 2 was killed by signal 9") as info,
@@ -169,16 +179,16 @@ def test_cancelling_ends_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who gives a run up leaves no process behind."""
     pids: list[int] = []
     have_begun = asyncio.Event()
-    begin = processes._Worker.begin
+    begin = processes._LoadProcess.begin
 
-    def remember(worker: processes._Worker, starts_at: float) -> None:
+    def remember(worker: processes._LoadProcess, starts_at: float) -> None:
         begin(worker, starts_at)
         assert worker._process is not None
         pids.append(worker._process.pid)
         if len(pids) == 2:
             have_begun.set()
 
-    monkeypatch.setattr(processes._Worker, "begin", remember)
+    monkeypatch.setattr(processes._LoadProcess, "begin", remember)
 
     async def main(url: str) -> None:
         plan = Plan(scenario="closed", duration_s=60.0, concurrency=2)
@@ -201,7 +211,7 @@ def test_a_process_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
     """Nobody would ever read what it measures, nor stop it."""
     with running() as url:
         plan = Plan(scenario="closed", duration_s=60.0)
-        job = Job(url, plan, None, None, str(tmp_path / "records.npz"))
+        job = ProcessJob(url, plan, None, None, str(tmp_path / "records.npz"))
         (tmp_path / "job.json").write_bytes(msgspec.json.encode(job))
         command = [
             sys.executable,

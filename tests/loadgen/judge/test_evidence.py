@@ -9,7 +9,7 @@ from qaic_sched.loadgen.inject.records import Records
 from qaic_sched.loadgen.judge.evidence import Evidence, balance, device_reports
 from qaic_sched.loadgen.targets.base import Outcome
 from tests.loadgen.runs import (
-    SERVICE_NS,
+    EXECUTE_NS,
     answer_nobody,
     info_of,
     plan_of,
@@ -33,7 +33,7 @@ def test_an_inference_counts_once() -> None:
     assert inferences is not None
     assert (len(inferences), inferences.requests) == (2, 4)
     assert inferences.ready_ns.tolist() == [30, 20]
-    assert inferences.services_ns.tolist() == [SERVICE_NS, SERVICE_NS]
+    assert inferences.execute_ns.tolist() == [EXECUTE_NS, EXECUTE_NS]
 
 
 def test_one_request_that_does_not_tell_makes_all_unknown() -> None:
@@ -76,7 +76,7 @@ def test_a_device_s_report_is_known_by_hand() -> None:
     assert (first.device_id, first.activations, first.requests) == (0, 2, 500)
     assert (first.inferences, first.busy_s) == (500, pytest.approx(1.0))
     assert first.utilisation == pytest.approx(0.25)
-    assert first.mean_service_s == pytest.approx(0.002)
+    assert first.mean_execute_s == pytest.approx(0.002)
     assert first.mean_wait_s == pytest.approx(0.001)
     assert first.p99_s == pytest.approx(0.003)
     assert second.device_id == 1

@@ -12,34 +12,34 @@ from qaic_sched.loadgen.judge.queueing import simulate_mdc
 from qaic_sched.loadgen.judge.warm_up import find
 
 SERVERS = 4
-SERVICE_S = 0.002
+EXECUTE_S = 0.002
 Run = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-def _run(load: float, duration_s: float, seed: int, service_s: float = SERVICE_S) -> Run:
+def _run(load: float, duration_s: float, seed: int, execute_s: float = EXECUTE_S) -> Run:
     """Planned instants and latencies of a pool that is warm from the start."""
-    rate = load * SERVERS / service_s
-    arrivals, waits = simulate_mdc(rate, service_s, SERVERS, int(rate * duration_s), seed)
-    return (arrivals * 1e9).astype(np.int64), ((waits + service_s) * 1e9).astype(np.int64)
+    rate = load * SERVERS / execute_s
+    arrivals, waits = simulate_mdc(rate, execute_s, SERVERS, int(rate * duration_s), seed)
+    return (arrivals * 1e9).astype(np.int64), ((waits + execute_s) * 1e9).astype(np.int64)
 
 
-def _disturbed(duration_s: float, seed: int, begin_s: float, end_s: float, service_s: float) -> Run:
+def _disturbed(duration_s: float, seed: int, begin_s: float, end_s: float, execute_s: float) -> Run:
     """The same at 80 % load; what starts between two instants takes another service time."""
-    rate = 0.8 * SERVERS / SERVICE_S
+    rate = 0.8 * SERVERS / EXECUTE_S
     gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * duration_s))
     free, latencies = [0.0] * SERVERS, []
     for arrival in np.cumsum(gaps).tolist():
         start = max(free[0], arrival)
-        done = start + (service_s if begin_s <= start < end_s else SERVICE_S)
+        done = start + (execute_s if begin_s <= start < end_s else EXECUTE_S)
         heapreplace(free, done)
         latencies.append(done - arrival)
     return (np.cumsum(gaps) * 1e9).astype(np.int64), (np.array(latencies) * 1e9).astype(np.int64)
 
 
-@pytest.mark.parametrize(("duration_s", "service_s"), [(10, 0.002), (30, 0.002), (10, 0.01)])
-def test_a_run_at_80_percent_load_is_steady(duration_s: float, service_s: float) -> None:
+@pytest.mark.parametrize(("duration_s", "execute_s"), [(10, 0.002), (30, 0.002), (10, 0.01)])
+def test_a_run_at_80_percent_load_is_steady(duration_s: float, execute_s: float) -> None:
     """In at least 95 of 100 seeds, and next to nothing is cut."""
-    found = [find(*_run(0.8, duration_s, seed, service_s)) for seed in range(1000, 1100)]
+    found = [find(*_run(0.8, duration_s, seed, execute_s)) for seed in range(1000, 1100)]
 
     assert sum(each.is_steady for each in found) >= 95
     assert max(each.until_s for each in found) < 0.05 * duration_s
@@ -65,7 +65,7 @@ def test_a_straight_line_is_never_steady(count: int) -> None:
 def test_a_cold_start_is_cut() -> None:
     """Ten times as slow for a second, and 3.5 s of backlog: what is left is like a warm run."""
     for seed in range(15):
-        planned, latency = _disturbed(20, seed, 0, 1, 10 * SERVICE_S)
+        planned, latency = _disturbed(20, seed, 0, 1, 10 * EXECUTE_S)
         found = find(planned, latency)
         warm_ns = _run(0.8, 100, seed)[1].mean()
 

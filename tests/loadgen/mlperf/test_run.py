@@ -21,6 +21,7 @@ from qaic_sched.loadgen.plan.scenarios import plan_for
 from qaic_sched.testing import run_virtual
 from tests.hosts import host
 from tests.loadgen.loadgen_targets import CountingTarget, library_of
+from tests.loadgen.mlperf.loadgen_runs import cards, run
 from tests.loadgen.scored_report import scored_report
 
 if TYPE_CHECKING:
@@ -29,22 +30,6 @@ if TYPE_CHECKING:
 LIMIT = Slo(99.0, 0.015)
 GENEROUS = Slo(99.0, 60.0)
 ATTEMPTS = 5
-
-
-def cards(folder: Path, **changes: Any) -> CountingTarget:
-    """8 devices of 4 activations, 2 ms an inference of one sample."""
-    options: dict[str, Any] = {"batch": 1, "devices": 8, "service_time_s": 0.002, **changes}
-    return CountingTarget(host(folder, **options), num_activations=4)
-
-
-async def run(target: CountingTarget, plan: Plan, folder: Path, **options: Any) -> dict[str, Any]:
-    """One run under LoadGen."""
-    info = await target.open()
-    try:
-        inputs = library_of(info)
-        return await run_loadgen(target, info, inputs, plan, output_dir=folder / "logs", **options)
-    finally:
-        await target.aclose()
 
 
 def valid(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -253,12 +238,15 @@ from qaic_sched.errors import ConfigError
 from qaic_sched.loadgen.mlperf.run import is_left_behind
 from qaic_sched.loadgen.plan.plan import Slo
 from qaic_sched.loadgen.plan.scenarios import plan_for
-from tests.loadgen.mlperf.test_run import cards, run
+from tests.loadgen.mlperf.loadgen_runs import cards, run
 
 folder, scenario = Path(sys.argv[1]), sys.argv[2]
 # Offline sends all at once: to take back what 600 s need would itself take some seconds.
+
 duration_s = 60.0 if scenario == "offline" else 600.0
+
 plan = plan_for(scenario, rate=500.0, slo=Slo(99.0, 60.0), duration_s=duration_s)
+
 
 async def main():
     task = asyncio.create_task(run(cards(folder), plan, folder))

@@ -24,7 +24,7 @@ class Target:
     """Runs by formula: p99 = service * (1 + 3 * load / (1 - load)), with noise."""
 
     capacity: float
-    service_s: float = 0.010
+    execute_s: float = 0.010
     noise: float = 0.0
     seed: int = 1
     late_from: float = float("inf")
@@ -37,14 +37,14 @@ class Target:
     @property
     def best_rate(self) -> float:
         """Where p99 is exactly the SLO's."""
-        excess = (SLO.limit_s / self.service_s - 1) / 3
+        excess = (SLO.limit_s / self.execute_s - 1) / 3
         return self.capacity * excess / (1 + excess)
 
     async def measure(self, rate: float) -> Report:
         self.rates.append(rate)
         load = rate / self.capacity
         chance = float(np.exp(self.noise * self._chance.standard_normal()))
-        p99_s = self.service_s * (1 + 3 * load / (1 - load)) * chance if load < 1 else 10.0
+        p99_s = self.execute_s * (1 + 3 * load / (1 - load)) * chance if load < 1 else 10.0
         broken = [] if load < 1 else ["steady_state"]
         broken += [LATE_RULE] if rate >= self.late_from else []
         broken += ["duration", "samples"] if self.too_short else []
@@ -106,7 +106,7 @@ def test_the_interval_is_students_over_the_repeats() -> None:
 
 def test_a_target_that_fails_at_all_rates_has_no_best_rate() -> None:
     """The search gives up three orders below the first rate and says how far it went."""
-    target = Target(1_000.0, service_s=0.060)
+    target = Target(1_000.0, execute_s=0.060)
     search = asyncio.run(find_highest_rate(target.measure, SLO, start_rate=1_024.0))
 
     assert search.best_rate is search.bracket is search.interval is None

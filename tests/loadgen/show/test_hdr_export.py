@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qaic_sched.loadgen.show.hdr_export import write_hgrm
+from qaic_sched.loadgen.show.hdr_export import write_percentiles
 
 
 def _read(path: Path) -> tuple[dict[float, float], dict[str, float], list[int]]:
@@ -27,7 +27,7 @@ def test_the_distribution_is_that_of_the_latencies(tmp_path: Path) -> None:
     """In milliseconds, three digits exact, each latency once."""
     latencies = (np.random.default_rng(1).lognormal(1, 1, 50_000) * 1e6).astype(np.int64)
 
-    write_hgrm(latencies, tmp_path / "run.hgrm")
+    write_percentiles(latencies, tmp_path / "run.hgrm")
 
     values, foot, counts = _read(tmp_path / "run.hgrm")
     for quantile, value_ms in values.items():
@@ -43,7 +43,7 @@ def test_the_distribution_is_that_of_the_latencies(tmp_path: Path) -> None:
 
 def test_it_begins_as_plotters_expect(tmp_path: Path) -> None:
     """The header of every tool of the family."""
-    write_hgrm(np.array([1_000_000, 3_000_000]), tmp_path / "run.hgrm")
+    write_percentiles(np.array([1_000_000, 3_000_000]), tmp_path / "run.hgrm")
 
     header = (tmp_path / "run.hgrm").read_text().splitlines()[0].split()
     assert header == ["Value", "Percentile", "TotalCount", "1/(1-Percentile)"]
@@ -52,7 +52,7 @@ def test_it_begins_as_plotters_expect(tmp_path: Path) -> None:
 @pytest.mark.parametrize("latencies", [[], [0], [5], [2**40 + 1]])
 def test_ends_of_the_scale(tmp_path: Path, latencies: list[int]) -> None:
     """Nothing at all, no time, next to none and eighteen minutes."""
-    write_hgrm(np.array(latencies, np.int64), tmp_path / "run.hgrm")
+    write_percentiles(np.array(latencies, np.int64), tmp_path / "run.hgrm")
 
     _, foot, _ = _read(tmp_path / "run.hgrm")
     assert foot["TotalCount"] == len(latencies)

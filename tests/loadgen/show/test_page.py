@@ -144,7 +144,7 @@ def test_what_a_target_says_stays_text(tmp_path: Path) -> None:
 def test_a_run_of_which_nothing_was_done_has_a_page(tmp_path: Path) -> None:
     """With what there is to say."""
     report = make_report(
-        scheduled=None, service=None, lag=None, devices=(), balance={}, checks=(), config={}
+        scheduled=None, response=None, lag=None, devices=(), balance={}, checks=(), config={}
     )
     page = page_of(report, tmp_path)
 

@@ -18,27 +18,13 @@ from qaic_sched.loadgen.show.plots import (
     plot,
 )
 from tests.loadgen.reports import Host, make_report, make_search
+from tests.loadgen.show.figures import texts, ticks
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from qaic_sched.loadgen.report.report import Report
 
 BASE = make_report()
 ALL = figure_for_percentiles, figure_for_utilisation, figure_for_queue, figure_for_latency_over_time
-
-
-def texts(figure: Figure) -> set[str]:
-    """Every legend's entry and every axis' label and title."""
-    found = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
-    for axes in figure.axes:
-        found |= {axes.get_xlabel(), axes.get_ylabel(), axes.get_title(loc="left")}
-    return found - {""}
-
-
-def ticks(figure: Figure, axis: str) -> list[str]:
-    """The labels of the first axes' ticks."""
-    return [label.get_text() for label in getattr(figure.axes[0], f"get_{axis}ticklabels")()]
 
 
 def without_series(**changes: object) -> Report:
@@ -180,7 +166,7 @@ def test_figures_without_numbers_are_none() -> None:
     nothing = without_series(
         arrivals=(), p50_s=(None,) * 100, p99_s=(None,) * 100, utilisation={"0": (None,) * 100}
     )
-    nothing = msgspec.structs.replace(nothing, scheduled=None, service=None, lag=None)
+    nothing = msgspec.structs.replace(nothing, scheduled=None, response=None, lag=None)
 
     assert [make(nothing) for make in ALL] == [None] * 4
 

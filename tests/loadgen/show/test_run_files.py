@@ -9,7 +9,7 @@ import pytest
 
 from qaic_sched.errors import ConfigError, InputError
 from qaic_sched.loadgen.inject.records_file import load_records
-from qaic_sched.loadgen.load import Run, run_load
+from qaic_sched.loadgen.load import LoadRun, run_load
 from qaic_sched.loadgen.plan.plan import Plan, Poisson
 from qaic_sched.loadgen.report.report import encode_report, read_report
 from qaic_sched.loadgen.show.run_files import prepare, write_run
@@ -17,11 +17,11 @@ from qaic_sched.testing import run_virtual
 from tests.loadgen.load_helpers import TimedTarget
 
 
-def make_run(duration_s: float = 2.0) -> Run:
+def make_run(duration_s: float = 2.0) -> LoadRun:
     """A short one."""
     plan = Plan(scenario="open", arrivals=Poisson(500), duration_s=duration_s)
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         return await run_load(TimedTarget(0.002), plan)
 
     return run_virtual(main)

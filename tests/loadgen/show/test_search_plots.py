@@ -14,7 +14,7 @@ from qaic_sched.loadgen.show.search_plots import (
     figure_for_wait,
 )
 from tests.loadgen.reports import make_report, make_search
-from tests.loadgen.show.test_plots import texts, ticks
+from tests.loadgen.show.figures import texts, ticks
 
 SLO_SEARCH = make_search()
 SHAPES = make_search("shapes")

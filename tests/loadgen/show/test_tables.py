@@ -140,7 +140,7 @@ def test_devices_stand_with_their_balance() -> None:
     """A row each; what a device has not done is a dash."""
     report = make_report()
     idle = msgspec.structs.replace(
-        report.devices[0], inferences=0, mean_service_s=None, mean_wait_s=None, p99_s=None
+        report.devices[0], inferences=0, mean_execute_s=None, mean_wait_s=None, p99_s=None
     )
     report = msgspec.structs.replace(report, devices=(idle, *report.devices[1:]))
 
