@@ -79,7 +79,7 @@ class LoadOptions(LoadArguments):
         return next((name for name in SEARCHES if self.has(name)), None)
 
     def has(self, name: str) -> bool:
-        """Whether an option was given."""
+        """Return whether an option was given."""
         value = getattr(self, name)
         if name == "processes":
             return bool(value > 1)
@@ -92,10 +92,10 @@ class LoadOptions(LoadArguments):
             return None
         found = _SLO.fullmatch(self.slo.strip())
         if found is None:
-            raise ConfigError(f"--slo: {self.slo}: wanted a percentile and a time, like p99=15ms")
+            raise ConfigError(f"--slo: {self.slo}: expected a percentile and a time, like p99=15ms")
         percentile, limit_s = float(found[1]), float(found[2]) * UNITS[found[3]]
         if not 0 < percentile < 100 or limit_s <= 0:
-            raise ConfigError(f"--slo: {self.slo}: wanted a percentile below 100, a time above 0")
+            raise ConfigError(f"--slo: {self.slo}: expected a percentile below 100, a time above 0")
         return Slo(percentile, limit_s)
 
     def parsed_arrivals(self) -> Arrivals:
@@ -118,15 +118,19 @@ class LoadOptions(LoadArguments):
         return Poisson(rate)
 
     def shape(self) -> dict[str, tuple[int, ...]]:
-        """What is to be swept, by name."""
+        """Parse --sweep: name -> values."""
         shape: dict[str, tuple[int, ...]] = {}
         for each in self.sweep or ():
             name, _, values = each.partition("=")
             name = name.strip().replace("-", "_")
             if name not in SHAPE:
-                raise ConfigError(f"--sweep: {each}: wanted NAME=N,N,... of {', '.join(SHAPE)}")
+                raise ConfigError(
+                    f"--sweep: {each}: expected NAME=N,N,... with NAME of {', '.join(SHAPE)}"
+                )
             if name in shape:
-                raise ConfigError(f"--sweep: {name} is given twice: give all its values at once")
+                raise ConfigError(
+                    f"--sweep: {name} is given twice: give all of its values together"
+                )
             shape[name] = numbers(f"--sweep {name}", values, int, 1)
         return shape
 
@@ -137,18 +141,18 @@ def _or_defaults(given: tuple[float | None, ...]) -> tuple[float, ...]:
 
 
 def numbers(option: str, text: str, kind: Callable[[str], T], least: T) -> tuple[T, ...]:
-    """The numbers of a list with commas, each at least `least`; `ConfigError` names the option."""
+    """Parse comma-separated numbers of at least `least`; `ConfigError` names the option."""
     try:
         values = tuple(kind(each) for each in text.split(","))
     except ValueError:
         values = ()
     if not values or not all(least <= each < float("inf") for each in values):
-        raise ConfigError(f"{option}: {text!r}: wanted numbers with commas, like 1,2,4")
+        raise ConfigError(f"{option}: {text!r}: expected comma-separated numbers, like 1,2,4")
     return values
 
 
 def check(options: LoadOptions) -> None:
-    """`ConfigError` for what cannot be."""
+    """Raise `ConfigError` for options that are invalid or exclude each other."""
     _check_search(options)
     if is_official(options.kind):
         _check_official(options)
@@ -166,85 +170,85 @@ def _check_search(options: LoadOptions) -> None:
     given = [name for name in SEARCHES if options.has(name)]
     if len(given) > 1:
         named = " and ".join(map(_spelled, given))
-        raise ConfigError(f"{named} are all given: one search at a time")
+        raise ConfigError(f"{named}: only one search or sweep can be given")
     if options.search == "find_rate" and options.slo is None:
-        raise ConfigError("--find-rate: a limit is missing: give --slo, like --slo p99=15ms")
+        raise ConfigError("--find-rate: needs a limit: add --slo, like --slo p99=15ms")
     if options.search == "sweep_rates":
         numbers("--sweep-rates", options.sweep_rates or "", float, 1e-6)
-        _refuse(options, "it has the rates", "sweep_rates", "rate")
+        _refuse(options, "the sweep sets the rates", "sweep_rates", "rate")
     if options.search == "sweep_concurrency":
         numbers("--sweep-concurrency", options.sweep_concurrency or "", int, 1)
-        _refuse(options, "it has the numbers of callers", "sweep_concurrency", "concurrency")
+        _refuse(options, "the sweep sets the callers", "sweep_concurrency", "concurrency")
     if options.search is not None:
-        why = "they are tests of one run: leave out the search"
+        why = "it tests a single run: leave out the search"
         _refuse(options, why, options.search, "check_outputs", "repeated_input", "loadgen")
     if "batch" in options.shape():
-        _refuse(options, "batch is the samples of a request", "sweep", "samples")
+        _refuse(options, "batch sets the samples per request", "sweep", "samples")
 
 
 def _check_official(options: LoadOptions) -> None:
     name = (options.scenario or "") + " is MLPerf's"
     scenario = f"--scenario {options.scenario}"
-    why = f"{name}, whose rules say how requests are sent: --scenario open or closed is free"
+    why = f"{name}, whose rules set how requests are sent: use --scenario open or closed"
     _refuse_in(scenario, options, why, *OF_ARRIVALS, "concurrency", "samples", *SEARCHES)
     if options.kind != "offline":
-        why = f"{name}, which lasts for --duration"
+        why = f"{name}, which takes --duration instead"
         _refuse_in(scenario, options, why, "requests")
     if options.kind != "server":
         _refuse_in(scenario, options, "only server and open have a rate", "rate")
-        _refuse_in(scenario, options, "nothing is planned that could be late", "precise")
+        _refuse_in(scenario, options, "it has no schedule to keep", "precise")
     elif options.rate is None or options.slo is None:
         missing = "--rate" if options.rate is None else "--slo, like --slo p99=15ms"
-        raise ConfigError(f"{scenario}: it needs a rate and a limit: give {missing}")
+        raise ConfigError(f"{scenario}: needs a rate and a limit: add {missing}")
 
 
 def _check_open(options: LoadOptions) -> None:
-    _refuse_in("an open loop", options, "it has no callers: --scenario closed has", "concurrency")
-    _refuse_in("an open loop", options, "that is a closed loop's", "sweep_concurrency")
+    why = "only a closed loop has callers: use --scenario closed"
+    _refuse_in("an open loop", options, why, "concurrency", "sweep_concurrency")
     kind = options.arrivals_kind
     for name, owner in KIND_OF.items():
         if options.has(name) and owner != kind:
-            raise ConfigError(f"{_spelled(name)}: that is of --arrivals {owner}, not of {kind}")
+            raise ConfigError(f"{_spelled(name)}: belongs to --arrivals {owner}, not to {kind}")
     needed = NEEDS.get(kind)
     if needed is not None and not options.has(needed):
-        raise ConfigError(f"--arrivals {kind}: give {_spelled(needed)}")
+        raise ConfigError(f"--arrivals {kind}: add {_spelled(needed)}")
     if options.search in ("find_rate", "sweep_rates") and kind not in SCALABLE:
         raise ConfigError(
-            f"--arrivals {kind}: {_spelled(options.search)} needs one rate to turn up: "
+            f"--arrivals {kind}: {_spelled(options.search)} needs arrivals with one mean rate: "
             f"{', '.join(SCALABLE)}"
         )
     if kind in WITHOUT_RATE:
-        why = f"--arrivals {kind} has its own: leave it out"
+        why = f"--arrivals {kind} sets the rate: leave it out"
         _refuse_in("--rate", options, why, "rate")
     elif options.rate is None and options.search not in ("find_rate", "sweep_rates"):
-        raise ConfigError("--rate: missing: how many requests a second is an open loop to send?")
+        raise ConfigError("--rate: missing: an open loop needs its requests per second")
     schedule(options.parsed_arrivals(), options.duration or 1e-3, 0, 1)
 
 
 def _check_closed(options: LoadOptions) -> None:
-    why = "callers send when they have an answer: --scenario open has a rate"
+    why = "callers send when they have an answer: use --scenario open for a rate"
     _refuse_in("a closed loop", options, why, "rate", *OF_ARRIVALS, "sweep_rates", "find_rate")
-    why = "nothing is planned that could be late: leave it out"
+    why = "it has no schedule to keep: leave it out"
     _refuse_in("a closed loop", options, why, "precise")
 
 
 def _check_target(options: LoadOptions) -> None:
     if options.is_server:
-        why = "it is a server's own: give a configuration file"
+        why = "it needs a configuration file"
         _refuse_in("an address", options, why, "virtual", "sweep")
         name = "http://host:port/NAME"
-        _refuse_in("an address", options, f"the model is part of it, as in {name}", "model")
+        _refuse_in("an address", options, f"the model is part of the address: {name}", "model")
     else:
-        why = "a scheduler is in this process: they are for an address"
+        why = "only a server can be loaded from several processes"
         _refuse_in("a configuration file", options, why, "processes")
 
 
 def _check_parts(options: LoadOptions) -> None:
     if options.loadgen and not is_official(options.kind):
         wanted = "single-stream, multi-stream, server or offline"
-        raise ConfigError(f"--loadgen: it runs MLPerf's scenarios: give --scenario {wanted}")
+        raise ConfigError(f"--loadgen: runs MLPerf's scenarios only: use --scenario {wanted}")
     if options.loadgen:
-        why = "LoadGen is a thread in real time"
+        why = "LoadGen runs in a thread of this process, in real time"
         _refuse(options, why, "loadgen", "virtual", "processes")
     if options.processes > 1:
         why = "the answers are in the other processes"

@@ -49,7 +49,7 @@ __all__ = ["LoadRun", "LoadTest", "Processes", "filling", "opened", "run_load"]
 
 logger = logging.getLogger("qaic_sched")
 
-INTERRUPTED = "the run was interrupted: the report covers the time until then"
+INTERRUPTED = "the run was interrupted and covers only the time until then"
 CALLERS_OF_A_SERVER = 16
 """Of a closed loop, if the target does not report its slots."""
 _WARM_UP_BATCH = 16

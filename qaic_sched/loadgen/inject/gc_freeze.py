@@ -1,4 +1,4 @@
-"""Keeps Python's garbage collector from stopping a run for longer than what is measured."""
+"""Keeps pauses of Python's garbage collector out of the measurement."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["gc_frozen"]
 
 @contextmanager
 def gc_frozen() -> Iterator[None]:
-    """Keep the garbage collector from what was there before the run.
+    """Exclude the objects that exist now from garbage collection, until the block ends.
 
-    A load tester's libraries are hundreds of thousands of objects: a search through them all stops
-    the process for some 50 ms, target and all, and would be the p99 of a short run. Whoever had
-    frozen something before has to do so again: to ask for that is a search, too.
+    The libraries of a load test are hundreds of thousands of objects. A full collection stops the
+    process, target included, for about 50 ms, which would be the p99 of a short run. At the end
+    everything is unfrozen, including objects that the caller had frozen before.
     """
     gc.freeze()
     try:

@@ -1,8 +1,8 @@
-"""Whether a run's result holds: every rule with its number, and what mends it.
+"""The verdict: whether a run's result is valid, by rules with values, limits and remedies.
 
 Rules of this file:
-- It reads the report only, so anyone can judge a report again.
-- A rule that does not apply to a scenario is left out; one that could not be judged is broken.
+- Only the findings are read, so a report can be judged again.
+- A rule that does not apply to a scenario is left out; a rule that cannot be judged is broken.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["conclude", "judge"]
 
-SLACK = 1e-9
-"""Shares and seconds are computed; a limit that is met exactly is met."""
+ROUNDING = 1e-9
+"""Error of floating-point arithmetic within which a limit still counts as met."""
 LAWS = {"littles_law": "Little's law", "flow_balance": "flow balance"}
 
 
@@ -91,18 +91,18 @@ def _rules(findings: Findings) -> Iterator[RuleResult]:
 
 
 def _is_burst(plan: Plan) -> bool:
-    """All at once: nothing is steady then, and nobody can send so fast."""
+    """Return whether all requests are due at once: no run is steady or on time then."""
     return plan.scenario == "offline" or isinstance(plan.arrivals, Burst)
 
 
 def _duration(findings: Findings) -> RuleResult:
     limit = findings.plan.rules.min_duration_s
-    holds = findings.duration_s >= limit - SLACK
+    holds = findings.duration_s >= limit - ROUNDING
     return RuleResult(
         name="duration",
         holds=holds,
-        text=f"the run took {findings.duration_s:.4g} s of at least {limit:g} s"
-        + _mend(holds, "let it run longer"),
+        text=f"the run took {findings.duration_s:.4g} s; the minimum is {limit:g} s"
+        + _mend(holds, "run longer"),
         value=findings.duration_s,
         limit=limit,
     )
@@ -113,23 +113,23 @@ def _requests(findings: Findings) -> RuleResult:
     return RuleResult(
         name="requests",
         holds=planned >= limit,
-        text=f"{planned} requests were planned of at least {limit}"
-        + _mend(planned >= limit, "let it run longer"),
+        text=f"{planned} requests were planned; the minimum is {limit}"
+        + _mend(planned >= limit, "run longer"),
         value=planned,
         limit=limit,
     )
 
 
 def _samples(findings: Findings) -> RuleResult:
-    """The claimed percentile needs LoadGen's floor, and so does the SLO's."""
+    """Require LoadGen's minimum of samples for the claimed percentile and the SLO's."""
     rules = findings.plan.rules
     claimed = max(rules.percentile, rules.slo.percentile if rules.slo else 0.0)
     needed, count = floor(claimed), findings.counts.measured
     return RuleResult(
         name="samples",
         holds=count >= needed,
-        text=f"{count} measured answers; p{claimed:g} needs {needed}"
-        + _mend(count >= needed, "let it run longer or claim a lower percentile"),
+        text=f"{count} requests were measured; p{claimed:g} needs {needed}"
+        + _mend(count >= needed, "run longer or claim a lower percentile"),
         value=count,
         limit=needed,
     )
@@ -137,16 +137,19 @@ def _samples(findings: Findings) -> RuleResult:
 
 def _slo(findings: Findings, percentile: float, limit_s: float) -> RuleResult:
     bound_s = findings.early_stopping.bound_s
-    wanted = f"p{percentile:g} <= {_ms(limit_s)} at 99 % confidence"
+    name = f"p{percentile:g}"
     if bound_s is None:
-        text = f"{wanted}: nothing can be claimed, as too few of the requests have an answer"
+        text = (
+            f"too few requests were done for a bound of {name} at 99 % confidence; the limit is"
+            f" {_ms(limit_s)}: mend the errors or run longer"
+        )
         return RuleResult(name="slo", holds=False, text=text, limit=limit_s)
-    holds = bound_s <= limit_s + SLACK
+    holds = bound_s <= limit_s + ROUNDING
     return RuleResult(
         name="slo",
         holds=holds,
-        text=f"{wanted}: it is at most {_ms(bound_s)}"
-        + _mend(holds, "lower the rate, or run longer if the percentile itself is lower"),
+        text=f"{name} is at most {_ms(bound_s)} at 99 % confidence; the limit is {_ms(limit_s)}"
+        + _mend(holds, f"lower the rate, or run longer if {name} itself is within the limit"),
         value=bound_s,
         limit=limit_s,
     )
@@ -156,15 +159,18 @@ def _errors(findings: Findings) -> RuleResult:
     counts, limit = findings.counts, findings.plan.rules.max_error_share
     wrong = counts.planned - counts.done
     share = wrong / counts.planned if counts.planned else 1.0
-    holds = share <= limit + SLACK
+    holds = share <= limit + ROUNDING
     kinds = ("failed", "expired", "rejected", "cancelled", "unresolved")
     split = ", ".join(f"{getattr(counts, kind)} {kind}" for kind in kinds if getattr(counts, kind))
     problem = max(findings.problems, key=lambda kind: findings.problems[kind], default="")
+    details = split + (f', most often "{problem}"' if problem else "")
     return RuleResult(
         name="errors",
         holds=holds,
-        text=f"{wrong} of {counts.planned} requests had no outputs ({share:.3g} of at most"
-        f" {limit:g})" + (f": {split}" if split else "") + (f"; {problem}" if problem else ""),
+        text=f"{wrong} of {counts.planned} requests had no outputs (share {share:.3g}; the limit is"
+        f" {limit:g})"
+        + (f": {details}" if details else "")
+        + _mend(holds, "mend the cause, or lower the rate if the target is overloaded"),
         value=share,
         limit=limit,
     )
@@ -176,34 +182,34 @@ def _steady_state(findings: Findings) -> RuleResult:
         name="steady_state",
         holds=warm_up.is_steady,
         text=f"after {warm_up.until_s:.3g} s of warm-up: {warm_up.trend}"
-        + _mend(warm_up.is_steady, "lower a rate beyond capacity, else run longer"),
+        + _mend(warm_up.is_steady, "lower a rate that is beyond capacity, else run longer"),
     )
 
 
 def _on_time(findings: Findings) -> RuleResult:
-    """p99 of the lag against the median; of fewer than p99 needs, the largest lag."""
+    """Compare p99 of the dispatch lag with the median latency; of few requests, the maximum."""
     limit = findings.plan.rules.max_lag_share
     median_s = _percentile(findings.scheduled, 50.0).value_s if findings.scheduled else None
     if findings.lag is None or median_s is None:
-        text = "too few requests were done to say whether they were sent on time"
+        text = "too few requests were done to judge whether they were sent on time: run longer"
         return RuleResult(name="injector_on_time", holds=False, text=text, limit=limit)
     p99_s = _percentile(findings.lag, 99.0).value_s
     lag_s = findings.lag.max_s if p99_s is None else p99_s
     share = lag_s / median_s if median_s > 0 else float(lag_s > 0)
-    holds = share <= limit + SLACK
+    holds = share <= limit + ROUNDING
     return RuleResult(
         name="injector_on_time",
         holds=holds,
-        text=f"{'p99' if p99_s is not None else 'the longest'} of the dispatch lag is {_ms(lag_s)},"
-        f" {share:.1%} of the median latency {_ms(median_s)}, of at most {limit:.0%}"
-        + _mend(holds, "send precisely (--precise), from more processes, or at a lower rate"),
+        text=f"{'p99' if p99_s is not None else 'the maximum'} of the dispatch lag is {_ms(lag_s)},"
+        f" {share:.1%} of the median latency of {_ms(median_s)}; the limit is {limit:.0%}"
+        + _mend(holds, "use --precise, more --processes or a lower rate"),
         value=share,
         limit=limit,
     )
 
 
 def _law(check: Check) -> RuleResult:
-    """One that could not be computed has nothing to hold against: other rules say that."""
+    """Return the rule of a law; a law that could not be computed is left to other rules."""
     holds = check.holds is not False
     numbers = (
         f"{check.measured:.6g} against {check.expected:.6g} {check.unit}: "
@@ -214,26 +220,28 @@ def _law(check: Check) -> RuleResult:
         name=check.name,
         holds=holds,
         text=f"{LAWS[check.name]}: {numbers}{check.note}"
-        + _mend(holds, "do not trust this run, requests were lost or counted wrongly"),
+        + _mend(holds, "do not trust this run: requests were lost or counted wrongly"),
         value=check.error,
         limit=0.01,
     )
 
 
 def _correctness(findings: Findings) -> RuleResult:
-    """None wrong of none compared proves nothing."""
+    """Require correct outputs, and that outputs were compared at all."""
     wrong, compared = findings.correctness["wrong"], findings.correctness.get("compared", 0)
+    holds = wrong == 0 and compared > 0
+    remedy = "find out how load changes outputs" if compared else "run longer"
     return RuleResult(
         name="correctness",
-        holds=wrong == 0 and compared > 0,
-        text=f"{wrong} of {compared} compared outputs were wrong",
+        holds=holds,
+        text=f"{wrong} of {compared} compared outputs were wrong" + _mend(holds, remedy),
         value=wrong,
         limit=0,
     )
 
 
 def _repeated_input(findings: Findings) -> RuleResult:
-    """MLPerf's TEST04, which must have found an answer."""
+    """Require MLPerf's TEST04 to have found no cache."""
     found = findings.correctness["repeated_input"]
     return RuleResult(
         name="repeated_input",

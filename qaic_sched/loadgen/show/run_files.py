@@ -1,12 +1,12 @@
-"""The files that a run leaves behind: what it says, what that rests on, and how it looks.
+"""Writes the files of a run.
 
-| file | what it is |
+| file | content |
 |---|---|
-| `report.json` | everything but the raw records; tables, plots and page come from it alone |
-| `report.html` | the same to look at, plots included |
+| `report.json` | the report, from which tables, plots and page are made |
+| `report.html` | the report as a page, with the plots |
 | `plots/*.png` | the plots |
-| `records.npz` | raw records, one row per request |
-| `latency.hgrm`, `service.hgrm` | percentiles from the planned and from the sending instant |
+| `records.npz` | the raw records, one row per request |
+| `latency.hgrm`, `service.hgrm` | the percentiles of latency and of response time |
 """
 
 from __future__ import annotations
@@ -32,19 +32,22 @@ __all__ = ["prepare", "write_run"]
 
 
 def prepare(directory: Path) -> None:
-    """See to it before the run that its files can be written; one sentence where they cannot."""
+    """Check before a run that its files can be written.
+
+    Raises `ConfigError` for a missing package and `InputError` for a folder that is not writable.
+    """
     for module in ("matplotlib", "jinja2", "hdrh"):
         require(module, "load")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{directory}: cannot be made: {error.strerror or error}") from error
+        raise InputError(f"{directory}: cannot be created: {error.strerror or error}") from error
     if not os.access(directory, os.W_OK):
         raise InputError(f"{directory}: cannot be written: permission denied")
 
 
 def write_run(run: LoadRun, directory: Path) -> list[Path]:
-    """Write all files of a run; their paths."""
+    """Write all files of a run to a folder; return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     report, records = run.report, run.records
     paths = [

@@ -50,5 +50,5 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", data=np.zeros(3))
 
     for name in ("missing.npz", "cut.npz", "empty.npz", "other.npz"):
-        with pytest.raises(InputError, match=rf"{name}: no records of a load test"):
+        with pytest.raises(InputError, match=rf"{name}: not a records file of a load test"):
             load_records(tmp_path / name)

@@ -192,7 +192,7 @@ def test_a_target_without_reference_answers_is_refused(tmp_path: Path) -> None:
     """Who cannot answer one request alone need not be put under load."""
     broken = host(tmp_path, faults=[{"kind": "error", "probability": 1.0}])
 
-    with pytest.raises(DeviceError, match="input 0 has no answer even alone"):
+    with pytest.raises(DeviceError, match="input 0 has no outputs even without load"):
         run_virtual(load, CountingTarget(broken), OutputChecker())
 
 
@@ -253,4 +253,4 @@ def test_nothing_answered_says_nothing_of_caching() -> None:
     found = run_virtual(repeated_input_test, measure)
 
     assert (found["gain"], found["is_caching"]) == (None, None)
-    assert "nothing was answered" in found["text"]
+    assert "no request was answered" in found["text"]

@@ -103,7 +103,7 @@ def test_the_replay_finds_what_every_start_lost() -> None:
 
     assert check.error == pytest.approx(0.1)
     assert number_of(check.measured) - number_of(check.expected) == pytest.approx(0.0002)
-    assert " 200 us are lost" in check.note
+    assert "the loss is 200 us" in check.note
 
 
 def test_the_replay_finds_an_activation_that_was_not_used() -> None:
@@ -131,8 +131,8 @@ def test_the_replay_leaves_out_who_has_no_answer_and_says_so() -> None:
     """And is skipped where requests do not tell, or the activations are not known."""
     records = poisson_run()
     answer_nobody(records, slice(0, 3), Outcome.FAILED)
-    assert "3 requests without an answer" in ideal_replay(evidence_of(records)).note
+    assert "3 requests that were not done" in ideal_replay(evidence_of(records)).note
 
     assert ideal_replay(Evidence.of(plan_of(), info_of({}), records)).error is None
     records.inference[5] = -1
-    assert "does not tell" in ideal_replay(evidence_of(records)).note
+    assert "does not report" in ideal_replay(evidence_of(records)).note

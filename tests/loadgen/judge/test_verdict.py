@@ -64,7 +64,7 @@ def test_a_short_run_is_not_valid() -> None:
     rule = _rule(_report(plan=plan_of(min_duration_s=600.0)), "duration")
 
     assert (rule.holds, rule.limit) == (False, 600.0)
-    assert rule.text == "the run took 10 s of at least 600 s: let it run longer"
+    assert rule.text == "the run took 10 s; the minimum is 600 s: run longer"
 
 
 def test_too_few_requests_are_not_valid() -> None:
@@ -117,7 +117,7 @@ def test_errors_of_any_kind_count(outcome: Outcome) -> None:
 
     assert not rule.holds
     assert rule.value == pytest.approx(0.01, rel=0.01)
-    assert f"{outcome.name.lower()}; it broke" in rule.text
+    assert f'{outcome.name.lower()}, most often "it broke"' in rule.text
     assert _rule(_report(records, plan_of(max_error_share=0.0101)), "errors").holds
 
 
@@ -128,7 +128,7 @@ def test_errors_count_against_the_slo() -> None:
     report = _report(records, plan_of(slo=Slo(99, 10.0), max_error_share=0.05))
 
     assert _broken(report) == ["slo"]
-    assert "too few of the requests have an answer" in _rule(report, "slo").text
+    assert "too few requests were done" in _rule(report, "slo").text
 
 
 def test_an_overloaded_target_is_not_valid() -> None:
@@ -163,7 +163,7 @@ def test_of_few_requests_the_longest_lag_counts() -> None:
     rule = _rule(_report(records, plan_of(percentile=90.0)), "injector_on_time")
 
     assert not rule.holds
-    assert "the longest of the dispatch lag is 1.9 ms" in rule.text
+    assert "the maximum of the dispatch lag is 1.9 ms" in rule.text
 
 
 def test_a_closed_loop_s_injector_cannot_be_late() -> None:
@@ -215,7 +215,7 @@ def test_wrong_outputs_are_not_valid(wrong: int, compared: int, is_valid: bool) 
     report = report_of(plan_of(), info_of(), poisson_run(), "hash", correctness=found)
 
     assert report.verdict.is_valid is is_valid
-    assert _rule(report, "correctness").text == (
+    assert _rule(report, "correctness").text.startswith(
         f"{wrong} of {compared} compared outputs were wrong"
     )
 

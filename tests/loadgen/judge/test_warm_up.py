@@ -135,7 +135,7 @@ def test_too_few_answers_prove_nothing() -> None:
     found = find(np.arange(99) * 1_000_000, np.full(99, 5))
 
     assert not found.is_steady
-    assert found.trend == "99 answers are too few to tell: 100 are needed"
+    assert found.trend == "99 answers are too few to judge: 100 are needed"
     assert not find(np.empty(0, np.int64), np.empty(0, np.int64)).is_steady
 
 

@@ -54,7 +54,7 @@ def test_a_target_without_a_batch_axis_gets_its_shapes() -> None:
     info = info_of(spec("x", (3, 5), "float32"), is_batched=False)
 
     assert InputLibrary(info)[0]["x"].shape == (3, 5)
-    with pytest.raises(ConfigError, match="samples_per_request: target has no batch axis"):
+    with pytest.raises(ConfigError, match="must be 1, not 2: target has no batch axis"):
         InputLibrary(info, samples_per_request=2)
     with pytest.raises(ConfigError, match="samples_per_request: must be at least 1"):
         InputLibrary(info, samples_per_request=0)

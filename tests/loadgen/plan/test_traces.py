@@ -84,7 +84,7 @@ def test_a_wrong_line_is_named(tmp_path: Path, text: str, line: int) -> None:
 @pytest.mark.parametrize("text", ["", "\n\n", "timestamp\n"])
 def test_a_file_without_arrivals_is_refused(tmp_path: Path, text: str) -> None:
     """Nothing to replay is said, not replayed."""
-    with pytest.raises(InputError, match="holds no arrival"):
+    with pytest.raises(InputError, match="has no arrivals"):
         instants(tmp_path, text)
 
 

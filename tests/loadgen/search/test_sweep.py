@@ -103,7 +103,7 @@ def test_a_run_that_does_not_pass_is_not_the_best() -> None:
     wrong = {2}
     search = asyncio.run(sweep_shapes(measure_wrong, Grid(devices=(1, 2))))
     assert search.best_rate == 100.0
-    assert "Not passed: devices 2" in search.note
+    assert "Failed: devices 2" in search.note
 
     wrong = {1, 2}
     search = asyncio.run(sweep_shapes(measure_wrong, Grid(devices=(1, 2))))
@@ -119,8 +119,8 @@ def test_scaling_is_told_per_card() -> None:
 
     search = asyncio.run(sweep_shapes(measure_cards, Grid(devices=(2, 4, 8))))
 
-    assert "Scaling per card, of that with 2: 2 × 100 %, 4 × 95 %, 8 × 75 %." in search.note
-    assert "take four numbers of devices" in search.note
+    assert "Rate per device, relative to 2: 2 × 100 %, 4 × 95 %, 8 × 75 %." in search.note
+    assert "at least four numbers of devices" in search.note
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_a_run_of_which_nothing_was_done_has_a_page(tmp_path: Path) -> None:
     page = page_of(report, tmp_path)
 
     assert page.texts["h2"] == ["Rules", "Requests", "Plan", "Host"]
-    assert page.texts["p"][0].endswith("nothing was done.")
+    assert page.texts["p"][0].endswith("no request was done.")
 
 
 def test_the_template_is_part_of_the_package() -> None:

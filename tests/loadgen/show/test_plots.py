@@ -41,11 +41,11 @@ def test_percentiles_stand_on_a_logarithmic_axis_of_rarity() -> None:
     assert ticks(figure, "x") == ["50", "90", "99", "99.9", "99.99"]
     assert np.allclose(figure.axes[0].get_xticks(), [2, 10, 100, 1_000, 10_000])
     assert texts(figure) == {
-        "from the planned instant",
-        "from when it was sent",
+        "latency (from planned)",
+        "response time (from sent)",
         "SLO: p99 at most 50.0 ms",
         "latency, ms",
-        "percentile, % (each step to the right is ten times as rare)",
+        "percentile, % (logarithmic in the share of slower requests)",
         BASE.target,
     }
 
@@ -87,7 +87,7 @@ def test_utilisation_has_a_row_for_each_device(devices: int, labels: list[str]) 
     assert mesh.get_clim() == (0, 100)
     assert mesh.get_array() is not None
     assert mesh.get_array().size == devices * 100
-    assert {"device", "busy, %", "time since the run began, s"} <= texts(figure)
+    assert {"device", "busy, %", "time since the start, s"} <= texts(figure)
 
 
 def test_utilisation_that_is_not_known_is_grey_and_said_to_be() -> None:
@@ -98,7 +98,7 @@ def test_utilisation_that_is_not_known_is_grey_and_said_to_be() -> None:
 
     array = figure.axes[0].collections[0].get_array()
     assert np.ma.count_masked(array) == 4
-    assert "time since the run began, s (grey: not known)" in texts(figure)
+    assert "time since the start, s (grey: unknown)" in texts(figure)
 
 
 def test_the_queue_stands_before_the_arrivals() -> None:
@@ -114,7 +114,7 @@ def test_the_queue_stands_before_the_arrivals() -> None:
     assert {
         "requests in flight",
         "samples queued",
-        "arrivals (right)",
+        "arrivals (right axis)",
         "arrivals per second",
         "requests, samples",
     } <= texts(figure)
@@ -142,9 +142,9 @@ def test_latency_over_time_shades_the_warm_up() -> None:
         "p99 of each window",
         "p50 of each window",
         "SLO: p99 at most 50.0 ms",
-        "warm-up, not counted: 1.00 s",
+        "warm-up, excluded: 1.00 s",
         "latency, ms",
-        "planned instant, s since the run began",
+        "planned instant, s since the start",
         BASE.target,
     }
 

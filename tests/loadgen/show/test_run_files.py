@@ -65,7 +65,7 @@ def test_a_run_of_nothing_has_files_too(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_is_told_before_the_run(tmp_path: Path) -> None:
     """A file in its place."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be created"):
         prepare(tmp_path / "file" / "out")
     prepare(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()

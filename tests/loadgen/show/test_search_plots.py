@@ -8,7 +8,7 @@ import pytest
 
 from qaic_sched.loadgen.report.report import Search
 from qaic_sched.loadgen.show.search_plots import (
-    CLOSE,
+    LABEL_DISTANCE,
     figure_for_scaling,
     figure_for_throughput,
     figure_for_wait,
@@ -67,7 +67,7 @@ def test_labels_of_runs_that_are_close_are_left_out() -> None:
     assert 5 <= len(at) < len(search.points)
     for row, (x, y) in enumerate(at):
         for x2, y2 in at[:row]:
-            assert abs(x - x2) > CLOSE[0] * 0.9 or abs(y - y2) > CLOSE[1] * 0.9
+            assert abs(x - x2) > LABEL_DISTANCE[0] * 0.9 or abs(y - y2) > LABEL_DISTANCE[1] * 0.9
 
 
 def test_closed_loops_are_labelled_with_their_concurrency() -> None:
@@ -81,7 +81,7 @@ def test_closed_loops_are_labelled_with_their_concurrency() -> None:
     assert figure is not None
 
     assert {text.get_text() for text in figure.axes[0].texts} >= {"64", "2", "1"}
-    assert "completed samples per second (labels: requests out)" in texts(figure)
+    assert "completed samples per second (labels: callers)" in texts(figure)
 
 
 def test_scaling_has_the_ideal_line_and_the_efficiency_of_each() -> None:

@@ -36,7 +36,7 @@ def test_the_verdict_line_is_valid_or_says_what_was_broken() -> None:
     assert verdict_line(make_report()) == "VALID"
     assert verdict_line(broken) == "INVALID: slo: 1 of 2 (and 2 more broken rules)"
     assert verdict_line(make_report(verdict=verdict("slo"))) == "INVALID: slo: 1 of 2"
-    assert verdict_line(make_report(verdict=Verdict(False, ()))) == "INVALID: no rule says why"
+    assert verdict_line(make_report(verdict=Verdict(False, ()))) == "INVALID: no rule was judged"
 
 
 def test_the_headline_is_the_claimed_percentile_from_the_planned_instant() -> None:
@@ -47,7 +47,7 @@ def test_the_headline_is_the_claimed_percentile_from_the_planned_instant() -> No
         " from the planned instant."
     )
     assert "p99" not in headline(make_report(Host(rate=10.0, duration_s=10.0)))
-    assert headline(make_report(scheduled=None)).endswith("; nothing was done.")
+    assert headline(make_report(scheduled=None)).endswith("; no request was done.")
 
 
 def test_all_tables_have_as_many_cells_as_headings() -> None:
@@ -104,10 +104,12 @@ def test_latencies_have_intervals_in_the_unit_of_their_value() -> None:
     headings = [*table(report, "Latency").columns]
     name, planned, _, lag = cells(report, "Latency", "p99")
 
-    assert headings == ["", "planned to done", "sent to done", "planned to sent"]
+    assert headings == ["", "latency", "response time", "dispatch lag"]
     assert (name, planned, lag) == ("p99", "20.0 ms [19.5, 20.6]", "198 µs [197, 198]")
     assert cells(report, "Latency", "count")[1:] == ("12,146",) * 3
-    assert "p99 is at most 20.6 ms with 99 % certainty." in table(report, "Latency").note
+    assert (
+        "p99 of the latency is at most 20.6 ms at 99 % confidence." in table(report, "Latency").note
+    )
 
 
 def test_too_few_samples_are_said_to_be_too_few() -> None:
@@ -121,7 +123,7 @@ def test_too_few_samples_are_said_to_be_too_few() -> None:
     assert cells(report, "Latency", "p99")[1:] == ("too few samples",) * 3
     assert "too few" not in cells(report, "Latency", "p50")[1]
     assert "662 for p99" in note
-    assert "Nothing may be claimed of p99 with fewer than 662." in note
+    assert "No bound of p99: it needs 662 samples or more." in note
 
 
 def test_a_bound_that_is_not_there_is_a_dash() -> None:
@@ -159,7 +161,7 @@ def test_a_search_has_its_runs_and_its_result() -> None:
     assert found.marked == {5}
     assert found.broken == {6}
     assert found.note.splitlines() == [
-        "Best rate 740/s [732.6, 747.4]; 790/s was too much.",
+        "Best rate 740/s [732.6, 747.4]; 790/s was too high.",
         "Knee at 639.0/s (maximum power).",
         "Seven rates of one simulated host.",
     ]

@@ -59,7 +59,7 @@ def count(records: Records, outcome: Outcome) -> int:
 @pytest.mark.parametrize("url", ["ftp://host:1", "host:8000", "http://", "grpc:///model"])
 def test_other_urls_are_refused(url: str) -> None:
     """The sentence says what one looks like."""
-    with pytest.raises(ConfigError, match=r"wanted http://host:port"):
+    with pytest.raises(ConfigError, match=r"expected http://host:port"):
         ServerTarget(url)
 
 
@@ -92,7 +92,7 @@ def test_a_server_without_a_configuration_takes_batches_of_unknown_size(kind: st
 def test_the_model_has_to_be_clear_and_there(kind: str) -> None:
     """Several models, or another than was named, are the operator's to mend."""
     with running(kind, models="means,other") as url:
-        with pytest.raises(ConfigError, match="name one of its models behind the port: means, oth"):
+        with pytest.raises(ConfigError, match="add the name of a model after the port: means, oth"):
             open_info(url)
         with pytest.raises(ConfigError, match="no model nothing"):
             open_info(f"{url}/nothing")
