@@ -16,17 +16,17 @@ __all__ = ["alone", "load", "printed_report", "virtual"]
 
 
 def load(*arguments: object) -> int:
-    """The exit status of the command."""
+    """Run the command; return its exit status."""
     return main(["load", *map(str, arguments)])
 
 
 def virtual(config: Path, *arguments: object) -> int:
-    """The same in virtual time."""
+    """Run the command in virtual time; return its exit status."""
     return load(config, "--virtual", *arguments)
 
 
 def alone(folder: Path, **changes: Any) -> Path:
-    """Four simulated cards of 2 ms an inference of one sample."""
+    """Write a configuration of four simulated cards with 2 ms per inference of one sample."""
     spec = {
         "inputs": {"data": {"shape": [1, 3], "dtype": "float32"}},
         "outputs": {"mean": {"shape": [1, 1], "dtype": "float32"}},
@@ -39,5 +39,5 @@ def alone(folder: Path, **changes: Any) -> Path:
 
 
 def printed_report(capsys: pytest.CaptureFixture[str]) -> Report:
-    """What `--json` printed."""
+    """Return the report that `--json` printed."""
     return msgspec.json.decode(capsys.readouterr().out, type=Report)

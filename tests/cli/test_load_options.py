@@ -1,4 +1,4 @@
-"""What the options of `qaic-sched load` mean together, and which do not go together."""
+"""The meaning of the options of `qaic-sched load`, and which exclude each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERVER: dict[str, Any] = {"scenario": "server", "rate": 9.0, **SLO}
 
 
 def options(**given: Any) -> LoadOptions:
-    """Of a configuration file."""
+    """Options for a configuration file as the target."""
     return LoadOptions(**{"target": "config.yaml", **given})
 
 
@@ -44,8 +44,10 @@ def options(**given: Any) -> LoadOptions:
         ({"target": "grpc://a:1/m", "rate": 9.0, "precise": True}, "open", Poisson(9)),
     ],
 )
-def test_what_is_not_said_follows(given: dict[str, Any], scenario: str, arrivals: object) -> None:
-    """The scenario and the arrivals, where only one of them makes sense."""
+def test_scenario_and_arrivals_follow_from_other_options(
+    given: dict[str, Any], scenario: str, arrivals: object
+) -> None:
+    """Scenario and arrivals follow from other options."""
     made = options(**given)
     check(made)
 
@@ -55,7 +57,7 @@ def test_what_is_not_said_follows(given: dict[str, Any], scenario: str, arrivals
 
 
 def test_a_trace_is_read_before_anything_is_opened(tmp_path: Path) -> None:
-    """And its options go with it."""
+    """A trace that cannot be read raises before the target is opened."""
     path = tmp_path / "trace.csv"
     path.write_text("at_s\n0\n1\n")
     made = options(trace=path, speedup=2.0)
@@ -131,8 +133,8 @@ def test_a_trace_is_read_before_anything_is_opened(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_told(given: dict[str, Any], message: str) -> None:
-    """One sentence that begins with the option."""
+def test_invalid_options_raise(given: dict[str, Any], message: str) -> None:
+    """An invalid combination raises one sentence that begins with the option."""
     with pytest.raises(ConfigError, match=f"^{message}"):
         check(options(**given))
 
@@ -147,7 +149,7 @@ def test_what_cannot_be_is_told(given: dict[str, Any], message: str) -> None:
     ],
 )
 def test_promises_are_read(text: str, slo: Slo) -> None:
-    """Percentile, time and unit."""
+    """An SLO has a percentile, a time and a unit."""
     found = options(slo=text).parsed_slo()
 
     assert found is not None
@@ -156,7 +158,7 @@ def test_promises_are_read(text: str, slo: Slo) -> None:
 
 
 def test_lists_are_read() -> None:
-    """Of whole numbers or of others; not of infinite ones."""
+    """Lists have integers or finite floats."""
     assert numbers("--x", "1,2,40", int, 1) == (1, 2, 40)
     assert numbers("--x", "0.5, 2", float, 0.0) == (0.5, 2.0)
     for text in ("", "1,", "inf", "nan", "1.5"):
@@ -165,7 +167,7 @@ def test_lists_are_read() -> None:
 
 
 def test_shapes_are_read() -> None:
-    """Several names, in the spelling of the file or of the command line."""
+    """Shapes have names in the spelling of the file or of the command line."""
     shape = options(sweep=["devices=1,2", "num-activations=4"]).shape()
 
     assert shape == {"devices": (1, 2), "num_activations": (4,)}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def interrupt(process: subprocess.Popen[str], after_s: float, limit_s: float = 60) -> list[str]:
-    """Ctrl-C once it has run so long; the lines of its output."""
+    """Press Ctrl-C after `after_s`; return the lines of output."""
     time.sleep(after_s)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=limit_s)
@@ -33,7 +33,7 @@ def interrupt(process: subprocess.Popen[str], after_s: float, limit_s: float = 6
     "more", [["--rate", 100], ["--rate", 100, "--virtual", "--duration", 20_000], []]
 )
 def test_ctrl_c_reports_what_was_measured(tmp_path: Path, more: list[object]) -> None:
-    """INVALID, interrupted, with files, and status 130."""
+    """Ctrl-C gives an INVALID report with files, and status 130."""
     out = tmp_path / "out"
     process = start("load", alone(tmp_path), "--duration", 600, "--report", out, *more)
     first, *_ = interrupt(process, 5.0)
@@ -46,7 +46,7 @@ def test_ctrl_c_reports_what_was_measured(tmp_path: Path, more: list[object]) ->
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    """Though answers are out that never come, and nobody would give up on them for minutes."""
+    """A second Ctrl-C does not wait for outstanding answers."""
     alone(tmp_path, faults=[{"kind": "hang", "at_s": 0.5}])
     config = tmp_path / "patient.yaml"
     config.write_text("model: cards.sim.yaml\nhealth: {dispatch_timeout_s: 600}\n")
@@ -64,7 +64,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_under_loadgen_keeps_our_own_run(tmp_path: Path) -> None:
-    """LoadGen cannot be stopped: the process leaves it behind, and ends all the same."""
+    """Ctrl-C under LoadGen ends the process and reports our own run."""
     pytest.importorskip("mlperf_loadgen")
     options = ["--rate", 100, "--slo", "p99=1s", "--duration", 10, "--loadgen"]
     process = start("load", alone(tmp_path), "--scenario", "server", *options)
@@ -77,7 +77,7 @@ def test_ctrl_c_under_loadgen_keeps_our_own_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_under_loadgen_has_both_verdicts(tmp_path: Path) -> None:
-    """With its logs beside the report."""
+    """A run under LoadGen has both verdicts, and LoadGen's logs next to the report."""
     pytest.importorskip("mlperf_loadgen")
     out = tmp_path / "out"
     options = ["--duration", 5, "--loadgen", "--report", out]
@@ -86,7 +86,7 @@ def test_a_run_under_loadgen_has_both_verdicts(tmp_path: Path) -> None:
 
     assert "now the same plan under LoadGen" in err
     report = read_report(out / "report.json")
-    # Whether one run in real time is steady is not what is tested here.
+    # A single run in real time may or may not be steady.
     assert process.returncode == int(not report.verdict.is_valid), text + err
     assert report.mlperf["loadgen"]["is_valid"]
     assert {"loadgen", "loadgen_errors"} <= {rule.name for rule in report.verdict.rules}
@@ -98,7 +98,7 @@ def test_a_run_under_loadgen_has_both_verdicts(tmp_path: Path) -> None:
 def test_a_server_is_loaded_from_several_processes(
     kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Callers are divided; the numbers are merged."""
+    """Callers are divided among processes, and the records merged."""
     with running(kind=kind, delay=0.010) as url:
         status = load(url, "--concurrency", 4, "--processes", 2, "--duration", 11, "--json")
     report = printed_report(capsys)
@@ -108,7 +108,7 @@ def test_a_server_is_loaded_from_several_processes(
 
 @pytest.mark.slow
 def test_a_server_that_dies_midway_keeps_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    """INVALID, with those that were answered before."""
+    """A server that dies makes the run INVALID, with the answers from before."""
     with running(die_after=300) as url:
         status = load(url, "--rate", 200, "--duration", 4, "--json")
     report = printed_report(capsys)

@@ -1,4 +1,4 @@
-"""What the tests of load testing share: targets, inputs and runs in virtual time."""
+"""Helpers for tests of load tests: targets, inputs and runs in virtual time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = [
 
 
 def info_of(*inputs: TensorSpec, batch: int = 8, is_batched: bool = True) -> TargetInfo:
-    """A target with these inputs, or with one of four floats a row."""
+    """Make the facts of a target with these inputs, by default four floats per sample."""
     specs = inputs or (TensorSpec("data", (batch, 4), np.dtype("float32")),)
     return TargetInfo("target", specs, batch, is_batched, {0: 1}, {})
 
@@ -53,7 +53,7 @@ INFO = info_of()
 
 
 class TimedTarget(Target):
-    """Answers each request after `execute_s`, or whatever `answer` gives; in the loop's time."""
+    """Gives the reply of `answer` after `execute_s`, in the event loop's time; None is none."""
 
     def __init__(
         self, execute_s: float = 0.001, answer: Callable[[int], Reply | None] | None = None
@@ -79,7 +79,7 @@ class TimedTarget(Target):
 
 
 def outcomes(records: Records) -> dict[str, int]:
-    """How many requests ended how."""
+    """Count the requests by outcome."""
     return {each.name: int((records.outcome == each).sum()) for each in Outcome}
 
 
@@ -115,7 +115,7 @@ def run_on_host(
 
 
 async def judged(target: Target, plan: Plan) -> tuple[Report, Records]:
-    """Open a target, run a plan on it, close it, and say what there is to say."""
+    """Open a target, run a plan on it, close it, and report on the run."""
     planned_ns = None
     if plan.arrivals is not None:
         planned_ns = schedule(plan.arrivals, plan.duration_s, plan.seed, plan.max_requests)
@@ -143,5 +143,5 @@ def judged_on_host(
 
 
 def check_of(report: Report, name: str) -> Check:
-    """One of its checks."""
+    """Return a check of a report by its name."""
     return next(each for each in report.checks if each.name == name)

@@ -23,7 +23,7 @@ SEED = 1
 
 
 def plan_of(rate: float = 1_600.0, duration_s: float = 10.0, **rules: object) -> Plan:
-    """Poisson arrivals."""
+    """Make a plan with Poisson arrivals."""
     return Plan(
         scenario="open",
         arrivals=Poisson(rate),
@@ -33,7 +33,7 @@ def plan_of(rate: float = 1_600.0, duration_s: float = 10.0, **rules: object) ->
 
 
 def info_of(activations: Mapping[int, int] | None = None, max_batch_size: int = 1) -> TargetInfo:
-    """Two devices of two activations, unless told otherwise."""
+    """Make the facts of a target, by default two devices of two activations."""
     return TargetInfo(
         name="pool",
         inputs=(),
@@ -47,23 +47,23 @@ def info_of(activations: Mapping[int, int] | None = None, max_batch_size: int = 
 def report_of(
     plan: Plan, info: TargetInfo, records: Records, planned: str | None = None, **found: Any
 ) -> Report:
-    """Analyse the records of a run and judge what was found."""
+    """Analyse the records of a run and judge the findings."""
     return conclude(analyse(plan, info, records, planned, **found))
 
 
 def evidence_of(records: Records, plan: Plan | None = None) -> Evidence:
-    """The evidence of a run of `plan_of()`, or of another plan, on `info_of()`."""
+    """Return the evidence of a run of a plan, by default `plan_of()`, on `info_of()`."""
     return Evidence.of(plan or plan_of(), info_of(), records)
 
 
 def number_of(value: float | None) -> float:
-    """A number that must be there."""
+    """Return a number that must not be None."""
     assert value is not None
     return value
 
 
 def poisson_ns(rate: float, duration_s: float, seed: int = SEED) -> NDArray[np.int64]:
-    """Planned instants."""
+    """Draw planned instants."""
     generator = np.random.default_rng(seed)
     gaps = generator.exponential(1e9 / rate, int(rate * duration_s * 1.2))
     instants = np.cumsum(gaps).astype(np.int64)
@@ -76,7 +76,7 @@ def served(
     servers: int = SERVERS,
     delay_ns: int = 0,
 ) -> Records:
-    """A pool without any loss, but that each inference starts so much after it could have."""
+    """Simulate a pool without loss, except that each start is delayed by `delay_ns`."""
     count = len(planned_ns)
     execute = np.broadcast_to(np.asarray(execute_ns, np.int64), (count,))
     waits = fcfs_waits(planned_ns.astype(float), execute.astype(float), servers)
@@ -96,7 +96,7 @@ def served(
 
 
 def samples_of(records: Records, before: int = 7) -> list[DeviceSample]:
-    """What the devices' metrics say, that had counted some inferences before the run."""
+    """Make samples of metrics that had counted `before` inferences before the run."""
     execute_s = (records.completed_ns - records.started_ns) / 1e9
     samples = []
     for at_ns in np.linspace(0, records.ended_ns, 21).astype(np.int64).tolist():
@@ -113,12 +113,12 @@ def samples_of(records: Records, before: int = 7) -> list[DeviceSample]:
 
 
 def poisson_run(load: float = 0.8, duration_s: float = 10.0, seed: int = SEED) -> Records:
-    """The pool of four at a load."""
+    """Simulate the pool of four activations at a load."""
     return served(poisson_ns(load * SERVERS / EXECUTE_NS * 1e9, duration_s, seed))
 
 
 def closed_run(callers: int = 8, count: int = 8_000) -> Records:
-    """Each caller asks again at the answer; the pool is always busy."""
+    """Simulate a closed loop that keeps the pool busy."""
     turns = np.arange(count) // SERVERS
     records = served(np.arange(count) * 0, EXECUTE_NS)
     records.planned_ns = np.maximum(turns - callers // SERVERS + 1, 0) * EXECUTE_NS
@@ -127,7 +127,7 @@ def closed_run(callers: int = 8, count: int = 8_000) -> Records:
 
 
 def answer_nobody(records: Records, rows: object, outcome: Outcome) -> None:
-    """These requests end otherwise; with `UNRESOLVED` they never do."""
+    """Give some requests another outcome; `UNRESOLVED` ones have no answer."""
     records.outcome[rows] = outcome
     for name in ("inference", "device", "activation", "submitted_ns", "started_ns", "completed_ns"):
         getattr(records, name)[rows] = -1

@@ -28,7 +28,7 @@ PLAN = Plan(scenario="open", arrivals=Poisson(1), duration_s=5.0, rules=RULES)
 
 
 def cards(folder: Path, devices: int = 4, **changes: Any) -> SchedulerTarget:
-    """A scheduler on so many of eight cards, 20 ms an inference of one sample."""
+    """A scheduler on `devices` of eight cards, with 20 ms per inference of one sample."""
     spec = {"batch": 1, "service_time_s": 0.020, "devices": 8, **changes}
     return SchedulerTarget(Scheduler(host(folder, **spec), devices=devices))
 
@@ -36,7 +36,7 @@ def cards(folder: Path, devices: int = 4, **changes: Any) -> SchedulerTarget:
 @pytest.mark.long
 @pytest.mark.parametrize("start", [None, 37.0])
 def test_the_highest_rate_is_the_capacity(tmp_path: Path, start: float | None) -> None:
-    """Four cards of 10 ms do 400 a second: found within 5 %, from wherever it begins."""
+    """The capacity of four cards of 10 ms, 400/s, is found within 5 % from any start rate."""
     rules = Rules(min_duration_s=20.0, slo=Slo(99.0, 0.250))
     plan = msgspec.structs.replace(PLAN, duration_s=20.0, rules=rules)
 
@@ -53,7 +53,7 @@ def test_the_highest_rate_is_the_capacity(tmp_path: Path, start: float | None) -
 
 
 def test_each_run_has_a_seed_of_its_own(tmp_path: Path) -> None:
-    """Or a repeat would repeat nothing."""
+    """Runs of a search have different seeds."""
 
     async def main() -> list[LoadRun]:
         async with opened(cards(tmp_path)) as test:
@@ -65,7 +65,7 @@ def test_each_run_has_a_seed_of_its_own(tmp_path: Path) -> None:
 
 
 def test_rates_are_of_samples(tmp_path: Path) -> None:
-    """A request of four is four: the rate of requests is a quarter."""
+    """Rates count samples: requests of four samples are sent at a quarter of the rate."""
 
     async def main() -> LoadRun:
         async with opened(cards(tmp_path, batch=4)) as test:
@@ -79,8 +79,8 @@ def test_rates_are_of_samples(tmp_path: Path) -> None:
     assert report.search.points[1].completed_rate == pytest.approx(400, rel=0.1)
 
 
-def test_the_report_is_of_the_best_rate_and_tells_all(tmp_path: Path) -> None:
-    """The one beyond capacity is a point, not the result."""
+def test_the_report_is_of_the_best_rate_and_has_all_points(tmp_path: Path) -> None:
+    """The report is of the best rate; a rate beyond capacity is only a point."""
 
     async def main() -> LoadRun:
         async with opened(cards(tmp_path)) as test:
@@ -95,8 +95,8 @@ def test_the_report_is_of_the_best_rate_and_tells_all(tmp_path: Path) -> None:
     assert not report.search.points[2].is_valid
 
 
-def test_where_nothing_passes_it_is_the_last_run(tmp_path: Path) -> None:
-    """INVALID, as that one was."""
+def test_if_no_run_passes_the_report_is_of_the_last(tmp_path: Path) -> None:
+    """If no run passes, the report is that of the last run, INVALID."""
 
     async def main() -> LoadRun:
         async with opened(cards(tmp_path)) as test:
@@ -110,7 +110,7 @@ def test_where_nothing_passes_it_is_the_last_run(tmp_path: Path) -> None:
 
 
 def test_callers_are_swept(tmp_path: Path) -> None:
-    """Up to one per card each adds a card's rate, beyond that none does."""
+    """Callers add throughput up to one per card."""
     plan = msgspec.structs.replace(PLAN, scenario="closed", arrivals=None)
 
     async def main() -> LoadRun:
@@ -124,7 +124,7 @@ def test_callers_are_swept(tmp_path: Path) -> None:
 
 
 def test_cards_scale_linearly(tmp_path: Path) -> None:
-    """A new scheduler per number of devices; what the host does not have is skipped and named."""
+    """Cards scale linearly; a shape with more devices than the host is skipped and named."""
 
     def make(shape: Shape) -> Target:
         return cards(tmp_path, shape.devices)
@@ -145,7 +145,7 @@ def test_cards_scale_linearly(tmp_path: Path) -> None:
 
 
 def test_no_shape_at_all_is_an_error(tmp_path: Path) -> None:
-    """With the reasons."""
+    """A sweep without a possible shape raises `ConfigError` with the reasons."""
 
     def make(shape: Shape) -> Target:
         return cards(tmp_path, shape.devices)
@@ -161,7 +161,7 @@ def test_no_shape_at_all_is_an_error(tmp_path: Path) -> None:
 def test_an_interrupted_search_keeps_the_runs_that_were_made(
     tmp_path: Path, after_s: float
 ) -> None:
-    """INVALID, and what was found until then; in the first run, that one's numbers."""
+    """An interrupted search is INVALID and keeps its runs, or the numbers of the first."""
 
     async def main() -> LoadRun:
         loop = asyncio.get_running_loop()
@@ -178,8 +178,8 @@ def test_an_interrupted_search_keeps_the_runs_that_were_made(
     assert not report.verdict.is_valid
 
 
-def test_what_cannot_be_searched_is_refused() -> None:
-    """Without a limit nothing is too much, and a burst has no rate."""
+def test_plans_that_cannot_be_searched_raise() -> None:
+    """A search without an SLO, or with a burst, raises `ConfigError`."""
 
     async def main() -> None:
         async with opened(TimedTarget()) as test:

@@ -128,8 +128,8 @@ def _trend(means: NDArray[np.float64]) -> Trend:
 def _sentence(trend: Trend, is_border: bool) -> str:
     if is_border:
         return "the latency was still changing halfway through the run"
+    found = "no trend" if trend.is_steady else "a trend"
     return (
-        f"over the measured part the latency changes by {trend.change:+.1%} of its mean, with a"
-        f" KPSS statistic of {trend.statistic:.2f}; a trend has {LARGE_CHANGE:.0%}"
-        f" and {KPSS_CRITICAL}"
+        f"the latency changes by {trend.change:+.1%} of its mean over the measured part, KPSS"
+        f" {trend.statistic:.2f}: {found} (a trend reaches {LARGE_CHANGE:.0%} and {KPSS_CRITICAL})"
     )

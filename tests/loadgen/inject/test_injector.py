@@ -26,7 +26,7 @@ Planned = NDArray[np.int64] | None
 
 
 def test_an_open_loop_sends_exactly_when_planned() -> None:
-    """In virtual time the injector is never late, and answers come when the target gives them."""
+    """In virtual time the injector is never late."""
     records = run_on_target(TimedTarget(0.005), OPEN, PLANNED)
 
     assert records.planned_ns.tolist() == PLANNED.tolist()
@@ -37,7 +37,7 @@ def test_an_open_loop_sends_exactly_when_planned() -> None:
 
 
 def test_an_open_loop_does_not_wait_for_answers() -> None:
-    """A target that never answers gets every request; they are unresolved after the drain."""
+    """A target that never answers gets every request; all are unresolved after the drain."""
     plan = Plan(scenario="open", duration_s=1.0, drain_s=2.5)
     target = TimedTarget(answer=lambda row: None)
 
@@ -58,7 +58,7 @@ def test_an_answer_during_the_drain_counts() -> None:
 
 
 def test_a_precise_run_spins_where_timers_are_late_and_ends_in_virtual_time() -> None:
-    """A clock that stands still while it spins is waited for by timers."""
+    """A precise run uses timers if the clock does not move while it spins."""
     plan = Plan(scenario="open", duration_s=1.0, is_precise=True)
 
     records = run_on_target(TimedTarget(), plan, PLANNED)
@@ -67,7 +67,7 @@ def test_a_precise_run_spins_where_timers_are_late_and_ends_in_virtual_time() ->
 
 
 def test_a_burst_is_sent_at_once() -> None:
-    """Offline: more than fit in a turn of the loop, all of them at the beginning."""
+    """A burst larger than one turn of the loop is sent at the start."""
     records = run_on_target(TimedTarget(), OPEN, np.zeros(1000, np.int64))
 
     assert records.sent_ns.tolist() == [0] * 1000
@@ -75,15 +75,15 @@ def test_a_burst_is_sent_at_once() -> None:
 
 
 def test_nothing_planned_is_a_run_of_no_requests() -> None:
-    """A trace may be over before it begins; that is no reason to hang."""
+    """A run without requests, like one of an empty trace, ends at once."""
     records = run_on_target(TimedTarget(), OPEN, np.empty(0, np.int64))
 
     assert len(records.planned_ns) == 0
     assert records.ended_ns == 0
 
 
-def test_a_closed_loop_keeps_so_many_out() -> None:
-    """Each caller sends its next at the answer, until the time is over."""
+def test_a_closed_loop_keeps_its_callers_busy() -> None:
+    """Each caller sends its next request at its answer, until the duration is over."""
     records = run_on_target(TimedTarget(0.010), CLOSED, None)
 
     assert len(records.planned_ns) == 4 * 100
@@ -93,8 +93,8 @@ def test_a_closed_loop_keeps_so_many_out() -> None:
     assert records.ended_ns == 1_000_000_000
 
 
-def test_a_closed_loop_ends_after_so_many() -> None:
-    """`max_requests` is exact, and more rows than there was room for at first are all kept."""
+def test_a_closed_loop_ends_after_max_requests() -> None:
+    """`max_requests` is exact, beyond the initial number of rows."""
     plan = Plan(scenario="closed", duration_s=1000.0, concurrency=100, max_requests=5000)
 
     records = run_on_target(TimedTarget(0.010), plan, None)
@@ -105,14 +105,14 @@ def test_a_closed_loop_ends_after_so_many() -> None:
 
 
 def test_a_closed_loop_of_more_callers_than_requests() -> None:
-    """Only as many as asked for are sent, though callers are left over."""
+    """`max_requests` holds even with more callers than requests."""
     plan = Plan(scenario="closed", duration_s=1.0, concurrency=300, max_requests=200)
 
     assert outcomes(run_on_target(TimedTarget(), plan, None))["DONE"] == 200
 
 
 def test_a_refused_caller_comes_back_a_millisecond_later() -> None:
-    """A target that is dead answers at once, in no time: the run ends all the same."""
+    """A target that fails every request at once does not keep the run from ending."""
     dead = TimedTarget(0.0, lambda row: Reply(Outcome.FAILED, problem="dead"))
 
     records = run_on_target(dead, CLOSED, None)
@@ -122,7 +122,7 @@ def test_a_refused_caller_comes_back_a_millisecond_later() -> None:
 
 
 def test_a_target_that_raises_costs_no_numbers() -> None:
-    """What was measured before it broke is kept, and what it raised is counted."""
+    """Measurements from before the failure are kept, and the errors are counted."""
 
     def break_later(row: int) -> Reply:
         if row >= 300:
@@ -137,7 +137,7 @@ def test_a_target_that_raises_costs_no_numbers() -> None:
 
 
 def test_a_target_that_answers_within_send_is_no_recursion() -> None:
-    """A closed loop over such a target sends its next from the loop."""
+    """A closed loop sends its next request from the event loop, not from the callback."""
 
     class Instant(TimedTarget):
         def send(self, inputs, timeout_s, done):  # type: ignore[no-untyped-def]
@@ -150,7 +150,7 @@ def test_a_target_that_answers_within_send_is_no_recursion() -> None:
 
 
 def test_every_request_has_one_outcome() -> None:
-    """Whatever mix of answers, refusals and silence: the sum is what was planned."""
+    """For any mix of outcomes, their counts add up to the planned requests."""
     kinds = [Outcome.DONE, Outcome.FAILED, Outcome.EXPIRED, Outcome.REJECTED, Outcome.CANCELLED]
 
     def answer(row: int) -> Reply | None:
@@ -162,8 +162,8 @@ def test_every_request_has_one_outcome() -> None:
     assert ((records.done_ns < 0) == (records.outcome == Outcome.UNRESOLVED)).all()
 
 
-def test_only_so_many_kinds_of_problems_are_told() -> None:
-    """Twenty by name, all others together: and none is lost."""
+def test_only_the_first_kinds_of_problems_are_counted_by_name() -> None:
+    """Twenty kinds are counted by name, all others together."""
     target = TimedTarget(answer=lambda row: Reply(Outcome.FAILED, problem=f"kind {row % 50}"))
 
     records = run_on_target(target, OPEN, PLANNED)
@@ -174,7 +174,7 @@ def test_only_so_many_kinds_of_problems_are_told() -> None:
 
 
 def test_progress_and_replies_can_be_watched() -> None:
-    """Counters agree with the records, and each reply comes with its row."""
+    """The counters agree with the records, and each reply is passed on with its row."""
     progress, seen = RunCounters(), []
     target = TimedTarget(0.004, lambda row: Reply(Outcome(row % 2)))
 
@@ -191,7 +191,7 @@ def test_progress_and_replies_can_be_watched() -> None:
 
 
 def test_devices_are_sampled_about_a_hundred_times() -> None:
-    """From the beginning to the end, also where a run lasts far longer than it sends."""
+    """Samples cover the whole run, even if it lasts much longer than its sending."""
     usual = run_on_target(TimedTarget(), OPEN, PLANNED).device_samples
     long = run_on_target(TimedTarget(50.0), OPEN, PLANNED)
 
@@ -205,7 +205,7 @@ def test_devices_are_sampled_about_a_hundred_times() -> None:
 
 
 def test_a_run_begins_when_it_is_told_to() -> None:
-    """Several processes agree on an instant; times count from there."""
+    """A run starts at `starts_at`, and its times count from there."""
 
     async def main() -> Records:
         plan = Plan(scenario="closed", duration_s=1.0, max_requests=3)
@@ -217,8 +217,8 @@ def test_a_run_begins_when_it_is_told_to() -> None:
     assert run_virtual(main).sent_ns.tolist() == [0, 500_000_000]
 
 
-def test_the_garbage_of_others_is_left_alone_during_a_run() -> None:
-    """No search through what was there before stops the process; afterwards there is again."""
+def test_objects_from_before_a_run_are_frozen_during_it() -> None:
+    """Objects from before the run are frozen during the run, and unfrozen afterwards."""
     frozen = []
 
     def look(row: int, reply: Reply) -> None:
@@ -233,7 +233,7 @@ def test_the_garbage_of_others_is_left_alone_during_a_run() -> None:
 
 @pytest.mark.parametrize("field", ["concurrency", "duration_s", "max_requests"])
 def test_a_plan_that_sends_nothing_is_refused(field: str) -> None:
-    """With the name of the field."""
+    """The error names the field."""
     plan = Plan(scenario="closed", **{field: 0})  # type: ignore[arg-type]
 
     with pytest.raises(ConfigError, match=f"^{field}"):
@@ -242,7 +242,7 @@ def test_a_plan_that_sends_nothing_is_refused(field: str) -> None:
 
 @pytest.mark.slow
 def test_room_for_many_requests_is_made_before_the_run_begins() -> None:
-    """The first of five million is on time."""
+    """The first of five million requests is sent on time."""
 
     async def main() -> Records:
         interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -30,7 +30,7 @@ Planned = NDArray[np.int64] | None
 
 
 def test_a_healthy_host_at_80_percent_answers_all(tmp_path: Path) -> None:
-    """Conservation on a real scheduler: each request done, on a known device, in order of time."""
+    """On a real scheduler each request is done, on a known device, with ascending instants."""
     planned_ns = schedule(Poisson(0.8 * 2000), 1.0, 3)
 
     records = run_on_host(tmp_path, Plan(scenario="open", duration_s=1.0), planned_ns)
@@ -56,7 +56,7 @@ def test_a_healthy_host_at_80_percent_answers_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_open", [True, False])
 def test_the_same_seed_gives_the_same_records(tmp_path: Path, is_open: bool) -> None:
-    """Twice in virtual time: every array is the same to the last byte."""
+    """Two runs in virtual time have equal arrays, to the last byte."""
     plan = Plan(scenario="open", duration_s=0.5, concurrency=7)
     runs = [
         run_on_host(
@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_records(tmp_path: Path, is_open: bool) -> 
 
 
 def test_what_the_scheduler_refuses_is_a_reply(tmp_path: Path) -> None:
-    """Inputs of another model are told once per request, and nobody hangs."""
+    """Invalid inputs fail their own requests only, and no request hangs."""
 
     async def main() -> Records:
         target = SchedulerTarget(Scheduler(host(tmp_path)))
@@ -100,7 +100,7 @@ def test_what_the_scheduler_refuses_is_a_reply(tmp_path: Path) -> None:
 
 
 def _interrupted(plan: Plan, planned: Planned, at_s: float, service_s: float) -> Records:
-    """A run that is interrupted at an instant."""
+    """Make a run that is interrupted at `at_s`."""
 
     async def main() -> Records:
         loop = asyncio.get_running_loop()
@@ -116,7 +116,7 @@ def _interrupted(plan: Plan, planned: Planned, at_s: float, service_s: float) ->
 def test_an_interrupted_run_keeps_what_was_due_and_awaits_its_answers(
     plan: Plan, planned: Planned
 ) -> None:
-    """Nothing is sent afterwards, nothing planned for later is in the records."""
+    """Nothing is sent after the interruption, and the records end there."""
     records = _interrupted(plan, planned, 0.5, 0.030)
 
     assert (records.outcome == Outcome.DONE).all()
@@ -126,8 +126,8 @@ def test_an_interrupted_run_keeps_what_was_due_and_awaits_its_answers(
         assert records.planned_ns.tolist() == planned[planned < 500_000_000].tolist()
 
 
-def test_what_was_due_before_an_interruption_and_not_sent_counts() -> None:
-    """Of a burst some are sent in each turn of the loop: the others are due, too."""
+def test_requests_due_before_an_interruption_count_even_if_not_sent() -> None:
+    """The requests of a burst that were due and not sent yet are unresolved."""
 
     async def main() -> Records:
         interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -151,7 +151,7 @@ def test_what_was_due_before_an_interruption_and_not_sent_counts() -> None:
 
 
 def test_an_interruption_after_the_last_request_changes_nothing() -> None:
-    """All was sent by then."""
+    """An interruption after the last send has no effect."""
     records = _interrupted(OPEN, PLANNED, 1.010, 0.5)
 
     assert records.planned_ns.tolist() == PLANNED.tolist()
@@ -160,7 +160,7 @@ def test_an_interruption_after_the_last_request_changes_nothing() -> None:
 
 @pytest.mark.slow
 def test_drives_twenty_thousand_a_second(tmp_path: Path) -> None:
-    """Over a card that takes no time, what is planned is sent and answered at that rate."""
+    """With a device that takes no time, 20,000 requests per second are sent and answered."""
 
     async def main() -> Records:
         target = SchedulerTarget(Scheduler(host(tmp_path, service_time_s=0.0)))

@@ -1,4 +1,4 @@
-"""Several load processes: they send together what one would, and lose nothing."""
+"""Several load processes send together the requests of one, and lose none."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_module_that_processes_run_exists() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 7, 5000])
 def test_split_and_merge_are_a_round_trip(n: int) -> None:
-    """Whatever the number of processes, each row comes back once, with all its columns."""
+    """For any number of processes, each row comes back once, with all columns."""
     parts = split(PLANNED, n)
     whole = merge([records_of(part.tolist()) for part in parts])
 
@@ -70,7 +70,7 @@ def test_split_and_merge_are_a_round_trip(n: int) -> None:
 
 
 def test_merged_inferences_stay_apart() -> None:
-    """Ids that two processes both used are two inferences; -1 is none in either."""
+    """One id in two processes means two inferences; -1 means none."""
     first, second = records_of([0, 10, 20]), records_of([5, 15, 25])
     first.inference[:] = [0, 0, 4]
     second.inference[:] = [0, -1, 2]
@@ -79,7 +79,7 @@ def test_merged_inferences_stay_apart() -> None:
 
 
 def test_merged_problems_and_samples_are_all_there() -> None:
-    """Counts add up, samples are in the order of time."""
+    """Counts are added and device samples sorted by time."""
     first, second = records_of([0]), records_of([1])
     first.problems, second.problems = {"a": 1, "others": 2}, {"a": 3, "b": 1}
     first.device_samples = [DeviceSample(at, 0, {}, {}) for at in (0, 20)]
@@ -100,14 +100,14 @@ def test_merged_problems_and_samples_are_all_there() -> None:
     ],
 )
 def test_what_cannot_be_divided_is_refused(plan: Plan, n: int, field: str) -> None:
-    """A process without a caller would be no process."""
+    """A closed loop needs a caller, and a request, for each process."""
     with pytest.raises(ConfigError, match=f"^{field}"):
         asyncio.run(inject_from_processes("http://nowhere:1", plan, None, n))
 
 
 @pytest.mark.slow
 def test_processes_send_the_plan_together() -> None:
-    """All of it, on time, each row once, answered by the server."""
+    """The whole schedule is sent on time, and each request answered once."""
     planned_ns = schedule(Constant(400), 1.5, 1)
     plan = Plan(scenario="open", duration_s=1.5)
     with running(delay=0.005) as url:
@@ -122,7 +122,7 @@ def test_processes_send_the_plan_together() -> None:
 
 @pytest.mark.slow
 def test_callers_of_a_closed_loop_are_divided() -> None:
-    """Seven callers of two processes are seven, and so many requests are so many."""
+    """Two processes share seven callers, and the limit of requests."""
     plan = Plan(scenario="closed", duration_s=20.0, concurrency=7, max_requests=101)
     with running(kind="grpc", delay=0.050) as url:
         records = asyncio.run(inject_from_processes(url, plan, None, 2))
@@ -136,7 +136,7 @@ def test_callers_of_a_closed_loop_are_divided() -> None:
 
 @pytest.mark.slow
 def test_nobody_there_is_the_workers_sentence() -> None:
-    """The process is named, with what it could not reach."""
+    """The error names the process and the server that it cannot reach."""
     plan = Plan(scenario="open", duration_s=0.1)
     with pytest.raises(ProcessDiedError, match=r"load process \d of 2 .*no KServe v2 server"):
         asyncio.run(inject_from_processes("http://127.0.0.1:9", plan, PLANNED, 2))
@@ -146,7 +146,7 @@ def test_nobody_there_is_the_workers_sentence() -> None:
 def test_a_process_that_dies_is_named_and_the_others_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The numbers of those that went on come with the error."""
+    """The error has the records of the other processes."""
     planned_ns = schedule(Constant(200), 2.0, 1)
     begin = processes._LoadProcess.begin
     killed = []
@@ -176,7 +176,7 @@ def test_a_process_that_dies_is_named_and_the_others_are_kept(
 
 @pytest.mark.slow
 def test_cancelling_ends_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who gives a run up leaves no process behind."""
+    """A cancelled run leaves no process behind."""
     pids: list[int] = []
     have_begun = asyncio.Event()
     begin = processes._LoadProcess.begin
@@ -208,7 +208,7 @@ def test_cancelling_ends_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_process_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
-    """Nobody would ever read what it measures, nor stop it."""
+    """A load process ends when its parent is killed."""
     with running() as url:
         plan = Plan(scenario="closed", duration_s=60.0)
         job = ProcessJob(url, plan, None, None, str(tmp_path / "records.npz"))
@@ -234,7 +234,7 @@ def test_a_process_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_interruption_reaches_every_process() -> None:
-    """All stop, and what they had sent comes back answered."""
+    """An interruption stops all processes; sent requests are answered."""
 
     async def main(url: str) -> Records:
         loop = asyncio.get_running_loop()

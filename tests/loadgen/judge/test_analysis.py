@@ -1,4 +1,4 @@
-"""From records to a report."""
+"""From records to findings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _value(latency: Latency | None, percentile: float) -> float | None:
 
 
 def test_the_three_latencies_are_those_of_the_records() -> None:
-    """Planned to done, sent to done, planned to sent: exact percentiles and means."""
+    """Latency, response time and dispatch lag have exact percentiles and means."""
     records = poisson_run()
     records.sent_ns = records.planned_ns + 100_000
     report = report_of(plan_of(), info_of(), records, "hash")
@@ -59,7 +59,7 @@ def test_the_three_latencies_are_those_of_the_records() -> None:
 
 
 def test_rates_are_those_of_the_plan_and_the_records() -> None:
-    """Asked, scheduled and completed; samples, where a request has several."""
+    """Asked, scheduled and completed rates count samples."""
     records = served(np.arange(10_000) * 1_000_000)
     plan = Plan(scenario="open", arrivals=Constant(1_000), samples_per_request=8, duration_s=10)
 
@@ -72,7 +72,7 @@ def test_rates_are_those_of_the_plan_and_the_records() -> None:
 
 
 def test_a_backlog_of_the_warm_up_does_not_lower_the_completed_rate() -> None:
-    """Beyond capacity the target does what it can, however much of the run is cut off."""
+    """A backlog from the warm-up does not lower the completed rate."""
     records = poisson_run(1.2, 5.0)
     report = report_of(plan_of(2_400), info_of(), records, None)
 
@@ -96,14 +96,14 @@ def test_a_backlog_of_the_warm_up_does_not_lower_the_completed_rate() -> None:
 def test_the_asked_rate_is_the_mean_of_the_plan_s(
     arrivals: Arrivals | None, asked: float | None
 ) -> None:
-    """Where it has one."""
+    """The asked rate is the mean rate of the arrivals, or None."""
     report = report_of(Plan(scenario="open", arrivals=arrivals), info_of(), poisson_run(), None)
 
     assert report.asked_rate == asked
 
 
 def test_a_schedule_s_silent_end_belongs_to_the_run() -> None:
-    """The last request is answered after 9.5 s of 10; not so in a run that was given up."""
+    """The duration includes a pause at the end of the schedule, unless the run ended early."""
     records = served(np.arange(96) * 100_000_000)
     plan = Plan(scenario="open", arrivals=Poisson(10), duration_s=10)
     assert report_of(plan, info_of(), records, None).duration_s == 10
@@ -118,7 +118,7 @@ def test_a_schedule_s_silent_end_belongs_to_the_run() -> None:
 
 
 def test_counts_are_of_the_whole_run() -> None:
-    """One of each outcome; what was never sent is planned."""
+    """Counts cover the whole run, including requests that were not sent."""
     records = served(np.arange(1_000) * 1_000_000)
     for row, outcome in enumerate(Outcome):
         if outcome != Outcome.DONE:
@@ -154,7 +154,7 @@ def test_a_cold_start_is_out_of_the_latencies_but_not_of_the_counts() -> None:
 
 
 def test_a_freeze_is_in_the_p999() -> None:
-    """All four activations stand for a second in the middle of twenty."""
+    """A freeze of one second in twenty is visible in p99.9."""
     planned = poisson_run(duration_s=20).planned_ns
     services = np.full(len(planned), EXECUTE_NS)
     services[len(planned) // 3 :][:4] = 10**9
@@ -165,7 +165,7 @@ def test_a_freeze_is_in_the_p999() -> None:
 
 
 def test_an_offline_run_is_samples_over_time() -> None:
-    """From the burst to the last answer, all measured, nothing taken for warm-up."""
+    """An Offline run is measured from the burst to the last answer, without warm-up."""
     records = served(np.zeros(24_576, np.int64))
     plan = Plan(scenario="offline", arrivals=Burst(24_576), rules=Rules(min_duration_s=1))
 
@@ -178,7 +178,7 @@ def test_an_offline_run_is_samples_over_time() -> None:
 
 
 def test_a_single_stream_run_claims_p90() -> None:
-    """Which 64 samples are enough for."""
+    """A SingleStream run needs 64 samples for its p90."""
     planned = np.arange(200) * EXECUTE_NS
     plan = Plan(scenario="single_stream", rules=Rules(min_duration_s=0.4, percentile=90))
 
@@ -191,7 +191,7 @@ def test_a_single_stream_run_claims_p90() -> None:
 
 
 def test_the_bound_is_that_of_the_slo_s_percentile() -> None:
-    """Where there is one."""
+    """Early stopping bounds the SLO's percentile."""
     report = report_of(plan_of(slo=Slo(95, 1)), info_of(), poisson_run(), None)
 
     assert (report.early_stopping.percentile, report.early_stopping.needed) == (95, 130)
@@ -234,7 +234,7 @@ def _silent() -> Records:
     ],
 )
 def test_any_run_has_a_report(records: Records, done: int | None, tmp_path: Path) -> None:
-    """Nothing at all, one request, nobody answered, all failed, and a target that tells nothing."""
+    """Any run has a report: empty, one request, none answered, all failed, no metrics."""
     activations = {} if done is None else None
     for plan in (plan_of(), Plan(scenario="closed"), Plan(scenario="offline", arrivals=Burst(1))):
         report = report_of(plan, info_of(activations), records, None)
@@ -247,8 +247,8 @@ def test_any_run_has_a_report(records: Records, done: int | None, tmp_path: Path
         assert done is not None or report.devices == ()
 
 
-def test_a_target_that_tells_nothing_can_still_be_valid() -> None:
-    """A server without metrics: latencies, Little's law and the rest need none."""
+def test_a_target_without_metrics_can_be_valid() -> None:
+    """A target without metrics can have a valid run."""
     report = report_of(plan_of(), info_of({}), _silent(), None)
 
     assert report.verdict.is_valid
@@ -257,14 +257,14 @@ def test_a_target_that_tells_nothing_can_still_be_valid() -> None:
 
 
 def test_the_same_records_make_the_same_report() -> None:
-    """Nothing in it comes from a clock or from chance."""
+    """Equal records give equal findings."""
     first = report_of(plan_of(), info_of(), poisson_run(), None)
 
     assert report_of(plan_of(), info_of(), poisson_run(), None) == first
 
 
 def test_a_closed_run_is_measured_from_when_callers_were_free() -> None:
-    """8 callers on 4 activations: each waits one service and is served one."""
+    """In a closed loop latency counts from the instant at which a caller was free."""
     plan = Plan(scenario="closed", concurrency=8, rules=Rules(min_duration_s=1))
 
     report = report_of(plan, info_of(), closed_run(), None)
@@ -276,7 +276,7 @@ def test_a_closed_run_is_measured_from_when_callers_were_free() -> None:
 
 @pytest.mark.long
 def test_ten_million_requests_can_be_analysed() -> None:
-    """In a minute or so: only the recursion of the ideal replay goes one by one."""
+    """Ten million requests are analysed in about a minute."""
     rate = 0.8 * 1_024 / EXECUTE_NS * 1e9
     planned = np.cumsum(np.random.default_rng(1).exponential(1e9 / rate, 10_000_000))
     records = served(planned.astype(np.int64), servers=1_024)

@@ -1,4 +1,4 @@
-"""Laws that numbers must obey, on runs that obey them and on runs that do not."""
+"""The laws, on runs that obey them and on runs that do not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CLOSED = Plan(scenario="closed", concurrency=8)
 
 @pytest.mark.parametrize("load", [0.3, 0.8, 0.95, 1.3])
 def test_little_is_exact_once_all_are_back(load: float) -> None:
-    """At any load: to the last digits that a float has."""
+    """At any load, both sides of Little's law are equal when all requests are answered."""
     check = littles_law(evidence_of(poisson_run(load)))
 
     assert check.holds
@@ -42,7 +42,7 @@ def test_little_is_exact_once_all_are_back(load: float) -> None:
 
 
 def test_little_counts_from_the_planned_instant_too() -> None:
-    """Requests that were sent late are out longer for who planned them."""
+    """Late sending lengthens the time from the planned instant, not from the sending."""
     records = poisson_run(0.5)
     on_time = littles_law(evidence_of(records))
     records.sent_ns = records.sent_ns + 500_000
@@ -55,7 +55,7 @@ def test_little_counts_from_the_planned_instant_too() -> None:
 
 
 def test_little_finds_requests_that_never_came_back() -> None:
-    """Two in a hundred."""
+    """Little's law fails if 2 % of the requests are never answered."""
     records = poisson_run(0.8)
     answer_nobody(records, slice(None, None, 50), Outcome.UNRESOLVED)
 
@@ -66,7 +66,7 @@ def test_little_finds_requests_that_never_came_back() -> None:
 
 
 def test_little_finds_requests_that_were_never_sent() -> None:
-    """Nobody who was sent is missing; from the planned instant some are."""
+    """Unsent requests break Little's law from the planned instant only."""
     records = poisson_run(0.8)
     answer_nobody(records, slice(0, 400), Outcome.UNRESOLVED)
     records.sent_ns[:400] = -1
@@ -76,8 +76,8 @@ def test_little_finds_requests_that_were_never_sent() -> None:
     assert check.holds is False
 
 
-def test_little_counts_who_never_left_until_the_run_gave_up() -> None:
-    """One answer after a second, one never in ten."""
+def test_little_counts_unanswered_requests_to_the_end_of_the_run() -> None:
+    """A request without an answer counts until the end of the run."""
     records = served(np.array([0, 0]), 10**9)
     answer_nobody(records, 1, Outcome.UNRESOLVED)
     records.ended_ns = 10**10
@@ -87,7 +87,7 @@ def test_little_counts_who_never_left_until_the_run_gave_up() -> None:
 
 
 def test_little_without_answers_is_not_judged() -> None:
-    """Nor where no time passed."""
+    """Little's law is not judged without answers, or if no time passed."""
     nobody = Records.for_requests(np.arange(5) * 1_000)
     instant = served(np.array([7]), 0)
 
@@ -96,7 +96,7 @@ def test_little_without_answers_is_not_judged() -> None:
 
 
 def test_flow_is_balanced_by_devices_and_requests() -> None:
-    """Every inference of the devices answered a request."""
+    """The flow is balanced if every inference answered a request."""
     records = poisson_run(0.8)
     check = flow_balance(evidence_of(records))
 
@@ -106,7 +106,7 @@ def test_flow_is_balanced_by_devices_and_requests() -> None:
 
 
 def test_flow_is_balanced_for_batches_too() -> None:
-    """Two requests in each inference."""
+    """An inference with two requests counts once."""
     records = poisson_run(0.4)
     for name in ("planned", "sent", "done", "started", "completed"):
         setattr(records, f"{name}_ns", np.repeat(getattr(records, f"{name}_ns"), 2))
@@ -120,7 +120,7 @@ def test_flow_is_balanced_for_batches_too() -> None:
 
 
 def test_devices_that_did_less_than_was_answered_break_the_flow() -> None:
-    """Somebody else answered, or answers were counted twice; more than that are retries."""
+    """Fewer inferences than answers break the flow; more are explained as retries."""
     records = poisson_run(0.8)
     last = records.device_samples[-1].inferences
     last[0] -= 300
@@ -138,7 +138,7 @@ def test_devices_that_did_less_than_was_answered_break_the_flow() -> None:
     [("done_ns", -1), ("done_ns", 10**15), ("sent_ns", -1), ("sent_ns", 10**15), ("done_ns", 0)],
 )
 def test_one_contradictory_row_breaks_the_flow(name: str, value: int) -> None:
-    """An answer before it was sent, after the end, or without a question."""
+    """A row with an impossible instant breaks the flow."""
     records = poisson_run(0.8)
     getattr(records, name)[1_000] = value
 
@@ -149,7 +149,7 @@ def test_one_contradictory_row_breaks_the_flow(name: str, value: int) -> None:
 
 
 def test_sending_before_the_plan_breaks_the_flow() -> None:
-    """But for the rounding of the clock."""
+    """Sending before the planned instant breaks the flow, beyond the clock's rounding."""
     records = poisson_run(0.8)
     records.sent_ns[1_000] -= 999
     assert flow_balance(evidence_of(records)).holds
@@ -160,15 +160,15 @@ def test_sending_before_the_plan_breaks_the_flow() -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.REJECTED, Outcome.UNRESOLVED])
 def test_errors_are_in_the_balance(outcome: Outcome) -> None:
-    """They are a matter of the error rule, not of counting."""
+    """Requests with errors do not break the flow."""
     records = poisson_run(0.8)
     answer_nobody(records, slice(100, 110), outcome)
 
     assert flow_balance(evidence_of(records)).holds
 
 
-def test_busy_time_is_inferences_times_service() -> None:
-    """By device; the one that is furthest off is named."""
+def test_busy_time_is_inferences_times_execution_time() -> None:
+    """Busy time is compared by device, and the largest error is named."""
     records = poisson_run(0.8)
     check = utilisation_law(evidence_of(records))
     assert check.holds
@@ -181,8 +181,8 @@ def test_busy_time_is_inferences_times_service() -> None:
     assert "kept it busy as well" in check.note
 
 
-def test_what_answered_nobody_may_have_been_busy_for_any_time() -> None:
-    """As what was hedged because it hung: that breaks no law; less than all answers take does."""
+def test_inferences_without_requests_may_have_taken_any_time() -> None:
+    """Inferences without requests may explain more busy time, but not less."""
     records = poisson_run(0.8)
     last = records.device_samples[-1]
     last.inferences[1] += 3
@@ -196,7 +196,7 @@ def test_what_answered_nobody_may_have_been_busy_for_any_time() -> None:
 
 
 def test_utilisation_needs_both_sides() -> None:
-    """Metrics of the devices, and requests that tell where they ran."""
+    """The utilisation law needs device metrics and the inferences of requests."""
     records = poisson_run(0.8)
     records.device_samples = []
     assert utilisation_law(evidence_of(records)).measured is None
@@ -207,7 +207,7 @@ def test_utilisation_needs_both_sides() -> None:
 
 
 def test_a_closed_loop_reaches_its_bound_and_not_more() -> None:
-    """8 callers of 4 activations: the activations bound it; 4 callers: both do."""
+    """A closed loop is bound by its activations and by its callers."""
     check = closed_loop_bound(evidence_of(closed_run(8), CLOSED))
     assert check.holds
     assert check.expected == pytest.approx(4 / 0.002)
@@ -220,7 +220,7 @@ def test_a_closed_loop_reaches_its_bound_and_not_more() -> None:
 
 
 def test_a_closed_loop_s_bound_knows_batches() -> None:
-    """Two requests in each inference: twice as many per second."""
+    """Two requests per inference double the bound."""
     records = closed_run(8)
     records.inference //= 2
     callers = Plan(scenario="closed", concurrency=1_000)
@@ -229,7 +229,7 @@ def test_a_closed_loop_s_bound_knows_batches() -> None:
 
 
 def test_a_closed_loop_s_bound_without_devices_is_the_shortest_answer() -> None:
-    """All that a target tells which tells nothing."""
+    """Without inferences, the bound uses the shortest answer."""
     records = closed_run(8)
     records.inference[:] = -1
 
@@ -240,14 +240,14 @@ def test_a_closed_loop_s_bound_without_devices_is_the_shortest_answer() -> None:
 
 
 def test_an_open_loop_has_no_such_bound() -> None:
-    """The note says so."""
+    """An open loop has no bound, and the note says so."""
     check = closed_loop_bound(evidence_of(poisson_run()))
 
     assert (check.holds, check.measured, check.note) == (None, None, "not a closed loop")
 
 
 def test_all_checks_are_there_whatever_the_run() -> None:
-    """Each once, by the names that readers know, and with finite numbers or none."""
+    """Every run has every check once, with finite numbers or None."""
     names = [
         "littles_law",
         "flow_balance",

@@ -27,7 +27,7 @@ from tests.loadgen.runs import (
 
 @pytest.mark.parametrize("load", [0.6, 0.8, 0.9])
 def test_the_predicted_wait_is_that_of_the_run(load: float) -> None:
-    """Poisson arrivals and constant service on four activations."""
+    """For Poisson arrivals and constant execution times, the prediction fits the run."""
     check = predicted_wait(evidence_of(poisson_run(load, duration_s=60)))
 
     assert check.expected == pytest.approx(check.measured, rel=0.08)
@@ -35,8 +35,8 @@ def test_the_predicted_wait_is_that_of_the_run(load: float) -> None:
     assert f"load {load:.0%}"[:7] in check.note
 
 
-def test_the_predicted_wait_knows_the_spread_of_service_times() -> None:
-    """With a CV of 0.5, Kimura; with 1.4, none."""
+def test_the_predicted_wait_includes_the_spread_of_execution_times() -> None:
+    """Kimura's formula covers a CV of 0.5; a CV of 1.4 has no prediction."""
     planned = poisson_ns(1_600, 60)
     generator = np.random.default_rng(2)
     calm = generator.gamma(4, EXECUTE_NS / 4, len(planned)).astype(np.int64)
@@ -50,7 +50,7 @@ def test_the_predicted_wait_knows_the_spread_of_service_times() -> None:
 
 
 def test_no_prediction_where_no_formula_holds() -> None:
-    """Other arrivals, batches, overload, devices of two speeds, or a target that does not tell."""
+    """Without an applicable formula there is no prediction, and the note says why."""
     records = poisson_run()
     constant = Plan(scenario="open", arrivals=Constant(1_600))
     batched = Evidence.of(plan_of(), info_of(max_batch_size=8), records)
@@ -77,7 +77,7 @@ def test_no_prediction_where_no_formula_holds() -> None:
 
 @pytest.mark.parametrize("load", [0.5, 0.8, 1.2])
 def test_the_replay_of_an_ideal_run_loses_nothing(load: float) -> None:
-    """Exactly, and with service times of any kind."""
+    """The replay of an ideal run has a loss of exactly 0."""
     planned = poisson_ns(load * 2_000, 5)
     services = np.random.default_rng(4).gamma(2, EXECUTE_NS / 2, len(planned)).astype(np.int64)
 
@@ -88,7 +88,7 @@ def test_the_replay_of_an_ideal_run_loses_nothing(load: float) -> None:
 
 
 def test_the_replay_is_in_the_order_of_the_requests() -> None:
-    """Whatever ids their inferences have."""
+    """The replay does not depend on the ids of inferences."""
     records = poisson_run()
     records.inference = np.random.default_rng(3).permutation(len(records.planned_ns))
 
@@ -96,7 +96,7 @@ def test_the_replay_is_in_the_order_of_the_requests() -> None:
 
 
 def test_the_replay_finds_what_every_start_lost() -> None:
-    """A tenth of a service, whatever the queue was."""
+    """A delay of a tenth of the execution time is found as the loss."""
     records = served(poisson_ns(1_600, 5), delay_ns=EXECUTE_NS // 10)
 
     check = ideal_replay(evidence_of(records))
@@ -107,14 +107,14 @@ def test_the_replay_finds_what_every_start_lost() -> None:
 
 
 def test_the_replay_finds_an_activation_that_was_not_used() -> None:
-    """A pool of four that works like three."""
+    """A pool of four activations that works like three has a loss."""
     records = served(poisson_ns(1_300, 5), servers=3)
 
     assert number_of(ideal_replay(evidence_of(records)).error) > 0.1
 
 
 def test_the_replay_takes_a_batch_for_one() -> None:
-    """Ready with its last request: who waited for company is not the pool's loss."""
+    """A batch is ready when its last request was due."""
     records = served(np.array([0, 1_000_000, 2_000_000, 3_000_000]))
     records.inference[:] = [0, 0, 1, 1]
     records.started_ns[:] = [1_000_000, 1_000_000, 3_500_000, 3_500_000]
@@ -127,8 +127,8 @@ def test_the_replay_takes_a_batch_for_one() -> None:
     assert "2 inferences" in check.note
 
 
-def test_the_replay_leaves_out_who_has_no_answer_and_says_so() -> None:
-    """And is skipped where requests do not tell, or the activations are not known."""
+def test_the_replay_leaves_out_unanswered_requests() -> None:
+    """The replay leaves out unanswered requests, and needs inferences and activations."""
     records = poisson_run()
     answer_nobody(records, slice(0, 3), Outcome.FAILED)
     assert "3 requests that were not done" in ideal_replay(evidence_of(records)).note

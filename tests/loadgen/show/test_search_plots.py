@@ -21,7 +21,7 @@ SHAPES = make_search("shapes")
 
 
 def test_throughput_has_three_percentiles_the_slo_the_knee_and_the_best() -> None:
-    """Against completed samples; each run is labelled with what was offered."""
+    """Latency is plotted over completed samples; labels are the offered rates."""
     figure = figure_for_throughput(make_report(search=SLO_SEARCH))
     assert figure is not None
     axes = figure.axes[0]
@@ -51,7 +51,7 @@ def test_throughput_has_three_percentiles_the_slo_the_knee_and_the_best() -> Non
 
 
 def test_labels_of_runs_that_are_close_are_left_out() -> None:
-    """A bisection ends in many points at one place."""
+    """Labels of close points are left out."""
     points = [
         msgspec.structs.replace(point, offered_rate=700.0 + step, completed_rate=699.0 + step)
         for step in range(10)
@@ -71,7 +71,7 @@ def test_labels_of_runs_that_are_close_are_left_out() -> None:
 
 
 def test_closed_loops_are_labelled_with_their_concurrency() -> None:
-    """No rate was offered."""
+    """Points of closed loops have their number of callers as labels."""
     points = tuple(
         msgspec.structs.replace(point, offered_rate=None, concurrency=2**row)
         for row, point in enumerate(SLO_SEARCH.points)
@@ -85,7 +85,7 @@ def test_closed_loops_are_labelled_with_their_concurrency() -> None:
 
 
 def test_scaling_has_the_ideal_line_and_the_efficiency_of_each() -> None:
-    """The best shape of each number of devices; all others are dots."""
+    """The best shape for each number of devices is a line, the others are dots."""
     figure = figure_for_scaling(make_report(search=SHAPES))
     assert figure is not None
     axes = figure.axes[0]
@@ -108,7 +108,7 @@ def test_scaling_has_the_ideal_line_and_the_efficiency_of_each() -> None:
 
 @pytest.mark.parametrize(("most", "scale"), [(4, "linear"), (16, "log")])
 def test_many_cards_stand_on_logarithmic_axes(most: int, scale: str) -> None:
-    """On linear ones the first few would touch."""
+    """A wide span of devices has logarithmic axes."""
     points = tuple(point for point in SHAPES.points if point.shape["devices"] <= most)
     search = msgspec.structs.replace(SHAPES, points=points)
     figure = figure_for_scaling(make_report(search=search))
@@ -118,7 +118,7 @@ def test_many_cards_stand_on_logarithmic_axes(most: int, scale: str) -> None:
 
 
 def test_wait_has_what_theory_says_and_what_was_measured() -> None:
-    """Over the load in percent."""
+    """Predicted and measured waits are plotted over the load in percent."""
     figure = figure_for_wait(make_report(search=SLO_SEARCH))
     assert figure is not None
     predicted, measured = (line.get_data() for line in figure.axes[0].lines)
@@ -129,7 +129,7 @@ def test_wait_has_what_theory_says_and_what_was_measured() -> None:
 
 
 def test_searches_without_the_numbers_have_no_figure() -> None:
-    """No search, no shapes, one load only, nothing that was done."""
+    """A search without the numbers of a figure has no figure."""
     report = make_report()
     nothing = tuple(
         msgspec.structs.replace(point, p50_s=None, predicted_wait_s=None)
