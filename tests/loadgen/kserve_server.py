@@ -1,6 +1,6 @@
 """A KServe v2 server that computes row means: `python -m tests.loadgen.kserve_server --help`.
 
-It prints the port that it listens on, and may be slow, fail requests, or die after so many.
+It prints its port, and can be slow, fail requests, or die after a number of requests.
 """
 
 from __future__ import annotations

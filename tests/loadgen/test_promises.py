@@ -1,8 +1,7 @@
-"""What load testing promises, in virtual time: runs on simulated cards, judged as a user's are.
+"""The promises of load tests in virtual time, on simulated cards.
 
-The p99 of a run of some seconds is off by 10 % by chance alone, so it is held against the same
-arrivals through an ideal pool, which have the same chance; and those, in a run that is long enough,
-against the exact distribution.
+The p99 of a run of a few seconds varies by 10 % by chance. It is therefore compared with the p99 of
+equal arrivals through an ideal pool, which is compared with the exact distribution in a long run.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tests.loadgen.exact import latency_percentile
 from tests.loadgen.load_helpers import check_of, judged_on_host
 
 RATE = 1_600.0
-"""80 % of what 4 activations of 2 ms can do."""
+"""80 % of the capacity of 4 activations of 2 ms."""
 FREEZE = [{"kind": "hang", "at_s": 8.0, "for_s": 1.0}]
 
 

@@ -1,4 +1,4 @@
-"""What load testing promises, in real time: punctual sending, LoadGen's word, servers that fail."""
+"""The promises of load tests in real time: sending on time, agreement with LoadGen, failures."""
 
 from __future__ import annotations
 
@@ -63,8 +63,7 @@ def judge_server(url: str, rate: float, duration_s: float, **rules: Any) -> Repo
 def test_a_precise_run_is_on_time(tmp_path: Path, run: Callable[..., Any]) -> None:
     """At 5,000/s the median request is less than 50 us late, on 8 devices of 4 x 2 ms.
 
-    Where other processes want the same core the system stops this one for milliseconds, which says
-    nothing of it: so the best of a few runs counts.
+    The best of a few runs counts: other processes on the core can stop this one for milliseconds.
     """
     plan = Plan(scenario="open", arrivals=Poisson(5_000.0), duration_s=2.0, is_precise=True)
 
@@ -79,10 +78,10 @@ def test_a_precise_run_is_on_time(tmp_path: Path, run: Callable[..., Any]) -> No
 
 
 def test_our_server_scenario_and_loadgen_agree(tmp_path: Path) -> None:
-    """p99 within 10 % for the same arrivals at 80 % load of 4 activations x 10 ms.
+    """For equal arrivals at 80 % load of 4 activations x 10 ms, p99 agrees within 10 %.
 
-    Whatever else runs on the machine lengthens the one run or the other by chance, and never makes
-    two different numbers equal: so of a few pairs the best one tells whether both measure the same.
+    The best of a few pairs counts: other work on the machine lengthens one of the runs by chance,
+    but does not make two different numbers equal.
     """
     plan = plan_for("server", rate=320.0, slo=Slo(99.0, 0.1), duration_s=4.0, seed=3)
 

@@ -132,9 +132,9 @@ def test_counts_are_of_the_whole_run() -> None:
 
 
 def test_a_cold_start_is_out_of_the_latencies_but_not_of_the_counts() -> None:
-    """The first second is ten times as slow, and fails half; all planned in it are excluded.
+    """Requests planned during a slow first second are excluded from the latencies.
 
-    Those who failed there do not count against the promise either, but as errors.
+    Failed ones among them count as errors, but not against the SLO.
     """
     planned = np.arange(10_000) * 1_000_000
     services = np.where(planned < 10**9, 10 * EXECUTE_NS, EXECUTE_NS)

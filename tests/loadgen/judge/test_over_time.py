@@ -67,9 +67,9 @@ def test_percentiles_are_those_of_the_window() -> None:
 
 
 def test_utilisation_is_busy_time_of_the_window() -> None:
-    """Half of two activations for the first half of the run, then all of them, then unknown.
+    """Utilisation is 0.5 in the first half of the run, then 1, then unknown.
 
-    Metrics count an inference when it ends, so a window may have more busy time than there is.
+    Metrics count an inference when it ends, so the busy time of a window may exceed its length.
     """
     records = served(np.array([0]), 10)
     records.ended_ns = 10_000_000_000

@@ -1,6 +1,6 @@
-"""What goes between LoadGen's thread and the loop, told by a recorder in LoadGen's place.
+"""The bridge between LoadGen's thread and the event loop, with a recorder in place of LoadGen.
 
-The real LoadGen runs in `test_mlperf.py`: it needs real time.
+The real LoadGen needs real time, and runs in `test_run.py`.
 """
 
 from __future__ import annotations

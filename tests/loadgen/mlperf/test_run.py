@@ -1,6 +1,6 @@
-"""The real LoadGen over a scheduler of simulated cards; in real time, on the command line's loop.
+"""The real LoadGen on a scheduler of simulated cards, in real time on uvloop.
 
-Other work on the machine lengthens latencies: what LoadGen must call VALID may be tried again.
+Other work on the machine lengthens latencies, so a run that must be VALID may be repeated.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def test_the_two_p99_are_compared() -> None:
 def test_what_loadgen_cannot_run_is_refused(
     tmp_path: Path, plan: Plan, rows: int, message: str
 ) -> None:
-    """What LoadGen cannot run raises `ConfigError` with the reason."""
+    """A plan or inputs that LoadGen cannot run raise `ConfigError` with the reason."""
 
     async def main() -> None:
         target = CountingTarget(host(tmp_path))
