@@ -1,4 +1,4 @@
-"""`qaic-sched load`: a load test, and first of all whether its result holds."""
+"""`qaic-sched load`: a load test and the verdict on its result."""
 
 from __future__ import annotations
 
@@ -12,42 +12,8 @@ import typer
 from rich.console import Console
 
 from qaic_sched.cli.ctrl_c import INTERRUPTED, CtrlC, exit_now, run_async
-from qaic_sched.cli.load_arguments import (
-    Arrivals,
-    AsJson,
-    BurstFactor,
-    BurstShare,
-    CheckOutputs,
-    Concurrency,
-    Cv,
-    Cycle,
-    Duration,
-    FindRate,
-    InputPath,
-    Loadgen,
-    Model,
-    NumProcesses,
-    Precise,
-    Rate,
-    Rates,
-    RepeatedInput,
-    ReportPath,
-    Requests,
-    Samples,
-    Scenario,
-    Seed,
-    SloOption,
-    Speedup,
-    Sweep,
-    SweepConcurrency,
-    SweepRates,
-    TargetArgument,
-    Timeout,
-    ToRate,
-    Trace,
-    Virtual,
-)
-from qaic_sched.cli.load_job import Job, check_virtual
+from qaic_sched.cli.load_arguments import takes_arguments
+from qaic_sched.cli.load_job import LoadJob, check_virtual
 from qaic_sched.cli.load_options import LoadOptions, check
 from qaic_sched.cli.output import say
 from qaic_sched.cli.progress import stderr_console
@@ -65,56 +31,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qaic_sched.config.keys import Config
-    from qaic_sched.loadgen.load import Run
+    from qaic_sched.loadgen.load import LoadRun
 
 __all__ = ["load"]
 
 
-def load(
-    target: TargetArgument,
-    scenario: Scenario = None,
-    rate: Rate = None,
-    arrivals: Arrivals = None,
-    cv: Cv = None,
-    rates: Rates = None,
-    to_rate: ToRate = None,
-    burst_factor: BurstFactor = None,
-    burst_share: BurstShare = None,
-    cycle: Cycle = None,
-    trace: Trace = None,
-    speedup: Speedup = None,
-    concurrency: Concurrency = None,
-    duration: Duration = None,
-    requests: Requests = None,
-    samples: Samples = None,
-    timeout_s: Timeout = None,
-    slo: SloOption = None,
-    seed: Seed = 1,
-    precise: Precise = False,
-    processes: NumProcesses = 1,
-    loadgen: Loadgen = False,
-    find_rate: FindRate = False,
-    sweep_rates: SweepRates = None,
-    sweep_concurrency: SweepConcurrency = None,
-    sweep: Sweep = None,
-    check_outputs: CheckOutputs = False,
-    repeated_input: RepeatedInput = False,
-    input_path: InputPath = None,
-    model: Model = None,
-    virtual: Virtual = False,
-    report: ReportPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Load a scheduler or a server, and say whether the result holds.
+@takes_arguments(LoadOptions)
+def load(options: LoadOptions) -> None:
+    """Load a scheduler or a server, and judge whether the result is valid.
 
-    The first line is the verdict, VALID or INVALID with the rule that was broken; the status is 0
-    or 1. Latency counts from the instant at which a request was planned. Without any rate it is a
-    closed loop that fills the target.
+    The first line of output is the verdict, VALID or INVALID with the first broken rule; the exit
+    status is 0 or 1. Latency counts from the planned instant of a request. Without a rate, the load
+    is a closed loop that fills the target.
 
-    Ctrl-C ends the load, awaits the answers that are out, reports what was measured until then as
-    INVALID and ends with status 130; a second Ctrl-C stops at once and prints nothing.
+    Ctrl-C stops sending, awaits the outstanding answers, reports the measurements as INVALID and
+    exits with status 130. A second Ctrl-C stops at once and prints nothing.
     """
-    options = LoadOptions(**locals())
     check(options)
     configs = _check_host(options)
     run, is_whole = _run(options, configs)
@@ -129,7 +61,7 @@ def load(
 
 
 def _check_host(options: LoadOptions) -> dict[str, Config]:
-    """That all is there which is needed after the run: not only then."""
+    """Raise now for anything that would be missing after the run; return the configurations."""
     require("scipy", "load")
     if options.loadgen:
         require("mlperf_loadgen", "mlperf")
@@ -141,8 +73,8 @@ def _check_host(options: LoadOptions) -> dict[str, Config]:
     return configs
 
 
-def _run(options: LoadOptions, configs: dict[str, Config]) -> tuple[Run, bool]:
-    """The run, and whether no Ctrl-C cut it short."""
+def _run(options: LoadOptions, configs: dict[str, Config]) -> tuple[LoadRun, bool]:
+    """Make the run; also return whether it ended without Ctrl-C."""
     try:
         if options.virtual:
             return run_virtual(_main, options, configs)
@@ -153,18 +85,18 @@ def _run(options: LoadOptions, configs: dict[str, Config]) -> tuple[Run, bool]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-async def _main(options: LoadOptions, configs: dict[str, Config]) -> tuple[Run, bool]:
+async def _main(options: LoadOptions, configs: dict[str, Config]) -> tuple[LoadRun, bool]:
     interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     progress, console = RunProgress(), stderr_console()
     async with AsyncExitStack() as stack:
         ctrl_c = stack.enter_context(CtrlC(lambda: interrupted.set_result(None)))
         if options.processes == 1 and (console.is_terminal or not options.virtual):
             await stack.enter_async_context(LiveView(console, progress))
-        run = await Job(options, configs, progress, interrupted).run()
+        run = await LoadJob(options, configs, progress, interrupted).run()
         return run, not ctrl_c.is_pressed
 
 
-def _print(run: Run, options: LoadOptions, files: list[Path]) -> None:
+def _print(run: LoadRun, options: LoadOptions, files: list[Path]) -> None:
     if options.as_json:
         sys.stdout.write(encode_report(run.report).decode())
         say(verdict_line(run.report))

@@ -1,14 +1,11 @@
-"""From the options of `qaic-sched load` to a run: targets, plans, and which search it is.
+"""From the options of `qaic-sched load` to a run: the target, the plan and the search.
 
-Nothing is printed here but what the options left open.
+The only output of this module are the choices that the options left open.
 """
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,11 +17,11 @@ from qaic_sched.config.layers import changed_config
 from qaic_sched.errors import ConfigError
 from qaic_sched.loadgen.campaign import find_rate, over_concurrency, over_rates, over_shapes
 from qaic_sched.loadgen.inject.pilot import measure_rate
-from qaic_sched.loadgen.load import Processes, Run, filling, opened
+from qaic_sched.loadgen.load import LoadRun, Processes, filling, opened
 from qaic_sched.loadgen.plan.plan import Plan, Rules, Trace
 from qaic_sched.loadgen.plan.scenarios import is_official, plan_for
 from qaic_sched.loadgen.plan.traces import read_trace
-from qaic_sched.loadgen.report.host import describe_host
+from qaic_sched.loadgen.report.host import Origin
 from qaic_sched.loadgen.search.sweep import Grid, Shape
 from qaic_sched.loadgen.targets.scheduler import SchedulerTarget
 from qaic_sched.loadgen.targets.server import ServerTarget
@@ -40,28 +37,28 @@ if TYPE_CHECKING:
     from qaic_sched.loadgen.load import LoadTest
     from qaic_sched.loadgen.targets.base import Target, TargetInfo
 
-__all__ = ["Job", "check_virtual"]
+__all__ = ["LoadJob", "check_virtual"]
 
 DURATION_S = 30.0
-DURATION_OF_MANY_S = 10.0
+DURATION_IN_SEARCH_S = 10.0
 """Of each run of a search or sweep."""
 
 
 def check_virtual(configs: Mapping[str, Config]) -> None:
-    """`ConfigError` unless the configuration is one of simulated cards."""
+    """Raise `ConfigError` unless every model of the configuration runs on simulated cards."""
     for config in Scheduler(configs).configs.values():
         kind = choose_kind(config.backend, find_model(config.model))
         if kind != "sim":
             raise ConfigError(
-                f"--virtual: {config.model} runs on {kind}, in real time: only simulated cards,"
-                " a .sim.yaml model, have virtual time"
+                f"--virtual: {config.model} runs on {kind}, in real time: only simulated cards"
+                " (a .sim.yaml model) run in virtual time"
             )
         if config.event_log is not None:
-            raise ConfigError("--virtual: event_log is written in real time: leave one of them out")
+            raise ConfigError("--virtual: event_log needs real time: leave one of them out")
 
 
-class Job:
-    """One call of the command."""
+class LoadJob:
+    """One call of the command: makes the run that the options describe."""
 
     def __init__(
         self,
@@ -76,19 +73,13 @@ class Job:
             "inputs": options.input_path,
             "progress": progress,
             "interrupted": interrupted,
+            "origin": Origin.here(),
         }
         if options.processes > 1:
             self._passed_on["processes"] = Processes(options.target, options.processes)
 
-    async def run(self) -> Run:
-        """Do all of it; the report says where and when."""
-        started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        run = await self._run()
-        host = describe_host()
-        report = msgspec.structs.replace(run.report, host=host, started_at=started_at)
-        return Run(report, run.records)
-
-    async def _run(self) -> Run:
+    async def run(self) -> LoadRun:
+        """Make the run; of a search, return the best one."""
         if self._options.search == "sweep":
             return await self._over_shapes()
         async with opened(self._target(), **self._passed_on) as test:
@@ -104,22 +95,14 @@ class Job:
                     text = self._options.sweep_concurrency or ""
                     levels = numbers("--sweep-concurrency", text, int, 1)
                     return await over_concurrency(test, plan, levels)
-            return await self._one(test, plan)
-
-    async def _one(self, test: LoadTest, plan: Plan) -> Run:
-        """One run, and what was asked for beside it."""
-        run = await test.run(plan, check_outputs=self._options.check_outputs)
-        if self._options.repeated_input:
-            run = await test.with_repeated_input(run)
-        if not self._options.loadgen or test.is_interrupted:
-            return run
-        say("now the same under LoadGen")
-        if self._options.report is not None:
-            return await test.with_loadgen(run, self._options.report / "loadgen")
-        with tempfile.TemporaryDirectory(prefix="qaic-sched-loadgen-") as folder:
-            run = await test.with_loadgen(run, Path(folder))
-        mlperf = {name: value for name, value in run.report.mlperf.items() if name != "logs"}
-        return Run(msgspec.structs.replace(run.report, mlperf=mlperf), run.records)
+            report = self._options.report
+            return await test.run(
+                plan,
+                check_outputs=self._options.check_outputs,
+                repeated_input=self._options.repeated_input,
+                loadgen=self._options.loadgen,
+                loadgen_dir=None if report is None else report / "loadgen",
+            )
 
     def _swept_rates(self, plan: Plan) -> list[float]:
         rates = numbers("--sweep-rates", self._options.sweep_rates or "", float, 0.0)
@@ -136,8 +119,8 @@ class Job:
         name_of(scheduler.configs, options.model)
         return SchedulerTarget(scheduler, options.model)
 
-    async def _over_shapes(self) -> Run:
-        """A new scheduler per shape; what is not swept is as in the configuration."""
+    async def _over_shapes(self) -> LoadRun:
+        """Sweep over shapes, with a new scheduler for each; the rest is as configured."""
         async with opened(self._target()) as test:
             info = test.info
         swept = self._options.shape()
@@ -153,7 +136,9 @@ class Job:
             devices: Any = shape.devices
             if isinstance(ids, list):
                 if shape.devices > len(ids):
-                    raise ConfigError(f"devices: {shape.devices} are asked for of {len(ids)}")
+                    raise ConfigError(
+                        f"devices: {shape.devices} are more than the configuration's {len(ids)}"
+                    )
                 devices = ids[: shape.devices]
             return self._target(
                 devices=devices, num_activations=shape.num_activations, set_size=shape.set_size
@@ -177,8 +162,8 @@ class Job:
     def _say_callers(self, info: TargetInfo, samples: int) -> None:
         if self._options.concurrency is None:
             count = filling(info, samples)
-            why = "as many as fill every slot" if info.activations else "nobody tells its slots"
-            say(f"no --rate and no --concurrency: a closed loop of {count} callers, {why}")
+            why = "fills every slot" if info.activations else "number of slots unknown"
+            say(f"no --rate and no --concurrency: closed loop of {count} callers ({why})")
 
     async def _official_plan(self, test: LoadTest) -> Plan:
         options = self._options
@@ -202,9 +187,9 @@ class Job:
         slo = options.parsed_slo()
         is_open = options.kind == "open"
         arrivals = options.parsed_arrivals() if is_open else None
-        usual_s = DURATION_S if options.search is None else DURATION_OF_MANY_S
+        usual_s = DURATION_S if options.search is None else DURATION_IN_SEARCH_S
         if isinstance(arrivals, Trace):
-            # To just after its last arrival, which is to be sent, too.
+            # Ends just after the last arrival, so that it is sent.
             usual_s = float(read_trace(arrivals.path)[-1]) / 1e9 / arrivals.speedup + 1e-6
         return Plan(
             scenario=options.kind,

@@ -1,18 +1,18 @@
-"""What the options of `qaic-sched load` mean together, and which do not go together.
+"""The meaning of the options of `qaic-sched load`, and which of them exclude each other.
 
 Rules of this file:
-- Everything that is known to be wrong before a target is open is told here: a `ConfigError` that
-  begins with the option and says what mends it.
-- Rates of options are requests a second, as `--rate` is.
+- Every mistake that can be found before the target is open raises a `ConfigError` here, which
+  begins with the option and says how to correct it.
+- The rates of options are requests per second, like `--rate`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from qaic_sched.cli.load_arguments import LoadArguments
 from qaic_sched.errors import ConfigError
 from qaic_sched.loadgen.plan.arrivals import schedule
 from qaic_sched.loadgen.plan.plan import Constant, Gamma, Mmpp, Poisson, Ramp, Slo, Step, Trace
@@ -39,62 +39,28 @@ KIND_OF = {
     "trace": "trace",
     "speedup": "trace",
 }
-"""The arrivals that an option belongs to, and which follow from it."""
+"""Option -> the arrivals that it belongs to, and that it implies."""
 NEEDS = {"gamma": "cv", "step": "rates", "ramp": "to_rate", "trace": "trace"}
 OF_ARRIVALS = ("arrivals", *KIND_OF)
 WITHOUT_RATE = ("step", "trace")
 SCALABLE = ("constant", "poisson", "gamma", "mmpp")
-"""Arrivals of one mean rate, which a search can turn up."""
+"""Arrivals with one mean rate, which a search can vary."""
 UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 _SLO = re.compile(r"p(\d+(?:\.\d+)?)=(\d+(?:\.\d+)?)\s*(us|µs|ms|s)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadOptions:
-    """The options as they were given; their names are those of the command line."""
-
-    target: str
-    scenario: str | None = None
-    rate: float | None = None
-    arrivals: str | None = None
-    cv: float | None = None
-    rates: str | None = None
-    to_rate: float | None = None
-    burst_factor: float | None = None
-    burst_share: float | None = None
-    cycle: float | None = None
-    trace: Path | None = None
-    speedup: float | None = None
-    concurrency: int | None = None
-    duration: float | None = None
-    requests: int | None = None
-    samples: int | None = None
-    timeout_s: float | None = None
-    slo: str | None = None
-    seed: int = 1
-    precise: bool = False
-    processes: int = 1
-    loadgen: bool = False
-    find_rate: bool = False
-    sweep_rates: str | None = None
-    sweep_concurrency: str | None = None
-    sweep: list[str] | None = None
-    check_outputs: bool = False
-    repeated_input: bool = False
-    input_path: Path | None = None
-    model: str | None = None
-    virtual: bool = False
-    report: Path | None = None
-    as_json: bool = False
+class LoadOptions(LoadArguments):
+    """The options, and what follows from them."""
 
     @property
     def is_server(self) -> bool:
-        """Whether the target is an address, not a file."""
+        """Whether the target is a server's address, not a configuration file."""
         return "://" in self.target
 
     @property
     def kind(self) -> Scenario:
-        """The scenario, also where none was named."""
+        """The scenario; without --scenario, open if any option of arrivals is given."""
         if self.scenario is not None:
             name: Any = self.scenario.replace("-", "_")
             return name  # type: ignore[no-any-return]
@@ -103,37 +69,37 @@ class LoadOptions:
 
     @property
     def arrivals_kind(self) -> str:
-        """The arrivals, also where they only follow from another option."""
+        """The arrivals; without --arrivals, those that another option implies, or poisson."""
         implied = (kind for name, kind in KIND_OF.items() if self.has(name))
         return self.arrivals or next(implied, "poisson")
 
     @property
     def search(self) -> str | None:
-        """Which search was asked for, if any."""
+        """The option of the search or sweep, if there is one."""
         return next((name for name in SEARCHES if self.has(name)), None)
 
     def has(self, name: str) -> bool:
-        """Whether an option was given."""
+        """Return whether an option was given."""
         value = getattr(self, name)
         if name == "processes":
             return bool(value > 1)
-        # 0 was given, too: a ramp may end there.
+        # 0 counts as given: a ramp may end there.
         return value is not None and value is not False and value != []
 
     def parsed_slo(self) -> Slo | None:
-        """`p99=15ms` as a promise."""
+        """Parse --slo: `p99=15ms`."""
         if self.slo is None:
             return None
         found = _SLO.fullmatch(self.slo.strip())
         if found is None:
-            raise ConfigError(f"--slo: {self.slo}: wanted a percentile and a time, like p99=15ms")
+            raise ConfigError(f"--slo: {self.slo}: expected a percentile and a time, like p99=15ms")
         percentile, limit_s = float(found[1]), float(found[2]) * UNITS[found[3]]
         if not 0 < percentile < 100 or limit_s <= 0:
-            raise ConfigError(f"--slo: {self.slo}: wanted a percentile below 100, a time above 0")
+            raise ConfigError(f"--slo: {self.slo}: expected a percentile below 100, a time above 0")
         return Slo(percentile, limit_s)
 
     def parsed_arrivals(self) -> Arrivals:
-        """When the requests of an open loop are due; 1 a second where a search sets the rate."""
+        """Return the arrivals of an open loop; at 1 per second if a search sets the rate."""
         rate = 1.0 if self.rate is None else self.rate
         match self.arrivals_kind:
             case "constant":
@@ -152,15 +118,19 @@ class LoadOptions:
         return Poisson(rate)
 
     def shape(self) -> dict[str, tuple[int, ...]]:
-        """What is to be swept, by name."""
+        """Parse --sweep: name -> values."""
         shape: dict[str, tuple[int, ...]] = {}
         for each in self.sweep or ():
             name, _, values = each.partition("=")
             name = name.strip().replace("-", "_")
             if name not in SHAPE:
-                raise ConfigError(f"--sweep: {each}: wanted NAME=N,N,... of {', '.join(SHAPE)}")
+                raise ConfigError(
+                    f"--sweep: {each}: expected NAME=N,N,... with NAME of {', '.join(SHAPE)}"
+                )
             if name in shape:
-                raise ConfigError(f"--sweep: {name} is given twice: give all its values at once")
+                raise ConfigError(
+                    f"--sweep: {name} is given twice: give all of its values together"
+                )
             shape[name] = numbers(f"--sweep {name}", values, int, 1)
         return shape
 
@@ -171,18 +141,18 @@ def _or_defaults(given: tuple[float | None, ...]) -> tuple[float, ...]:
 
 
 def numbers(option: str, text: str, kind: Callable[[str], T], least: T) -> tuple[T, ...]:
-    """The numbers of a list with commas, each at least `least`; `ConfigError` names the option."""
+    """Parse comma-separated numbers of at least `least`; `ConfigError` names the option."""
     try:
         values = tuple(kind(each) for each in text.split(","))
     except ValueError:
         values = ()
     if not values or not all(least <= each < float("inf") for each in values):
-        raise ConfigError(f"{option}: {text!r}: wanted numbers with commas, like 1,2,4")
+        raise ConfigError(f"{option}: {text!r}: expected comma-separated numbers, like 1,2,4")
     return values
 
 
 def check(options: LoadOptions) -> None:
-    """`ConfigError` for what cannot be."""
+    """Raise `ConfigError` for options that are invalid or exclude each other."""
     _check_search(options)
     if is_official(options.kind):
         _check_official(options)
@@ -200,85 +170,85 @@ def _check_search(options: LoadOptions) -> None:
     given = [name for name in SEARCHES if options.has(name)]
     if len(given) > 1:
         named = " and ".join(map(_spelled, given))
-        raise ConfigError(f"{named} are all given: one search at a time")
+        raise ConfigError(f"{named}: only one search or sweep can be given")
     if options.search == "find_rate" and options.slo is None:
-        raise ConfigError("--find-rate: a limit is missing: give --slo, like --slo p99=15ms")
+        raise ConfigError("--find-rate: needs a limit: add --slo, like --slo p99=15ms")
     if options.search == "sweep_rates":
         numbers("--sweep-rates", options.sweep_rates or "", float, 1e-6)
-        _refuse(options, "it has the rates", "sweep_rates", "rate")
+        _refuse(options, "the sweep sets the rates", "sweep_rates", "rate")
     if options.search == "sweep_concurrency":
         numbers("--sweep-concurrency", options.sweep_concurrency or "", int, 1)
-        _refuse(options, "it has the numbers of callers", "sweep_concurrency", "concurrency")
+        _refuse(options, "the sweep sets the callers", "sweep_concurrency", "concurrency")
     if options.search is not None:
-        why = "they are tests of one run: leave out the search"
+        why = "it tests a single run: leave out the search"
         _refuse(options, why, options.search, "check_outputs", "repeated_input", "loadgen")
     if "batch" in options.shape():
-        _refuse(options, "batch is the samples of a request", "sweep", "samples")
+        _refuse(options, "batch sets the samples per request", "sweep", "samples")
 
 
 def _check_official(options: LoadOptions) -> None:
     name = (options.scenario or "") + " is MLPerf's"
     scenario = f"--scenario {options.scenario}"
-    why = f"{name}, whose rules say how requests are sent: --scenario open or closed is free"
+    why = f"{name}, whose rules set how requests are sent: use --scenario open or closed"
     _refuse_in(scenario, options, why, *OF_ARRIVALS, "concurrency", "samples", *SEARCHES)
     if options.kind != "offline":
-        why = f"{name}, which lasts for --duration"
+        why = f"{name}, which takes --duration instead"
         _refuse_in(scenario, options, why, "requests")
     if options.kind != "server":
         _refuse_in(scenario, options, "only server and open have a rate", "rate")
-        _refuse_in(scenario, options, "nothing is planned that could be late", "precise")
+        _refuse_in(scenario, options, "it has no schedule to keep", "precise")
     elif options.rate is None or options.slo is None:
         missing = "--rate" if options.rate is None else "--slo, like --slo p99=15ms"
-        raise ConfigError(f"{scenario}: it needs a rate and a limit: give {missing}")
+        raise ConfigError(f"{scenario}: needs a rate and a limit: add {missing}")
 
 
 def _check_open(options: LoadOptions) -> None:
-    _refuse_in("an open loop", options, "it has no callers: --scenario closed has", "concurrency")
-    _refuse_in("an open loop", options, "that is a closed loop's", "sweep_concurrency")
+    why = "only a closed loop has callers: use --scenario closed"
+    _refuse_in("an open loop", options, why, "concurrency", "sweep_concurrency")
     kind = options.arrivals_kind
     for name, owner in KIND_OF.items():
         if options.has(name) and owner != kind:
-            raise ConfigError(f"{_spelled(name)}: that is of --arrivals {owner}, not of {kind}")
+            raise ConfigError(f"{_spelled(name)}: belongs to --arrivals {owner}, not to {kind}")
     needed = NEEDS.get(kind)
     if needed is not None and not options.has(needed):
-        raise ConfigError(f"--arrivals {kind}: give {_spelled(needed)}")
+        raise ConfigError(f"--arrivals {kind}: add {_spelled(needed)}")
     if options.search in ("find_rate", "sweep_rates") and kind not in SCALABLE:
         raise ConfigError(
-            f"--arrivals {kind}: {_spelled(options.search)} needs one rate to turn up: "
+            f"--arrivals {kind}: {_spelled(options.search)} needs arrivals with one mean rate: "
             f"{', '.join(SCALABLE)}"
         )
     if kind in WITHOUT_RATE:
-        why = f"--arrivals {kind} has its own: leave it out"
+        why = f"--arrivals {kind} sets the rate: leave it out"
         _refuse_in("--rate", options, why, "rate")
     elif options.rate is None and options.search not in ("find_rate", "sweep_rates"):
-        raise ConfigError("--rate: missing: how many requests a second is an open loop to send?")
+        raise ConfigError("--rate: missing: an open loop needs its requests per second")
     schedule(options.parsed_arrivals(), options.duration or 1e-3, 0, 1)
 
 
 def _check_closed(options: LoadOptions) -> None:
-    why = "callers send when they have an answer: --scenario open has a rate"
+    why = "callers send when they have an answer: use --scenario open for a rate"
     _refuse_in("a closed loop", options, why, "rate", *OF_ARRIVALS, "sweep_rates", "find_rate")
-    why = "nothing is planned that could be late: leave it out"
+    why = "it has no schedule to keep: leave it out"
     _refuse_in("a closed loop", options, why, "precise")
 
 
 def _check_target(options: LoadOptions) -> None:
     if options.is_server:
-        why = "it is a server's own: give a configuration file"
+        why = "it needs a configuration file"
         _refuse_in("an address", options, why, "virtual", "sweep")
         name = "http://host:port/NAME"
-        _refuse_in("an address", options, f"the model is part of it, as in {name}", "model")
+        _refuse_in("an address", options, f"the model is part of the address: {name}", "model")
     else:
-        why = "a scheduler is in this process: they are for an address"
+        why = "only a server can be loaded from several processes"
         _refuse_in("a configuration file", options, why, "processes")
 
 
 def _check_parts(options: LoadOptions) -> None:
     if options.loadgen and not is_official(options.kind):
         wanted = "single-stream, multi-stream, server or offline"
-        raise ConfigError(f"--loadgen: it runs MLPerf's scenarios: give --scenario {wanted}")
+        raise ConfigError(f"--loadgen: runs MLPerf's scenarios only: use --scenario {wanted}")
     if options.loadgen:
-        why = "LoadGen is a thread in real time"
+        why = "LoadGen runs in a thread of this process, in real time"
         _refuse(options, why, "loadgen", "virtual", "processes")
     if options.processes > 1:
         why = "the answers are in the other processes"

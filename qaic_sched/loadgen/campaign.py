@@ -1,9 +1,9 @@
-"""Searches and sweeps on a target: many runs, each with a seed of its own, and one report.
+"""Searches and sweeps on a target: many runs, each with a different seed, and one report.
 
 Rules of this file:
-- The report is that of the best run, or of the last one where none passed; it carries the search.
-- An interrupted search keeps the runs that it had made.
-- Records are kept of a few runs only: of the last, and of those that may be the best.
+- The report is that of the best run, or of the last run if none passed, with the search added.
+- An interrupted search keeps its finished runs.
+- Records of a few runs only stay in memory: of the last one, and of those that may be the best.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import msgspec
 
 from qaic_sched.errors import ConfigError
 from qaic_sched.loadgen.inject.pilot import measure_rate
-from qaic_sched.loadgen.judge.verdict import judge
-from qaic_sched.loadgen.load import INTERRUPTED, Run, opened
+from qaic_sched.loadgen.judge.verdict import conclude
+from qaic_sched.loadgen.load import INTERRUPTED, LoadRun, opened
 from qaic_sched.loadgen.plan.plan import Constant, Gamma, Mmpp, Poisson
+from qaic_sched.loadgen.report.host import Origin
 from qaic_sched.loadgen.report.report import Search
 from qaic_sched.loadgen.search.points import judged
 from qaic_sched.loadgen.search.search import find_highest_rate, sweep_concurrency, sweep_rates
@@ -35,25 +36,26 @@ if TYPE_CHECKING:
 __all__ = ["find_rate", "over_concurrency", "over_rates", "over_shapes"]
 
 FIRST_SHARE = 0.5
-"""A search begins with this share of what a burst reached."""
-_MOST_KEPT = 5
+"""A search starts at this share of the rate that a burst reached."""
+_MAX_KEPT_RUNS = 5
+"""Runs whose records stay in memory."""
 
 
 class _InterruptedError(Exception):
-    """No more runs are to be made."""
+    """The search was interrupted."""
 
 
 class _Runs:
-    """All runs of one search, and the few whose records are kept."""
+    """The runs of one search: a point for each, records for a few."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
         self._points: list[Point] = []
-        self._last: Run | None = None
-        self._passed: dict[float, Run] = {}
+        self._last: LoadRun | None = None
+        self._passed: dict[float, LoadRun] = {}
 
     async def measure(self, test: LoadTest, plan: Plan, **asked: Any) -> Report:
-        """Make one run; `asked` is what `points.judged` takes."""
+        """Make one run; `asked` are the keyword arguments of `points.judged`."""
         seed = plan.seed + len(self._points)
         run = await test.run(msgspec.structs.replace(plan, seed=seed))
         if test.is_interrupted:
@@ -65,12 +67,12 @@ class _Runs:
         if result.passes:
             rate = asked.get("offered_rate")
             self._passed[run.report.completed_rate if rate is None else rate] = run
-            if len(self._passed) > _MOST_KEPT:
+            if len(self._passed) > _MAX_KEPT_RUNS:
                 del self._passed[min(self._passed)]
         return run.report
 
-    async def result(self, search: Awaitable[Search]) -> Run:
-        """The best run of a search, with what it found."""
+    async def result(self, search: Awaitable[Search]) -> LoadRun:
+        """Carry a search out; return its best run, whose report has the search."""
         ended_early = ""
         try:
             found = await search
@@ -80,18 +82,21 @@ class _Runs:
         best = self._passed.get(found.best_rate or 0.0)
         run = best or self._passed.get(max(self._passed, default=0.0)) or self._last
         if run is None:
-            raise ConfigError(found.note.replace("\n", " ") or "there was nothing to run")
-        report = msgspec.structs.replace(run.report, search=found)
-        if ended_early:
-            report = msgspec.structs.replace(report, ended_early=ended_early)
-        return Run(msgspec.structs.replace(report, verdict=judge(report)), run.records)
+            raise ConfigError(found.note.replace("\n", " ") or "the search made no run")
+        report = run.report
+        findings = msgspec.structs.replace(report, ended_early=ended_early or report.ended_early)
+        origin = Origin(report.host, report.started_at)
+        return LoadRun(conclude(findings, origin, found), run.records)
 
 
-async def find_rate(test: LoadTest, plan: Plan, start_rate: float | None = None) -> Run:
-    """The highest rate that keeps the plan's SLO; rates are samples a second."""
+async def find_rate(test: LoadTest, plan: Plan, start_rate: float | None = None) -> LoadRun:
+    """Find the highest rate that meets the plan's SLO; rates are samples per second.
+
+    Without `start_rate`, a short burst measures where to start.
+    """
     slo = plan.rules.slo
     if slo is None:
-        raise ConfigError("a search of the highest rate needs a limit of the latency")
+        raise ConfigError("a search for the highest rate needs an SLO: a limit of the latency")
     runs = _Runs("slo")
     inputs = await test.inputs(plan)
     if start_rate is None:
@@ -104,8 +109,8 @@ async def find_rate(test: LoadTest, plan: Plan, start_rate: float | None = None)
     return await runs.result(find_highest_rate(measure, slo, start_rate=start_rate))
 
 
-async def over_rates(test: LoadTest, plan: Plan, rates: Sequence[float]) -> Run:
-    """One run at each rate, in samples a second."""
+async def over_rates(test: LoadTest, plan: Plan, rates: Sequence[float]) -> LoadRun:
+    """Make one run at each rate, in samples per second."""
     runs = _Runs("rates")
 
     async def measure(rate: float) -> Report:
@@ -114,13 +119,13 @@ async def over_rates(test: LoadTest, plan: Plan, rates: Sequence[float]) -> Run:
     return await runs.result(sweep_rates(measure, rates))
 
 
-async def over_concurrency(test: LoadTest, plan: Plan, levels: Sequence[int]) -> Run:
-    """One run with each number of callers."""
+async def over_concurrency(test: LoadTest, plan: Plan, levels: Sequence[int]) -> LoadRun:
+    """Make one closed-loop run with each number of callers."""
     runs = _Runs("concurrency")
 
     async def measure(level: int) -> Report:
-        its_plan = msgspec.structs.replace(plan, concurrency=level)
-        return await runs.measure(test, its_plan, concurrency=level)
+        level_plan = msgspec.structs.replace(plan, concurrency=level)
+        return await runs.measure(test, level_plan, concurrency=level)
 
     return await runs.result(sweep_concurrency(measure, levels))
 
@@ -130,8 +135,8 @@ async def over_shapes(
     plan_of: Callable[[TargetInfo, Shape], Plan],
     grid: Grid,
     **options: Any,
-) -> Run:
-    """One run on a new target of each shape; `options` are those of `opened`."""
+) -> LoadRun:
+    """Make one run for each shape, on a new target; `options` are those of `opened`."""
     runs = _Runs("shapes")
 
     async def measure(shape: Shape) -> Report:
@@ -143,10 +148,12 @@ async def over_shapes(
 
 
 def _at_rate(plan: Plan, rate: float) -> Plan:
-    """The same plan at so many samples a second."""
+    """Return the plan with its arrivals at `rate` samples per second."""
     arrivals = plan.arrivals
     if not isinstance(arrivals, Constant | Poisson | Gamma | Mmpp):
-        raise ConfigError("a search over rates needs arrivals of one mean rate")
+        raise ConfigError(
+            "a search over rates needs one mean rate: constant, poisson, gamma or mmpp arrivals"
+        )
     rate_of_requests = rate / plan.samples_per_request
     return msgspec.structs.replace(
         plan, arrivals=msgspec.structs.replace(arrivals, rate=rate_of_requests)

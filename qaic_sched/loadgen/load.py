@@ -1,15 +1,16 @@
-"""Load tests from beginning to end: open a target, run plans on it, write down what came out.
+"""Load tests from beginning to end: open a target, run plans on it, report the results.
 
 Rules of this file:
-- Whatever ends a run early, what was measured until then is kept, and is INVALID.
-- Before a run the target has answered a few requests: how it begins is not what is measured.
-- `host` and `started_at` of a report are its caller's to fill in.
+- A run that ends early keeps its measurements, and its report is INVALID.
+- The target answers a few requests before the load: its start-up is not measured.
+- Everything that goes into a report is found first; then the report is constructed, once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import ceil
@@ -26,10 +27,11 @@ from qaic_sched.loadgen.inject.processes import ProcessDiedError, inject_from_pr
 from qaic_sched.loadgen.inject.run_progress import RunProgress
 from qaic_sched.loadgen.judge.analysis import analyse
 from qaic_sched.loadgen.judge.correctness import OutputChecker, repeated_input_test
-from qaic_sched.loadgen.judge.verdict import judge
+from qaic_sched.loadgen.judge.verdict import conclude
 from qaic_sched.loadgen.mlperf.run import compare_p99, run_loadgen
 from qaic_sched.loadgen.plan.arrivals import schedule, schedule_hash
 from qaic_sched.loadgen.plan.inputs import InputLibrary
+from qaic_sched.loadgen.report.host import Origin
 from qaic_sched.loadgen.targets.base import Outcome
 
 if TYPE_CHECKING:
@@ -40,24 +42,27 @@ if TYPE_CHECKING:
 
     from qaic_sched.loadgen.inject.records import Records
     from qaic_sched.loadgen.plan.plan import Plan
-    from qaic_sched.loadgen.report.report import Report
+    from qaic_sched.loadgen.report.report import Findings, Report
     from qaic_sched.loadgen.targets.base import Reply, Target, TargetInfo
 
-__all__ = ["LoadTest", "Processes", "Run", "filling", "opened", "run_load"]
+__all__ = ["LoadRun", "LoadTest", "Processes", "filling", "opened", "run_load"]
 
 logger = logging.getLogger("qaic_sched")
 
-INTERRUPTED = "the run was interrupted: this is what was measured until then"
+INTERRUPTED = "the run was interrupted and covers only the time until then"
 CALLERS_OF_A_SERVER = 16
-"""Of a closed loop, where nobody tells how many slots there are to be filled."""
-_WARM_AT_ONCE = 16
-_WARM_S = 0.25
+"""Of a closed loop, if the target does not report its slots."""
+_WARM_UP_BATCH = 16
+"""Requests sent together before a run."""
+_WARM_UP_S = 0.25
+"""Longest time spent on those requests."""
 _LOADGEN_PATIENCE_S = 60.0
+"""Longest silence of the target under LoadGen."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """A run: what it has to say, and every number that this rests on."""
+class LoadRun:
+    """A finished run: its report, and the raw records behind it."""
 
     report: Report
     records: Records
@@ -65,7 +70,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """So many processes that send to the server of this address."""
+    """Send to the server at `url` from `count` processes."""
 
     url: str
     count: int
@@ -80,17 +85,18 @@ async def run_load(
     interrupted: asyncio.Future[None] | None = None,
     check_outputs: bool = False,
     repeated_input: bool = False,
-) -> Run:
-    """Open a target, run one plan on it, close it again.
+) -> LoadRun:
+    """Open a target, run one plan on it and close it again.
 
-    `inputs` are a library, or an `.npz` file of rows; without, they are drawn. Once `interrupted`
-    is done, no more is sent, and the report says that it ended early. Raises what `open` of a
-    target does, and `ConfigError` for a plan that cannot be.
+    `inputs` is a library or the path of an `.npz` file; without it, inputs are drawn at random.
+    `check_outputs` compares sampled outputs with the output for the same input without load,
+    `repeated_input` tests for a cache of answers. When the future `interrupted` is done, sending
+    stops and the report is INVALID. Raises the errors of `Target.open`, and `ConfigError` for an
+    impossible plan.
     """
     options: dict[str, Any] = {"inputs": inputs, "progress": progress, "interrupted": interrupted}
     async with opened(target, **options) as test:
-        run = await test.run(plan, check_outputs=check_outputs)
-        return await test.with_repeated_input(run) if repeated_input else run
+        return await test.run(plan, check_outputs=check_outputs, repeated_input=repeated_input)
 
 
 @asynccontextmanager
@@ -101,20 +107,25 @@ async def opened(
     progress: RunProgress | None = None,
     interrupted: asyncio.Future[None] | None = None,
     processes: Processes | None = None,
+    origin: Origin | None = None,
 ) -> AsyncIterator[LoadTest]:
-    """Open a target, and close it whatever happens: several plans may run on it."""
+    """Open a target for any number of plans, and close it at the end.
+
+    The options are those of `run_load`, plus `processes` to send from, and the `origin` that the
+    reports state.
+    """
     try:
         info = await target.open()
-        yield LoadTest(target, info, inputs, progress, interrupted, processes)
+        yield LoadTest(target, info, inputs, progress, interrupted, processes, origin)
     finally:
         try:
             await target.aclose()
-        except SchedulerError as error:  # what was measured is worth more
-            logger.warning("the target was not closed in good order: %s", error)
+        except SchedulerError as error:  # keep the results
+            logger.warning("the target failed to close: %s", error)
 
 
 def filling(info: TargetInfo, samples_per_request: int) -> int:
-    """Callers of a closed loop that keep every slot of a target full."""
+    """Return the number of closed-loop callers that keep every slot of a target full."""
     slots = sum(info.activations.values()) * _set_size(info)
     if not slots:
         return CALLERS_OF_A_SERVER
@@ -127,7 +138,7 @@ def _set_size(info: TargetInfo) -> int:
 
 
 class LoadTest:
-    """An open target with its inputs. `opened` makes one."""
+    """An open target with its inputs; made by `opened`."""
 
     def __init__(
         self,
@@ -137,6 +148,7 @@ class LoadTest:
         progress: RunProgress | None = None,
         interrupted: asyncio.Future[None] | None = None,
         processes: Processes | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.target = target
         self.info = info
@@ -144,65 +156,89 @@ class LoadTest:
         self._progress = progress or RunProgress()
         self._interrupted = interrupted or asyncio.get_running_loop().create_future()
         self._processes = processes
+        self._origin = origin or Origin()
         self._libraries: dict[int, InputLibrary] = {}
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether nothing more is to be sent."""
+        """Whether the test was interrupted."""
         return self._interrupted.done()
 
     async def inputs(self, plan: Plan) -> InputLibrary:
-        """What the requests of a plan carry; the target has answered some of them."""
+        """Return the inputs of a plan's requests; the target has answered some of them already."""
         rows = plan.samples_per_request
         if rows not in self._libraries:
             self._libraries[rows] = library = self._library(rows, plan.seed)
             await self._warm(library, plan)
         return self._libraries[rows]
 
-    async def run(self, plan: Plan, *, check_outputs: bool = False) -> Run:
-        """One run; with its outputs compared with those of each input alone, if asked for."""
+    async def run(
+        self,
+        plan: Plan,
+        *,
+        check_outputs: bool = False,
+        repeated_input: bool = False,
+        loadgen: bool = False,
+        loadgen_dir: Path | None = None,
+    ) -> LoadRun:
+        """Run a plan, then the further tests that were asked for, and report on all of it.
+
+        `loadgen` runs the plan once more under MLPerf's LoadGen, whose logs are kept in
+        `loadgen_dir`. An interruption skips the remaining tests.
+        """
         planned_ns = self._schedule(plan)
         inputs = await self.inputs(plan)
         checker = None
         if check_outputs:
             checker = OutputChecker(seed=plan.seed)
             await checker.learn(self.target, inputs)
-        return await self._measure(plan, planned_ns, inputs, checker)
+        findings, records = await self._measure(plan, planned_ns, inputs, checker)
+        if repeated_input:
+            findings = await self._test_repeated_input(findings, inputs)
+        if loadgen and not self.is_interrupted:
+            findings = await self._test_with_loadgen(findings, loadgen_dir)
+        return LoadRun(conclude(findings, self._origin), records)
 
-    async def with_repeated_input(self, run: Run) -> Run:
-        """The run, and whether the target is faster with one input over and over.
+    async def _test_repeated_input(self, findings: Findings, inputs: InputLibrary) -> Findings:
+        """Add whether the target is faster when one input is repeated.
 
-        That is tried in closed loops that fill the target, which take as long as the run again.
+        The closed loops of this test fill the target; together they take as long as the run.
         """
-        inputs = await self.inputs(run.report.plan)
         repeated = inputs.repeated()
-        plan = self._filling_plan(run.report.plan)
+        plan = self._filling_plan(findings.plan)
 
         async def measure(is_repeated: bool) -> float:
-            library = repeated if is_repeated else inputs
-            return (await self._measure(plan, None, library)).report.completed_rate
+            found, _ = await self._measure(plan, None, repeated if is_repeated else inputs)
+            return found.completed_rate
 
         if not self.is_interrupted:
             found = await repeated_input_test(measure)
             if not self.is_interrupted:
-                correctness = {**run.report.correctness, "repeated_input": found}
-                return _judged(run, correctness=correctness)
-        return _judged(run, ended_early=INTERRUPTED)
+                correctness = {**findings.correctness, "repeated_input": found}
+                return msgspec.structs.replace(findings, correctness=correctness)
+        return msgspec.structs.replace(findings, ended_early=INTERRUPTED)
 
-    async def with_loadgen(self, run: Run, output_dir: Path) -> Run:
-        """The run, and what MLPerf's own LoadGen says of the same plan."""
-        plan = run.report.plan
-        if self.is_interrupted:
-            return run
+    async def _test_with_loadgen(self, findings: Findings, folder: Path | None) -> Findings:
+        """Add the results of the plan under MLPerf's LoadGen; without a folder, not its logs."""
+        logger.info("now the same plan under LoadGen")
+        ended_early = findings.ended_early
+        mlperf: dict[str, Any] = {}
         try:
-            said = await self._under_loadgen(plan, output_dir)
+            if folder is not None:
+                mlperf = await self._under_loadgen(findings.plan, folder)
+            else:
+                with tempfile.TemporaryDirectory(prefix="qaic-sched-loadgen-") as temporary:
+                    mlperf = await self._under_loadgen(findings.plan, Path(temporary))
+                    del mlperf["logs"]
         except asyncio.CancelledError:
             if not self.is_interrupted:
                 raise
-            return _judged(run, ended_early=f"{INTERRUPTED}; LoadGen has not come to an end")
+            ended_early = f"{INTERRUPTED}; LoadGen has no result"
         except SchedulerError as error:
-            return _judged(run, ended_early=f"LoadGen could not run: {error}")
-        return _judged(run, mlperf={**said, "p99": compare_p99(run.report, said)})
+            ended_early = f"LoadGen could not run: {error}"
+        else:
+            mlperf["p99"] = compare_p99(findings, mlperf)
+        return msgspec.structs.replace(findings, mlperf=mlperf, ended_early=ended_early)
 
     # Parts of a run
 
@@ -212,11 +248,11 @@ class LoadTest:
         return self._given or InputLibrary(self.info, rows, seed)
 
     async def _warm(self, inputs: InputLibrary, plan: Plan) -> None:
-        """Have the first requests answered before it counts; what fails then fails in the run."""
+        """Have the target answer the first inputs; errors are left to the run to report."""
         clock = clock_of(asyncio.get_running_loop())
-        end = clock() + _WARM_S
-        for first in range(0, len(inputs), _WARM_AT_ONCE):
-            last = min(first + _WARM_AT_ONCE, len(inputs))
+        end = clock() + _WARM_UP_S
+        for first in range(0, len(inputs), _WARM_UP_BATCH):
+            last = min(first + _WARM_UP_BATCH, len(inputs))
             requests = [inputs[i] for i in range(first, last)]
             await ask_all(self.target, requests, plan.timeout_s or plan.drain_s)
             if clock() >= end or self.is_interrupted:
@@ -233,7 +269,7 @@ class LoadTest:
         planned_ns: NDArray[np.int64] | None,
         inputs: InputLibrary,
         checker: OutputChecker | None = None,
-    ) -> Run:
+    ) -> tuple[Findings, Records]:
         ended_early = ""
         try:
             records = await self._inject(plan, planned_ns, inputs, checker)
@@ -242,12 +278,12 @@ class LoadTest:
                 raise
             records, ended_early = error.records, str(error)
         hashed = None if planned_ns is None else schedule_hash(planned_ns)
-        correctness = None if checker is None else checker.result()
-        report = analyse(plan, self.info, records, hashed, correctness=correctness)
-        if self.is_interrupted:
-            ended_early = INTERRUPTED
-        run = Run(report, records)
-        return _judged(run, ended_early=ended_early) if ended_early else run
+        found = analyse(
+            *(plan, self.info, records, hashed),
+            correctness=None if checker is None else checker.result(),
+            ended_early=INTERRUPTED if self.is_interrupted else ended_early,
+        )
+        return found, records
 
     async def _inject(
         self,
@@ -277,7 +313,7 @@ class LoadTest:
 
     async def _under_loadgen(self, plan: Plan, output_dir: Path) -> dict[str, Any]:
         inputs = await self.inputs(msgspec.structs.replace(plan, samples_per_request=1))
-        # An offline burst may take long as a whole; LoadGen's patience is for silence.
+        # The plan allows for a long burst; here the time limits the silence between answers.
         plan = msgspec.structs.replace(plan, drain_s=min(plan.drain_s, _LOADGEN_PATIENCE_S))
         progress = self._progress.begin()
 
@@ -311,9 +347,3 @@ class LoadTest:
             duration_s=min(max(plan.duration_s / 6, 1.0), 10.0),
             max_requests=None,
         )
-
-
-def _judged(run: Run, **changes: Any) -> Run:
-    """A run of whose report something has changed, and so the verdict may have."""
-    report = msgspec.structs.replace(run.report, **changes)
-    return Run(msgspec.structs.replace(report, verdict=judge(report)), run.records)

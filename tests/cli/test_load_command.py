@@ -4,56 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import pytest
 
-from qaic_sched.cli import main
-from qaic_sched.loadgen.report.report import Report, read_report
-from tests.cli.command_line import cards, config_of, start, two_models
-from tests.loadgen.kserve_server import running
+from qaic_sched.loadgen.report.report import Report
+from tests.cli.command_line import cards, config_of, two_models
+from tests.cli.load_command_line import alone, load, printed_report, virtual
 from tests.models import linear_model
 
 if TYPE_CHECKING:
-    import subprocess
-
-
-def load(*arguments: object) -> int:
-    """The exit status of the command."""
-    return main(["load", *map(str, arguments)])
-
-
-def virtual(config: Path, *arguments: object) -> int:
-    """The same in virtual time."""
-    return load(config, "--virtual", *arguments)
-
-
-def alone(folder: Path, **changes: Any) -> Path:
-    """Four simulated cards of 2 ms an inference of one sample."""
-    spec = {
-        "inputs": {"data": {"shape": [1, 3], "dtype": "float32"}},
-        "outputs": {"mean": {"shape": [1, 1], "dtype": "float32"}},
-        "batch_sizes": [1],
-        "service_time_s": 0.002,
-        "devices": 4,
-        **changes,
-    }
-    return cards(folder, **spec)
-
-
-def printed_report(capsys: pytest.CaptureFixture[str]) -> Report:
-    """What `--json` printed."""
-    return msgspec.json.decode(capsys.readouterr().out, type=Report)
+    pass
 
 
 def test_the_first_line_is_the_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """VALID and status 0; then the tables."""
+    """A valid run prints VALID, then the tables, and exits with 0."""
     assert virtual(alone(tmp_path), "--rate", 200, "--duration", 10) == 0
     first, second, *rest = capsys.readouterr().out.splitlines()
     assert first == "VALID"
@@ -62,7 +31,7 @@ def test_the_first_line_is_the_verdict(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_broken_rule_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And stands in the first line."""
+    """A broken rule is in the first line, and the exit status is 1."""
     assert virtual(alone(tmp_path), "--rate", 200, "--duration", 2) == 1
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("INVALID: the run took")
@@ -71,7 +40,7 @@ def test_a_broken_rule_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_errors_of_requests_are_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each failure counts."""
+    """Failed requests make the exit status 1."""
     config = alone(tmp_path, faults=[{"kind": "error", "probability": 0.05}])
     config = config_of(tmp_path, model="cards.sim.yaml", retry={"max_attempts": 1})
     assert virtual(config, "--rate", 200, "--duration", 10) == 1
@@ -82,10 +51,10 @@ def test_errors_of_requests_are_status_1(
 def test_without_a_rate_callers_fill_the_target(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Four cards, two inferences held by each: eight callers, which is said."""
+    """Four cards with two slots each get eight callers, which the output says."""
     assert virtual(alone(tmp_path, service_time_s=0.020), "--duration", 10, "--json") == 0
     captured = capsys.readouterr()
-    assert "a closed loop of 8 callers, as many as fill every slot" in captured.err
+    assert "closed loop of 8 callers (fills every slot)" in captured.err
     report = msgspec.json.decode(captured.out, type=Report)
     assert report.completed_rate == pytest.approx(200, rel=0.01)
 
@@ -93,7 +62,7 @@ def test_without_a_rate_callers_fill_the_target(
 def test_reports_are_the_same_to_the_last_byte_but_for_host_and_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Virtual time and a seed repeat a run, faults and jitter included."""
+    """In virtual time one seed gives equal reports, with faults and jitter."""
     stall = {"kind": "stall", "probability": 0.01, "for_s": 0.020}
     config = alone(tmp_path, service_time_cv=0.2, faults=[stall])
     texts = []
@@ -110,7 +79,7 @@ def test_reports_are_the_same_to_the_last_byte_but_for_host_and_start(
 def test_a_report_has_all_its_files_and_they_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Report, page, plots, raw records and distributions."""
+    """The output names every file of the report."""
     out = tmp_path / "out"
     assert virtual(alone(tmp_path), "--rate", 200, "--duration", 10, "--report", out) == 0
     named = [Path(line) for line in capsys.readouterr().out.splitlines() if str(out) in line]
@@ -125,7 +94,7 @@ def test_a_report_has_all_its_files_and_they_are_named(
 def test_json_is_the_report_as_it_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On stdout nothing else; the verdict goes to stderr."""
+    """`--json` prints only the report to stdout, and the verdict to stderr."""
     out = tmp_path / "out"
     assert virtual(alone(tmp_path), "--rate", 200, "--duration", 2, "--json", "--report", out) == 1
     captured = capsys.readouterr()
@@ -145,7 +114,7 @@ def test_json_is_the_report_as_it_is_written(
 def test_scenarios_of_mlperf_have_a_score(
     tmp_path: Path, scenario: str, more: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By their rules, shorter than official, which is said."""
+    """MLPerf scenarios print their score, and whether the length is official."""
     config = cards(tmp_path)
     status = virtual(config, "--scenario", scenario, "--duration", 4, *more)
     out = capsys.readouterr().out
@@ -155,7 +124,7 @@ def test_scenarios_of_mlperf_have_a_score(
 
 
 def test_a_trace_is_replayed_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All its arrivals, twice as fast, however long that is."""
+    """A trace is replayed to its last arrival, twice as fast."""
     times = np.cumsum(np.random.default_rng(1).exponential(0.02, 2000))
     trace = tmp_path / "trace.csv"
     trace.write_text("at_s\n" + "\n".join(f"{t:.6f}" for t in times))
@@ -170,7 +139,7 @@ def test_a_trace_is_replayed_to_its_end(tmp_path: Path, capsys: pytest.CaptureFi
 def test_outputs_are_checked_and_caches_looked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Simulated cards answer right, and cache nothing."""
+    """Simulated cards pass the tests of outputs and of a cache."""
     options = ["--check-outputs", "--repeated-input", "--json"]
     assert virtual(cards(tmp_path), "--rate", 100, "--duration", 10, *options) == 0
     report = printed_report(capsys)
@@ -181,7 +150,7 @@ def test_outputs_are_checked_and_caches_looked_for(
 
 
 def test_rows_of_a_file_are_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And one that does not fit is status 2 with its name."""
+    """Rows of a file are sent; a file that does not fit is named, with status 2."""
     np.savez(tmp_path / "good.npz", data=np.ones((9, 3), np.float32))
     np.savez(tmp_path / "bad.npz", data=np.ones((9, 5), np.float32))
     config = alone(tmp_path)
@@ -197,7 +166,7 @@ def test_rows_of_a_file_are_sent(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_one_of_several_models_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By its name, which must be given and known."""
+    """A model of several is loaded by its name; a missing or unknown name is status 2."""
     config = two_models(tmp_path)
     rate = ["--rate", 100, "--duration", 10]
     assert virtual(config, *rate, "--model", "b", "--json") == 0
@@ -209,7 +178,7 @@ def test_one_of_several_models_is_loaded(
 
 
 def test_rates_are_swept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each is a point of the curve."""
+    """Each rate of a sweep is a point."""
     assert virtual(alone(tmp_path), "--sweep-rates", "70,80,90", "--json") == 0
     report = printed_report(capsys)
     assert report.search is not None
@@ -218,7 +187,7 @@ def test_rates_are_swept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_shapes_are_swept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Cards scale linearly, samples of a request fill an inference."""
+    """Each shape of a sweep is a point, and impossible ones are skipped."""
     config = cards(tmp_path, devices=4)
     sweep = ["--sweep", "devices=1,2,4,5", "--sweep", "batch=1,4", "--duration", 0.1]
     virtual(config, *sweep, "--json")
@@ -236,7 +205,7 @@ def test_shapes_are_swept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_shapes_take_the_first_of_the_devices_that_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a list of ids, not others that the host may have."""
+    """A sweep uses the configured device ids in order, and no others."""
     cards(tmp_path, devices=4)
     config = config_of(tmp_path, model="cards.sim.yaml", devices=[3, 1])
     virtual(config, "--sweep", "devices=1,2,3", "--duration", 0.2, "--json")
@@ -244,14 +213,14 @@ def test_shapes_take_the_first_of_the_devices_that_are_named(
     assert report.search is not None
     assert len(report.search.points) == 2
     assert {device.device_id for device in report.devices} == {1, 3}
-    assert "3 are asked for of 2" in report.search.note
+    assert "3 are more than the configuration's 2" in report.search.note
 
 
 @pytest.mark.long
 def test_the_highest_rate_of_a_host_is_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Four cards of 2 ms do 2,000 a second: found within 5 %."""
+    """The highest rate of four cards of 2 ms, 2,000/s, is found within 5 %."""
     assert virtual(alone(tmp_path), "--find-rate", "--slo", "p99=50ms", "--json") == 0
     report = printed_report(capsys)
     assert report.search is not None
@@ -273,7 +242,7 @@ def test_the_highest_rate_of_a_host_is_found(
 def test_bad_arguments_are_status_2(
     tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is run, and nothing goes to stdout."""
+    """Bad arguments exit with 2, without output on stdout."""
     config = alone(tmp_path)
     arguments = [str(config / "out") if "file.yaml" in each else each for each in arguments]
     assert virtual(config, *arguments) == 2
@@ -285,7 +254,7 @@ def test_bad_arguments_are_status_2(
 def test_only_simulated_cards_have_virtual_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not the CPU, and not with an event log, which a thread writes."""
+    """`--virtual` refuses the CPU backend, and an event log."""
     linear_model(tmp_path / "model.onnx", 4)
     config = config_of(tmp_path, model="model.onnx", backend="cpu", devices=1)
     assert virtual(config, "--rate", 9) == 2
@@ -296,8 +265,8 @@ def test_only_simulated_cards_have_virtual_time(
     assert "--virtual: event_log" in capsys.readouterr().err
 
 
-def test_nobody_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    """The address is named; there is no verdict on what never ran."""
+def test_a_missing_server_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing server is named in one sentence, without a verdict."""
     assert load("http://127.0.0.1:1", "--rate", 9) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -312,7 +281,7 @@ def test_nobody_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> Non
         ("mlperf_loadgen", ["--scenario", "single-stream", "--loadgen"], "mlperf"),
     ],
 )
-def test_a_missing_extra_is_told_before_the_run(
+def test_a_missing_extra_is_reported_before_the_run(
     tmp_path: Path,
     module: str,
     arguments: list[str],
@@ -320,108 +289,9 @@ def test_a_missing_extra_is_told_before_the_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One sentence with the command that installs it."""
+    """A missing package is reported before the run, with the command that installs it."""
     config = alone(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, module, None)
     assert load(config, *arguments) == 2
     assert f"pip install 'qaic-sched[{extra}]'" in capsys.readouterr().err
-
-
-def interrupt(process: subprocess.Popen[str], after_s: float, limit_s: float = 60) -> list[str]:
-    """Ctrl-C once it has run so long; the lines of its output."""
-    time.sleep(after_s)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=limit_s)
-    assert "Ctrl-C" in err
-    assert process.returncode == 130, err
-    return out.splitlines()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "more", [["--rate", 100], ["--rate", 100, "--virtual", "--duration", 20_000], []]
-)
-def test_ctrl_c_reports_what_was_measured(tmp_path: Path, more: list[object]) -> None:
-    """INVALID, interrupted, with files, and status 130."""
-    out = tmp_path / "out"
-    process = start("load", alone(tmp_path), "--duration", 600, "--report", out, *more)
-    first, *_ = interrupt(process, 5.0)
-
-    assert first.startswith("INVALID: the run was interrupted")
-    report = read_report(out / "report.json")
-    assert report.counts.done == report.counts.planned > 50
-    assert (out / "report.html").exists()
-
-
-@pytest.mark.slow
-def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    """Though answers are out that never come, and nobody would give up on them for minutes."""
-    alone(tmp_path, faults=[{"kind": "hang", "at_s": 0.5}])
-    config = tmp_path / "patient.yaml"
-    config.write_text("model: cards.sim.yaml\nhealth: {dispatch_timeout_s: 600}\n")
-    process = start("load", config, "--rate", 100, "--duration", 600)
-    time.sleep(5.0)
-    process.send_signal(signal.SIGINT)
-    time.sleep(1.0)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=10)
-
-    assert process.returncode == 130
-    assert out == ""
-
-
-@pytest.mark.slow
-def test_ctrl_c_under_loadgen_keeps_our_own_run(tmp_path: Path) -> None:
-    """LoadGen cannot be stopped: the process leaves it behind, and ends all the same."""
-    pytest.importorskip("mlperf_loadgen")
-    options = ["--rate", 100, "--slo", "p99=1s", "--duration", 10, "--loadgen"]
-    process = start("load", alone(tmp_path), "--scenario", "server", *options)
-    first, *rest = interrupt(process, 16.0)
-
-    assert first.startswith("INVALID: the run was interrupted")
-    assert "LoadGen has not come to an end" in first
-    assert any(line.startswith("done") for line in rest)
-
-
-@pytest.mark.slow
-def test_a_run_under_loadgen_has_both_verdicts(tmp_path: Path) -> None:
-    """With its logs beside the report."""
-    pytest.importorskip("mlperf_loadgen")
-    out = tmp_path / "out"
-    options = ["--duration", 5, "--loadgen", "--report", out]
-    process = start("load", alone(tmp_path), "--scenario", "single-stream", *options)
-    text, err = process.communicate(timeout=120)
-
-    assert "now the same under LoadGen" in err
-    report = read_report(out / "report.json")
-    # Whether one run in real time is steady is not what is tested here.
-    assert process.returncode == int(not report.verdict.is_valid), text + err
-    assert report.mlperf["loadgen"]["is_valid"]
-    assert {"loadgen", "loadgen_errors"} <= {rule.name for rule in report.verdict.rules}
-    assert (out / "loadgen" / "mlperf_log_summary.txt").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["http", "grpc"])
-def test_a_server_is_loaded_from_several_processes(
-    kind: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Callers are divided; the numbers are merged."""
-    with running(kind=kind, delay=0.010) as url:
-        status = load(url, "--concurrency", 4, "--processes", 2, "--duration", 11, "--json")
-    report = printed_report(capsys)
-    assert status == 0, report.verdict
-    assert report.counts.done == report.counts.planned > 1000
-
-
-@pytest.mark.slow
-def test_a_server_that_dies_midway_keeps_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    """INVALID, with those that were answered before."""
-    with running(die_after=300) as url:
-        status = load(url, "--rate", 200, "--duration", 4, "--json")
-    report = printed_report(capsys)
-    assert status == 1
-    assert 200 < report.counts.done <= 300
-    assert report.counts.failed > 100

@@ -1,4 +1,4 @@
-"""What the options of `qaic-sched load` mean together, and which do not go together."""
+"""The meaning of the options of `qaic-sched load`, and which exclude each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERVER: dict[str, Any] = {"scenario": "server", "rate": 9.0, **SLO}
 
 
 def options(**given: Any) -> LoadOptions:
-    """Of a configuration file."""
+    """Options for a configuration file as the target."""
     return LoadOptions(**{"target": "config.yaml", **given})
 
 
@@ -44,8 +44,10 @@ def options(**given: Any) -> LoadOptions:
         ({"target": "grpc://a:1/m", "rate": 9.0, "precise": True}, "open", Poisson(9)),
     ],
 )
-def test_what_is_not_said_follows(given: dict[str, Any], scenario: str, arrivals: object) -> None:
-    """The scenario and the arrivals, where only one of them makes sense."""
+def test_scenario_and_arrivals_follow_from_other_options(
+    given: dict[str, Any], scenario: str, arrivals: object
+) -> None:
+    """Scenario and arrivals follow from other options."""
     made = options(**given)
     check(made)
 
@@ -55,7 +57,7 @@ def test_what_is_not_said_follows(given: dict[str, Any], scenario: str, arrivals
 
 
 def test_a_trace_is_read_before_anything_is_opened(tmp_path: Path) -> None:
-    """And its options go with it."""
+    """A trace that cannot be read raises before the target is opened."""
     path = tmp_path / "trace.csv"
     path.write_text("at_s\n0\n1\n")
     made = options(trace=path, speedup=2.0)
@@ -76,34 +78,34 @@ def test_a_trace_is_read_before_anything_is_opened(tmp_path: Path) -> None:
         ({"scenario": "closed", "cv": 1.0}, "--cv: not with a closed loop"),
         ({"scenario": "closed", "sweep_rates": "1"}, "--sweep-rates: not with a closed loop"),
         ({"precise": True}, "--precise: not with a closed loop"),
-        ({"rate": 1.0, "cv": 1.0, "arrivals": "poisson"}, "--cv: that is of --arrivals gamma"),
-        ({"rate": 1.0, "cv": 1.0, "to_rate": 2.0}, "--to-rate: that is of --arrivals ramp"),
-        ({"rate": 1.0, "arrivals": "gamma"}, "--arrivals gamma: give --cv"),
-        ({"rate": 1.0, "arrivals": "ramp"}, "--arrivals ramp: give --to-rate"),
-        ({"arrivals": "step"}, "--arrivals step: give --rates"),
-        ({"arrivals": "trace"}, "--arrivals trace: give --trace"),
-        ({"rate": 1.0, "rates": "1,2"}, "--rate: --arrivals step has its own"),
-        ({"rates": "1,x"}, "--rates: '1,x': wanted numbers"),
+        ({"rate": 1.0, "cv": 1.0, "arrivals": "poisson"}, "--cv: belongs to --arrivals gamma"),
+        ({"rate": 1.0, "cv": 1.0, "to_rate": 2.0}, "--to-rate: belongs to --arrivals ramp"),
+        ({"rate": 1.0, "arrivals": "gamma"}, "--arrivals gamma: add --cv"),
+        ({"rate": 1.0, "arrivals": "ramp"}, "--arrivals ramp: add --to-rate"),
+        ({"arrivals": "step"}, "--arrivals step: add --rates"),
+        ({"arrivals": "trace"}, "--arrivals trace: add --trace"),
+        ({"rate": 1.0, "rates": "1,2"}, "--rate: --arrivals step sets the rate"),
+        ({"rates": "1,x"}, "--rates: '1,x': expected comma-separated"),
         ({"rate": 1.0, "burst_factor": 20.0}, "burst_factor: must be from 1"),
-        ({"find_rate": True}, "--find-rate: a limit is missing"),
-        ({"find_rate": True, "rates": "1,2", **SLO}, "--arrivals step: --find-rate needs one"),
-        ({"find_rate": True, "sweep_rates": "1", **SLO}, "--find-rate and --sweep-rates are all"),
+        ({"find_rate": True}, "--find-rate: needs a limit"),
+        ({"find_rate": True, "rates": "1,2", **SLO}, "--arrivals step: --find-rate needs arrivals"),
+        ({"find_rate": True, "sweep_rates": "1", **SLO}, "--find-rate and --sweep-rates: only"),
         ({"sweep_rates": "1", "rate": 1.0}, "--rate: not with --sweep-rates"),
         ({"sweep_rates": "0"}, "--sweep-rates: '0'"),
         ({"sweep_concurrency": "0,1"}, "--sweep-concurrency: '0,1'"),
         ({"sweep_concurrency": "1", "concurrency": 1}, "--concurrency: not with --sweep-conc"),
         ({"sweep_rates": "1", "check_outputs": True}, "--check-outputs: not with --sweep-rates"),
         ({"sweep": ["devices=1"], "repeated_input": True}, "--repeated-input: not with --sweep"),
-        ({"sweep": ["cards=1"]}, "--sweep: cards=1: wanted NAME"),
-        ({"sweep": ["devices"]}, "--sweep devices: '': wanted numbers"),
+        ({"sweep": ["cards=1"]}, "--sweep: cards=1: expected NAME"),
+        ({"sweep": ["devices"]}, "--sweep devices: '': expected comma-separated"),
         ({"sweep": ["devices=0"]}, "--sweep devices: '0'"),
         ({"sweep": ["batch=1", "batch=2"]}, "--sweep: batch is given twice"),
         ({"sweep": ["batch=1"], "samples": 2}, "--samples: not with --sweep"),
-        ({"slo": "p99<1"}, "--slo: p99<1: wanted a percentile and a time"),
-        ({"slo": "p100=1s"}, "--slo: p100=1s: wanted a percentile below 100"),
+        ({"slo": "p99<1"}, "--slo: p99<1: expected a percentile and a time"),
+        ({"slo": "p100=1s"}, "--slo: p100=1s: expected a percentile below 100"),
         ({"slo": "p99=0s"}, "--slo: p99=0s"),
-        ({"scenario": "server", "rate": 1.0}, "--scenario server: .* give --slo"),
-        ({"scenario": "server", **SLO}, "--scenario server: .* give --rate"),
+        ({"scenario": "server", "rate": 1.0}, "--scenario server: .* add --slo"),
+        ({"scenario": "server", **SLO}, "--scenario server: .* add --rate"),
         ({"scenario": "offline", "rate": 1.0}, "--rate: not with --scenario offline"),
         ({"scenario": "offline", "precise": True}, "--precise: not with --scenario offline"),
         ({"scenario": "multi-stream", "samples": 4}, "--samples: not with --scenario multi-stream"),
@@ -111,7 +113,7 @@ def test_a_trace_is_read_before_anything_is_opened(tmp_path: Path) -> None:
         ({"scenario": "single-stream", "requests": 4}, "--requests: not with --scenario single"),
         ({**SERVER, "arrivals": "constant"}, "--arrivals: not with --scenario server"),
         ({**SERVER, "find_rate": True}, "--find-rate: not with --scenario server"),
-        ({"rate": 1.0, "loadgen": True}, "--loadgen: it runs MLPerf's scenarios"),
+        ({"rate": 1.0, "loadgen": True}, "--loadgen: runs MLPerf's scenarios"),
         ({**SERVER, "loadgen": True, "virtual": True}, "--virtual: not with --loadgen"),
         (
             {**SERVER, "loadgen": True, "target": "http://a:1", "processes": 2},
@@ -131,8 +133,8 @@ def test_a_trace_is_read_before_anything_is_opened(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_told(given: dict[str, Any], message: str) -> None:
-    """One sentence that begins with the option."""
+def test_invalid_options_raise(given: dict[str, Any], message: str) -> None:
+    """An invalid combination raises one sentence that begins with the option."""
     with pytest.raises(ConfigError, match=f"^{message}"):
         check(options(**given))
 
@@ -147,7 +149,7 @@ def test_what_cannot_be_is_told(given: dict[str, Any], message: str) -> None:
     ],
 )
 def test_promises_are_read(text: str, slo: Slo) -> None:
-    """Percentile, time and unit."""
+    """An SLO has a percentile, a time and a unit."""
     found = options(slo=text).parsed_slo()
 
     assert found is not None
@@ -156,7 +158,7 @@ def test_promises_are_read(text: str, slo: Slo) -> None:
 
 
 def test_lists_are_read() -> None:
-    """Of whole numbers or of others; not of infinite ones."""
+    """Lists have integers or finite floats."""
     assert numbers("--x", "1,2,40", int, 1) == (1, 2, 40)
     assert numbers("--x", "0.5, 2", float, 0.0) == (0.5, 2.0)
     for text in ("", "1,", "inf", "nan", "1.5"):
@@ -165,7 +167,7 @@ def test_lists_are_read() -> None:
 
 
 def test_shapes_are_read() -> None:
-    """Several names, in the spelling of the file or of the command line."""
+    """Shapes have names in the spelling of the file or of the command line."""
     shape = options(sweep=["devices=1,2", "num-activations=4"]).shape()
 
     assert shape == {"devices": (1, 2), "num_activations": (4,)}

@@ -1,6 +1,6 @@
 """A KServe v2 server that computes row means: `python -m tests.loadgen.kserve_server --help`.
 
-It prints the port that it listens on, and may be slow, fail requests, or die after so many.
+It prints its port, and can be slow, fail requests, or die after a number of requests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def running(kind: str = "http", **switches: Any) -> Iterator[str]:
-    """Such a server in a process of its own; gives its URL, without a model."""
+    """Run the server in another process; yield its URL without a model."""
     command = [sys.executable, "-m", "tests.loadgen.kserve_server", "--kind", kind]
     for name, value in switches.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
@@ -44,7 +44,7 @@ def running(kind: str = "http", **switches: Any) -> Iterator[str]:
 
 
 class Model:
-    """What both protocols share: the answer, and what is wrong with this server."""
+    """The answers and faults of the server, for both protocols."""
 
     def __init__(self, switches: argparse.Namespace) -> None:
         self.switches = switches
@@ -52,7 +52,7 @@ class Model:
         self.failed = 0
 
     async def means(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The mean of each row; raises `ValueError` for the share that is to fail."""
+        """Return the mean of each row; raise `ValueError` for the share that fails."""
         self.count += 1
         if self.count > self.switches.die_after:
             os._exit(1)
@@ -63,7 +63,7 @@ class Model:
         return rows.mean(axis=1, dtype=np.float64).astype(np.float32)[:, None]
 
     def metadata(self) -> dict[str, Any]:
-        """Of every model here."""
+        """Return the metadata of a model."""
         return {
             "name": "means",
             "versions": ["1"],
@@ -74,7 +74,7 @@ class Model:
 
 
 async def serve_http(model: Model) -> int:
-    """Serve over HTTP; gives the port."""
+    """Serve over HTTP; return the port."""
     from aiohttp import web
 
     def known(request: web.Request) -> None:
@@ -127,7 +127,7 @@ async def serve_http(model: Model) -> int:
 
 
 async def serve_grpc(model: Model) -> int:
-    """Serve over gRPC; gives the port."""
+    """Serve over gRPC; return the port."""
     import grpc
     from google.protobuf.json_format import ParseDict
     from tritonclient.grpc import service_pb2 as pb
@@ -172,7 +172,7 @@ async def serve_grpc(model: Model) -> int:
 
 
 async def main() -> None:
-    """Serve until the process is ended."""
+    """Serve until the process ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--kind", choices=["http", "grpc"], default="http")
     parser.add_argument("--models", default="means")

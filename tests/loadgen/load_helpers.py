@@ -1,4 +1,4 @@
-"""What the tests of load testing share: targets, inputs and runs in virtual time."""
+"""Helpers for tests of load tests: targets, inputs and runs in virtual time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from qaic_sched.loadgen.inject.injector import inject
 from qaic_sched.loadgen.judge.analysis import analyse
+from qaic_sched.loadgen.judge.verdict import conclude
 from qaic_sched.loadgen.plan.arrivals import schedule, schedule_hash
 from qaic_sched.loadgen.plan.inputs import InputLibrary
 from qaic_sched.loadgen.targets.base import DeviceSample, Outcome, Reply, Target, TargetInfo
@@ -36,13 +37,14 @@ __all__ = [
     "info_of",
     "judged",
     "judged_on_host",
+    "outcomes",
     "run_on_host",
     "run_on_target",
 ]
 
 
 def info_of(*inputs: TensorSpec, batch: int = 8, is_batched: bool = True) -> TargetInfo:
-    """A target with these inputs, or with one of four floats a row."""
+    """Make the facts of a target with these inputs, by default four floats per sample."""
     specs = inputs or (TensorSpec("data", (batch, 4), np.dtype("float32")),)
     return TargetInfo("target", specs, batch, is_batched, {0: 1}, {})
 
@@ -51,12 +53,12 @@ INFO = info_of()
 
 
 class TimedTarget(Target):
-    """Answers each request after `service_s`, or whatever `answer` gives; in the loop's time."""
+    """Gives the reply of `answer` after `execute_s`, in the event loop's time; None is none."""
 
     def __init__(
-        self, service_s: float = 0.001, answer: Callable[[int], Reply | None] | None = None
+        self, execute_s: float = 0.001, answer: Callable[[int], Reply | None] | None = None
     ) -> None:
-        self.service_s = service_s
+        self.execute_s = execute_s
         self.answer = answer or (lambda row: Reply(Outcome.DONE))
         self.count = 0
 
@@ -67,13 +69,18 @@ class TimedTarget(Target):
         reply = self.answer(self.count)
         self.count += 1
         if reply is not None:
-            asyncio.get_running_loop().call_later(self.service_s, done, reply)
+            asyncio.get_running_loop().call_later(self.execute_s, done, reply)
 
     def sample(self) -> DeviceSample | None:
-        return DeviceSample(0, 0, {0: self.count * self.service_s}, {0: self.count})
+        return DeviceSample(0, 0, {0: self.count * self.execute_s}, {0: self.count})
 
     async def aclose(self) -> None:
         pass
+
+
+def outcomes(records: Records) -> dict[str, int]:
+    """Count the requests by outcome."""
+    return {each.name: int((records.outcome == each).sum()) for each in Outcome}
 
 
 def run_on_target(
@@ -108,7 +115,7 @@ def run_on_host(
 
 
 async def judged(target: Target, plan: Plan) -> tuple[Report, Records]:
-    """Open a target, run a plan on it, close it, and say what there is to say."""
+    """Open a target, run a plan on it, close it, and report on the run."""
     planned_ns = None
     if plan.arrivals is not None:
         planned_ns = schedule(plan.arrivals, plan.duration_s, plan.seed, plan.max_requests)
@@ -119,7 +126,7 @@ async def judged(target: Target, plan: Plan) -> tuple[Report, Records]:
     finally:
         await target.aclose()
     planned = None if planned_ns is None else schedule_hash(planned_ns)
-    return analyse(plan, info, records, planned), records
+    return conclude(analyse(plan, info, records, planned)), records
 
 
 def judged_on_host(
@@ -136,5 +143,5 @@ def judged_on_host(
 
 
 def check_of(report: Report, name: str) -> Check:
-    """One of its checks."""
+    """Return a check of a report by its name."""
     return next(each for each in report.checks if each.name == name)

@@ -1,4 +1,4 @@
-"""The scheduler's target for the tests of LoadGen and of correctness, and what tests do with it."""
+"""A scheduler target for the tests of LoadGen and of correctness."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["CountingTarget", "library_of"]
 
 
 class CountingTarget(SchedulerTarget):
-    """Counts what is sent; whoever overrides `reply` changes the answers."""
+    """Counts requests; a subclass can change the answers in `reply`."""
 
     def __init__(self, path: str, **options: object) -> None:
         self.scheduler = Scheduler(path, **options)
@@ -34,5 +34,5 @@ class CountingTarget(SchedulerTarget):
 
 
 def library_of(info: TargetInfo, rows: int = 1, count: int = 16) -> InputLibrary:
-    """Few enough inputs to have a reference answer of each."""
+    """Make a small library, so that a reference answer for each input is quick."""
     return InputLibrary(info, rows, count=count)

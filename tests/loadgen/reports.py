@@ -1,4 +1,4 @@
-"""Whole reports for tests: a simulated run of a host with constant service, told as a report.
+"""Reports for tests, made from a simulated run of a host with constant execution times.
 
 The numbers come from a FIFO queue in front of all activations, so that they fit each other; only
 the laws' checks are written down.
@@ -44,11 +44,11 @@ SLO = Slo(99.0, 0.050)
 
 @dataclass(frozen=True)
 class Host:
-    """What is simulated."""
+    """The simulated host."""
 
     devices: int = 4
     activations: int = 2
-    service_s: float = 0.010
+    execute_s: float = 0.010
     rate: float = 640.0
     duration_s: float = 20.0
     lag_s: float = 0.0002
@@ -57,12 +57,12 @@ class Host:
 
 
 def make_report(host: Host | None = None, **changes: Any) -> Report:
-    """A report of a run; `changes` replace its fields."""
+    """Make the report of a run; `changes` replace its fields."""
     return msgspec.structs.replace(_simulated(host or Host()), **changes)
 
 
 def make_search(kind: str = "slo") -> Search:
-    """A search over seven rates of one host; of 1 to 16 devices if it is about shapes."""
+    """Make a search over seven rates of one host, or over shapes of 1 to 16 devices."""
     if kind == "shapes":
         return _shapes()
     rates = 200.0, 400.0, 560.0, 640.0, 700.0, 740.0, 790.0
@@ -81,12 +81,12 @@ def make_search(kind: str = "slo") -> Search:
 
 
 def rule(name: str, holds: bool, text: str = "") -> RuleResult:
-    """One rule of a verdict."""
+    """Make one rule of a verdict."""
     return RuleResult(name=name, holds=holds, text=text or f"{name}: 1 of 2", value=1.0, limit=2.0)
 
 
 def verdict(*broken: str) -> Verdict:
-    """VALID, or INVALID for these rules."""
+    """Make a verdict: VALID, or INVALID with these broken rules."""
     rules = [rule("duration", True), *(rule(name, False) for name in broken)]
     return Verdict(not broken, tuple(rules))
 
@@ -128,7 +128,7 @@ def _simulated(host: Host) -> Report:
         scheduled_rate=count / host.duration_s,
         completed_rate=float(kept.sum()) / span_s,
         scheduled=scheduled,
-        service=_latency((done - sent)[kept]),
+        response=_latency((done - sent)[kept]),
         lag=_latency((sent - planned)[kept]),
         early_stopping=EarlyStopping(percentile=99.0, bound_s=bound, needed=662),
         warm_up=WarmUp(
@@ -150,7 +150,7 @@ def _simulated(host: Host) -> Report:
 
 
 def _run(host: Host) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """When requests were planned, started and done, and by which activation of all."""
+    """Return the instants planned, started and done of requests, and their activations."""
     count = max(int(host.rate * host.duration_s), 2)
     chance = np.random.default_rng(host.seed)
     planned = np.sort(chance.random(count) * host.duration_s)
@@ -160,8 +160,8 @@ def _run(host: Host) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[
     for row, at in enumerate(planned):
         free_at, server = free[0]
         started[row], servers[row] = max(at, free_at), server
-        heapreplace(free, (started[row] + host.service_s, server))
-    return planned, started, started + host.service_s, servers
+        heapreplace(free, (started[row] + host.execute_s, server))
+    return planned, started, started + host.execute_s, servers
 
 
 def _latency(seconds: NDArray[Any]) -> Latency:
@@ -201,7 +201,7 @@ def _devices(host: Host, planned: Any, started: Any, done: Any, server: Any) -> 
     for device in range(host.devices):
         mine = server // host.activations == device
         inferences = int(mine.sum())
-        busy_s = inferences * host.service_s
+        busy_s = inferences * host.execute_s
         reports.append(
             DeviceReport(
                 device_id=device,
@@ -210,7 +210,7 @@ def _devices(host: Host, planned: Any, started: Any, done: Any, server: Any) -> 
                 busy_s=busy_s,
                 utilisation=busy_s / float(done.max()) / host.activations,
                 requests=inferences,
-                mean_service_s=host.service_s if inferences else None,
+                mean_execute_s=host.execute_s if inferences else None,
                 mean_wait_s=float((started - planned)[mine].mean()) if inferences else None,
                 p99_s=float(np.quantile((done - planned)[mine], 0.99)) if inferences else None,
             )
@@ -254,7 +254,7 @@ def _series(host: Host, planned: Any, started: Any, done: Any, server: Any) -> S
         return tuple(float(np.quantile(part, share)) if len(part) else None for part in parts)
 
     def out(begin: Any, end: Any) -> NDArray[Any]:
-        """Time average of how many are between begin and end, by window."""
+        """Return the time average of the requests between begin and end, by window."""
         at = np.array([np.clip(edge - begin, 0, end - begin).sum() for edge in edges])
         return np.diff(at) / width
 
@@ -322,7 +322,7 @@ def _shapes() -> Search:
 
 
 def with_latency(factor: float, report: Report) -> Report:
-    """The same run, every latency from the planned instant so many times as long."""
+    """Return the report with every latency multiplied by `factor`."""
     latency = report.scheduled
     assert latency is not None
     percentiles = tuple(
@@ -346,7 +346,7 @@ def with_latency(factor: float, report: Report) -> Report:
 
 
 def p99_of(report: Report) -> float:
-    """The headline."""
+    """Return p99 of the latency."""
     assert report.scheduled is not None
     value_s = report.scheduled.percentiles[4].value_s
     assert value_s is not None

@@ -1,4 +1,4 @@
-"""A report of which only the latency that MLPerf scores has been filled in."""
+"""A report with only the latency that MLPerf scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qaic_sched.loadgen.report.report import (
 
 
 def scored_report(plan: Plan, bound_s: float | None, value_s: float | None = None) -> Report:
-    """A report whose bound is of p90, and whose p90 and p99 are `value_s` and ten times that."""
+    """Make a report with a bound of p90, a p90 of `value_s` and a p99 of ten times that."""
     percentiles = tuple(
         Percentile(percentile=p, value_s=value, low_s=None, high_s=None, floor=1)
         for p, value in ((90.0, value_s), (99.0, value_s and value_s * 10))
@@ -37,7 +37,7 @@ def scored_report(plan: Plan, bound_s: float | None, value_s: float | None = Non
         scheduled_rate=4973.0,
         completed_rate=4960.0,
         scheduled=latency,
-        service=None,
+        response=None,
         lag=None,
         early_stopping=EarlyStopping(percentile=90.0, bound_s=bound_s, needed=64),
         warm_up=WarmUp(until_s=0.0, excluded=0, rule="", is_steady=True, trend=""),

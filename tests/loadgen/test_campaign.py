@@ -11,7 +11,7 @@ import pytest
 
 from qaic_sched.errors import ConfigError
 from qaic_sched.loadgen.campaign import find_rate, over_concurrency, over_rates, over_shapes
-from qaic_sched.loadgen.load import Run, opened
+from qaic_sched.loadgen.load import LoadRun, opened
 from qaic_sched.loadgen.plan.plan import Burst, Plan, Poisson, Rules, Slo
 from qaic_sched.loadgen.search.sweep import Grid, Shape
 from qaic_sched.loadgen.targets.scheduler import SchedulerTarget
@@ -28,7 +28,7 @@ PLAN = Plan(scenario="open", arrivals=Poisson(1), duration_s=5.0, rules=RULES)
 
 
 def cards(folder: Path, devices: int = 4, **changes: Any) -> SchedulerTarget:
-    """A scheduler on so many of eight cards, 20 ms an inference of one sample."""
+    """A scheduler on `devices` of eight cards, with 20 ms per inference of one sample."""
     spec = {"batch": 1, "service_time_s": 0.020, "devices": 8, **changes}
     return SchedulerTarget(Scheduler(host(folder, **spec), devices=devices))
 
@@ -36,11 +36,11 @@ def cards(folder: Path, devices: int = 4, **changes: Any) -> SchedulerTarget:
 @pytest.mark.long
 @pytest.mark.parametrize("start", [None, 37.0])
 def test_the_highest_rate_is_the_capacity(tmp_path: Path, start: float | None) -> None:
-    """Four cards of 10 ms do 400 a second: found within 5 %, from wherever it begins."""
+    """The capacity of four cards of 10 ms, 400/s, is found within 5 % from any start rate."""
     rules = Rules(min_duration_s=20.0, slo=Slo(99.0, 0.250))
     plan = msgspec.structs.replace(PLAN, duration_s=20.0, rules=rules)
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         async with opened(cards(tmp_path, service_time_s=0.010)) as test:
             return await find_rate(test, plan, start)
 
@@ -53,9 +53,9 @@ def test_the_highest_rate_is_the_capacity(tmp_path: Path, start: float | None) -
 
 
 def test_each_run_has_a_seed_of_its_own(tmp_path: Path) -> None:
-    """Or a repeat would repeat nothing."""
+    """Runs of a search have different seeds."""
 
-    async def main() -> list[Run]:
+    async def main() -> list[LoadRun]:
         async with opened(cards(tmp_path)) as test:
             return [await over_rates(test, PLAN, [100.0] * n) for n in (1, 2)]
 
@@ -65,9 +65,9 @@ def test_each_run_has_a_seed_of_its_own(tmp_path: Path) -> None:
 
 
 def test_rates_are_of_samples(tmp_path: Path) -> None:
-    """A request of four is four: the rate of requests is a quarter."""
+    """Rates count samples: requests of four samples are sent at a quarter of the rate."""
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         async with opened(cards(tmp_path, batch=4)) as test:
             plan = msgspec.structs.replace(PLAN, samples_per_request=4)
             return await over_rates(test, plan, [200.0, 400.0])
@@ -79,10 +79,10 @@ def test_rates_are_of_samples(tmp_path: Path) -> None:
     assert report.search.points[1].completed_rate == pytest.approx(400, rel=0.1)
 
 
-def test_the_report_is_of_the_best_rate_and_tells_all(tmp_path: Path) -> None:
-    """The one beyond capacity is a point, not the result."""
+def test_the_report_is_of_the_best_rate_and_has_all_points(tmp_path: Path) -> None:
+    """The report is of the best rate; a rate beyond capacity is only a point."""
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         async with opened(cards(tmp_path)) as test:
             plan = msgspec.structs.replace(PLAN, duration_s=9.0)
             return await over_rates(test, plan, [60.0, 100.0, 300.0])
@@ -95,10 +95,10 @@ def test_the_report_is_of_the_best_rate_and_tells_all(tmp_path: Path) -> None:
     assert not report.search.points[2].is_valid
 
 
-def test_where_nothing_passes_it_is_the_last_run(tmp_path: Path) -> None:
-    """INVALID, as that one was."""
+def test_if_no_run_passes_the_report_is_of_the_last(tmp_path: Path) -> None:
+    """If no run passes, the report is that of the last run, INVALID."""
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         async with opened(cards(tmp_path)) as test:
             return await over_rates(test, PLAN, [300.0, 400.0])
 
@@ -110,10 +110,10 @@ def test_where_nothing_passes_it_is_the_last_run(tmp_path: Path) -> None:
 
 
 def test_callers_are_swept(tmp_path: Path) -> None:
-    """Up to one per card each adds a card's rate, beyond that none does."""
+    """Callers add throughput up to one per card."""
     plan = msgspec.structs.replace(PLAN, scenario="closed", arrivals=None)
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         async with opened(cards(tmp_path)) as test:
             return await over_concurrency(test, plan, [1, 2, 4, 8])
 
@@ -124,7 +124,7 @@ def test_callers_are_swept(tmp_path: Path) -> None:
 
 
 def test_cards_scale_linearly(tmp_path: Path) -> None:
-    """A new scheduler per number of devices; what the host does not have is skipped and named."""
+    """Cards scale linearly; a shape with more devices than the host is skipped and named."""
 
     def make(shape: Shape) -> Target:
         return cards(tmp_path, shape.devices)
@@ -133,7 +133,7 @@ def test_cards_scale_linearly(tmp_path: Path) -> None:
         count = 2 * shape.devices
         return msgspec.structs.replace(PLAN, scenario="closed", arrivals=None, concurrency=count)
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         return await over_shapes(make, plan_of, Grid(devices=(1, 2, 4, 8, 9)))
 
     report = run_virtual(main).report
@@ -145,12 +145,12 @@ def test_cards_scale_linearly(tmp_path: Path) -> None:
 
 
 def test_no_shape_at_all_is_an_error(tmp_path: Path) -> None:
-    """With the reasons."""
+    """A sweep without a possible shape raises `ConfigError` with the reasons."""
 
     def make(shape: Shape) -> Target:
         return cards(tmp_path, shape.devices)
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         return await over_shapes(make, lambda info, shape: PLAN, Grid(devices=(9,)))
 
     with pytest.raises(ConfigError, match="devices: got 9"):
@@ -161,9 +161,9 @@ def test_no_shape_at_all_is_an_error(tmp_path: Path) -> None:
 def test_an_interrupted_search_keeps_the_runs_that_were_made(
     tmp_path: Path, after_s: float
 ) -> None:
-    """INVALID, and what was found until then; in the first run, that one's numbers."""
+    """An interrupted search is INVALID and keeps its runs, or the numbers of the first."""
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         loop = asyncio.get_running_loop()
         interrupted: asyncio.Future[None] = loop.create_future()
         loop.call_later(after_s, interrupted.set_result, None)
@@ -178,8 +178,8 @@ def test_an_interrupted_search_keeps_the_runs_that_were_made(
     assert not report.verdict.is_valid
 
 
-def test_what_cannot_be_searched_is_refused() -> None:
-    """Without a limit nothing is too much, and a burst has no rate."""
+def test_plans_that_cannot_be_searched_raise() -> None:
+    """A search without an SLO, or with a burst, raises `ConfigError`."""
 
     async def main() -> None:
         async with opened(TimedTarget()) as test:

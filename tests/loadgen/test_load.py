@@ -14,7 +14,7 @@ import pytest
 from qaic_sched.errors import ConfigError, DeviceError, NoDeviceError
 from qaic_sched.loadgen.inject import processes
 from qaic_sched.loadgen.inject.run_progress import RunProgress
-from qaic_sched.loadgen.load import LoadTest, Processes, Run, filling, opened, run_load
+from qaic_sched.loadgen.load import LoadRun, LoadTest, Processes, filling, opened, run_load
 from qaic_sched.loadgen.plan.plan import Plan, Poisson, Rules, Slo
 from qaic_sched.loadgen.plan.scenarios import plan_for
 from qaic_sched.loadgen.report.report import Report, encode_report
@@ -38,27 +38,27 @@ CLOSED = msgspec.structs.replace(OPEN, scenario="closed", arrivals=None, concurr
 
 
 def cards(folder: Path, **changes: Any) -> SchedulerTarget:
-    """A scheduler over four simulated cards of 2 ms an inference of one sample."""
+    """A scheduler over four simulated cards with 2 ms per inference of one sample."""
     spec = {"batch": 1, "service_time_s": 0.002, "devices": 4, **changes}
     return SchedulerTarget(Scheduler(host(folder, **spec)))
 
 
-def run_plan(target: Target, plan: Plan = OPEN, **options: Any) -> Run:
-    """In virtual time."""
+def run_plan(target: Target, plan: Plan = OPEN, **options: Any) -> LoadRun:
+    """Run a plan in virtual time."""
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         return await run_load(target, plan, **options)
 
     return run_virtual(main)
 
 
 def broken(report: Report) -> list[str]:
-    """The rules that do not hold."""
+    """The names of the broken rules."""
     return [rule.name for rule in report.verdict.rules if not rule.holds]
 
 
 class Odd(TimedTarget):
-    """Answers every input with its mean, or with what `spoil` makes of the n-th answer."""
+    """Answers every input with its mean, or with the result of `spoil` for the n-th answer."""
 
     def __init__(self, spoil: Callable[[int, Any], Any] = lambda n, mean: mean) -> None:
         super().__init__(0.002)
@@ -74,14 +74,14 @@ class Odd(TimedTarget):
         self.last = id(inputs)
         loop = asyncio.get_running_loop()
         reply = Reply(Outcome.DONE, {"mean": mean})
-        loop.call_later(0.001 if is_known else self.service_s, done, reply)
+        loop.call_later(0.001 if is_known else self.execute_s, done, reply)
 
     async def aclose(self) -> None:
         self.is_closed = True
 
 
 class NotThere(Odd):
-    """Nobody answers there."""
+    """A target that cannot be opened."""
 
     async def open(self) -> TargetInfo:
         raise NoDeviceError("nobody answers there")
@@ -96,7 +96,7 @@ class Stuck(Odd):
 
 @pytest.mark.parametrize("plan", [OPEN, CLOSED])
 def test_a_good_run_is_valid_and_repeats_to_the_last_byte(tmp_path: Path, plan: Plan) -> None:
-    """The same seed gives the same report and the same records, another seed others."""
+    """One seed gives equal reports and records, another seed different ones."""
     first, second = (run_plan(cards(tmp_path, service_time_cv=0.2), plan) for _ in range(2))
     other = run_plan(
         cards(tmp_path, service_time_cv=0.2, seed=2), msgspec.structs.replace(plan, seed=2)
@@ -108,8 +108,8 @@ def test_a_good_run_is_valid_and_repeats_to_the_last_byte(tmp_path: Path, plan: 
     assert first.records.done_ns.tolist() != other.records.done_ns.tolist()
 
 
-def test_the_target_has_answered_some_before_it_counts(tmp_path: Path) -> None:
-    """The first inferences of a device are not among those that are measured."""
+def test_the_target_answers_some_requests_before_the_run(tmp_path: Path) -> None:
+    """The warm-up requests before a run are not measured."""
     target = Odd()
     run = run_plan(target)
 
@@ -119,9 +119,9 @@ def test_the_target_has_answered_some_before_it_counts(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_is_invalid_and_keeps_its_numbers() -> None:
-    """What was measured until then stands in the report."""
+    """An interrupted run is INVALID and reports its measurements."""
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         loop = asyncio.get_running_loop()
         interrupted: asyncio.Future[None] = loop.create_future()
         loop.call_later(1.7, interrupted.set_result, None)
@@ -138,9 +138,9 @@ def test_an_interrupted_run_is_invalid_and_keeps_its_numbers() -> None:
 
 
 def test_a_run_interrupted_before_it_begins_is_a_report_too() -> None:
-    """Of nothing."""
+    """A run interrupted before its start has an empty report."""
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         interrupted.set_result(None)
         return await run_load(Odd(), OPEN, interrupted=interrupted)
@@ -152,7 +152,7 @@ def test_a_run_interrupted_before_it_begins_is_a_report_too() -> None:
 
 
 def test_outputs_that_load_changes_are_a_broken_rule() -> None:
-    """Alone each input has its right answer; under load every other is wrong."""
+    """Outputs that are wrong under load break the rule of correctness."""
     right = run_plan(Odd(), check_outputs=True).report
     wrong = Odd(lambda n, mean: mean + (n > 200 and n % 2 == 0))
     report = run_plan(wrong, msgspec.structs.replace(OPEN, seed=3), check_outputs=True).report
@@ -165,7 +165,7 @@ def test_outputs_that_load_changes_are_a_broken_rule() -> None:
 
 @pytest.mark.parametrize("caches", [False, True])
 def test_a_cache_is_found_by_repeating_an_input(caches: bool) -> None:
-    """Twice as fast where the input is that of the request before."""
+    """A target that is twice as fast for a repeated input has a cache."""
     target = Odd()
     target.caches = caches
     report = run_plan(target, repeated_input=True).report
@@ -174,8 +174,8 @@ def test_a_cache_is_found_by_repeating_an_input(caches: bool) -> None:
     assert report.correctness["repeated_input"]["is_caching"] is caches
 
 
-def test_a_target_that_is_not_there_is_its_own_sentence() -> None:
-    """And it is let go of all the same."""
+def test_a_missing_target_raises_its_own_error() -> None:
+    """A target that cannot be opened raises its error, and is closed."""
     target = NotThere()
     with pytest.raises(NoDeviceError, match="nobody answers there"):
         run_plan(target)
@@ -186,7 +186,7 @@ def test_a_target_that_is_not_there_is_its_own_sentence() -> None:
 def test_a_target_that_does_not_close_does_not_cost_the_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What was measured is worth more; the problem is said."""
+    """A target that fails to close does not lose the run, and the problem is logged."""
     assert run_plan(Stuck()).report.verdict.is_valid
     assert "it does not close" in caplog.text
 
@@ -201,7 +201,7 @@ def test_a_target_that_does_not_close_does_not_cost_the_run(
 def test_a_target_that_dies_midway_keeps_its_numbers(
     tmp_path: Path, fault: dict[str, Any], kind: str
 ) -> None:
-    """INVALID, with the requests that were answered before."""
+    """A run whose target dies is INVALID and keeps the answers from before."""
     plan = msgspec.structs.replace(OPEN, drain_s=5.0)
     report = run_plan(cards(tmp_path, faults=[fault]), plan).report
 
@@ -212,7 +212,7 @@ def test_a_target_that_dies_midway_keeps_its_numbers(
 
 
 def test_a_promise_that_is_broken_is_invalid(tmp_path: Path) -> None:
-    """Beyond capacity no latency holds."""
+    """A rate beyond capacity breaks the SLO and the steady state."""
     rules = Rules(min_duration_s=2.0, slo=Slo(99.0, 0.020))
     plan = msgspec.structs.replace(OPEN, arrivals=Poisson(2400), duration_s=2.0, rules=rules)
 
@@ -220,7 +220,7 @@ def test_a_promise_that_is_broken_is_invalid(tmp_path: Path) -> None:
 
 
 def test_inputs_come_from_a_file(tmp_path: Path) -> None:
-    """Its rows are what is sent."""
+    """The rows of a file are sent."""
     np.savez(tmp_path / "rows.npz", data=np.full((6, 4), 7.0, np.float32))
     seen: set[float] = set()
 
@@ -234,8 +234,8 @@ def test_inputs_come_from_a_file(tmp_path: Path) -> None:
     assert seen == {7.0}
 
 
-def test_a_plan_that_cannot_be_is_refused_before_anything_is_sent() -> None:
-    """Its field is named."""
+def test_an_impossible_plan_raises_before_anything_is_sent() -> None:
+    """An impossible plan raises an error with the field, before anything is sent."""
     target = Odd()
     with pytest.raises(ConfigError, match=r"^rate"):
         run_plan(target, msgspec.structs.replace(OPEN, arrivals=Poisson(-1)))
@@ -244,7 +244,7 @@ def test_a_plan_that_cannot_be_is_refused_before_anything_is_sent() -> None:
 
 
 def test_callers_that_fill_a_target() -> None:
-    """Every slot full, whatever the size of a request; of a server nobody knows."""
+    """The callers fill every slot, for any size of requests; a server gets a default."""
     info = replace(info_of(), activations={0: 4, 3: 2}, config={"set_size": 2})
 
     assert filling(info, 1) == 6 * 2 * 8
@@ -255,7 +255,7 @@ def test_callers_that_fill_a_target() -> None:
 
 
 def test_progress_is_that_of_the_latest_run() -> None:
-    """Counters and times, as somebody sees them who looks on."""
+    """Progress has the counters and times of the latest run."""
     progress = RunProgress()
     seen: list[tuple[int, int, float]] = []
 
@@ -280,15 +280,15 @@ def test_progress_is_that_of_the_latest_run() -> None:
 
 @pytest.mark.slow
 def test_loadgens_verdict_stands_beside_ours(tmp_path: Path) -> None:
-    """Both run the same plan; its rules are the verdict's, and p99 is compared."""
+    """LoadGen's rules are part of the verdict, and its p99 is compared with ours."""
     pytest.importorskip("mlperf_loadgen")
     plan = plan_for("server", rate=100, duration_s=8.0, slo=Slo(99, 0.5))
 
-    async def main() -> tuple[Run, RunProgress]:
+    async def main() -> tuple[LoadRun, RunProgress]:
         progress = RunProgress()
         async with opened(cards(tmp_path), progress=progress) as test:
-            run = await test.run(plan)
-            return await test.with_loadgen(run, tmp_path / "logs"), progress
+            run = await test.run(plan, loadgen=True, loadgen_dir=tmp_path / "logs")
+            return run, progress
 
     run, progress = asyncio.run(main())
 
@@ -302,16 +302,22 @@ def test_loadgens_verdict_stands_beside_ours(tmp_path: Path) -> None:
 
 
 def test_a_loadgen_that_cannot_run_keeps_ours(tmp_path: Path) -> None:
-    """A broken target fails its pilot; our own run stays, INVALID."""
+    """A target that breaks before LoadGen starts leaves our own measurements, INVALID."""
     pytest.importorskip("mlperf_loadgen")
     plan = plan_for("single_stream", duration_s=4.0)
 
-    async def main() -> Run:
-        target = Odd()
+    async def main() -> LoadRun:
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + plan.duration_s
+
+        def fail_after_the_run(_: int, mean: Any) -> Any:
+            if loop.time() > ends_at + 0.1:
+                raise DeviceError("the card is gone")
+            return mean
+
+        target = Odd(fail_after_the_run)
         test = LoadTest(target, await target.open())
-        run = await test.run(plan)
-        target.spoil = _fail
-        return await test.with_loadgen(run, tmp_path)
+        return await test.run(plan, loadgen=True, loadgen_dir=tmp_path)
 
     run = run_virtual(main)
 
@@ -320,26 +326,22 @@ def test_a_loadgen_that_cannot_run_keeps_ours(tmp_path: Path) -> None:
     assert not run.report.verdict.is_valid
 
 
-def _fail(_: int, __: Any) -> Any:
-    raise DeviceError("the card is gone")
-
-
 @pytest.mark.slow
 def test_what_other_processes_measured_is_kept_when_one_dies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """INVALID, with the half that there is."""
-    begin = processes._Worker.begin
+    """A run of two processes keeps the records of one if the other dies."""
+    begin = processes._LoadProcess.begin
 
-    def begin_and_kill_the_second(worker: processes._Worker, starts_at: float) -> None:
+    def begin_and_kill_the_second(worker: processes._LoadProcess, starts_at: float) -> None:
         begin(worker, starts_at)
         if worker._name == "load process 2 of 2":
             assert worker._process is not None
             worker._process.kill()
 
-    monkeypatch.setattr(processes._Worker, "begin", begin_and_kill_the_second)
+    monkeypatch.setattr(processes._LoadProcess, "begin", begin_and_kill_the_second)
 
-    async def main(url: str) -> Run:
+    async def main(url: str) -> LoadRun:
         plan = msgspec.structs.replace(OPEN, arrivals=Poisson(100))
         async with opened(ServerTarget(url), processes=Processes(url, 2)) as test:
             return await test.run(plan)
@@ -352,6 +354,6 @@ def test_what_other_processes_measured_is_kept_when_one_dies(
     assert report.counts.done > 100
 
 
-def test_a_target_of_one_device_tells_it() -> None:
-    """What the helpers above stand on."""
+def test_the_helpers_target_has_one_activation() -> None:
+    """The helpers' target has one activation."""
     assert sum(INFO.activations.values()) == 1

@@ -1,8 +1,7 @@
-"""What load testing promises, in virtual time: runs on simulated cards, judged as a user's are.
+"""The promises of load tests in virtual time, on simulated cards.
 
-The p99 of a run of some seconds is off by 10 % by chance alone, so it is held against the same
-arrivals through an ideal pool, which have the same chance; and those, in a run that is long enough,
-against the exact distribution.
+The p99 of a run of a few seconds varies by 10 % by chance. It is therefore compared with the p99 of
+equal arrivals through an ideal pool, which is compared with the exact distribution in a long run.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from tests.loadgen.exact import latency_percentile
 from tests.loadgen.load_helpers import check_of, judged_on_host
 
 RATE = 1_600.0
-"""80 % of what 4 activations of 2 ms can do."""
+"""80 % of the capacity of 4 activations of 2 ms."""
 FREEZE = [{"kind": "hang", "at_s": 8.0, "for_s": 1.0}]
 
 
 def plan_of(arrivals: Poisson | Gamma | None, duration_s: float, **changes: Any) -> Plan:
-    """A run held to its length and to what every run is held to."""
+    """The plan of a run whose length is a rule."""
     rules = Rules(min_duration_s=duration_s - 0.1, **changes.pop("rules", {}))
     scenario = changes.pop("scenario", "open" if arrivals else "closed")
     return Plan(scenario=scenario, arrivals=arrivals, duration_s=duration_s, rules=rules, **changes)
 
 
 def percentile_s(report: Report, percentile: float) -> float:
-    """From the planned instant, as it is reported."""
+    """A reported percentile of the latency."""
     assert report.scheduled is not None
     found = next(each for each in report.scheduled.percentiles if each.percentile == percentile)
     assert found.value_s is not None
@@ -44,7 +43,7 @@ def percentile_s(report: Report, percentile: float) -> float:
 
 
 def ideal_s(report: Report, records: Records, percentile: float) -> float:
-    """The same, of the same arrivals and service times through four servers that lose no time."""
+    """The percentile for these arrivals and execution times on four ideal activations."""
     services = (records.completed_ns - records.started_ns).astype(float)
     ideal = fcfs_waits(records.planned_ns.astype(float), services, 4) + services
     measured = ideal[report.warm_up.excluded :]
@@ -52,13 +51,13 @@ def ideal_s(report: Report, records: Records, percentile: float) -> float:
 
 
 def broken(report: Report) -> set[str]:
-    """Names of the rules that do not hold."""
+    """The names of the broken rules."""
     return {rule.name for rule in report.verdict.rules if not rule.holds}
 
 
 @pytest.mark.parametrize(("load", "servers"), [(0.8, 4), (0.6, 1)])
 def test_the_exact_distribution_is_that_of_a_long_simulation(load: float, servers: int) -> None:
-    """The yardstick itself: half a million customers agree with the formula."""
+    """The exact distribution agrees with a simulation of half a million requests."""
     rate = load * servers / 0.002
     _, waits = simulate_mdc(rate, 0.002, servers, 500_000, 5)
 
@@ -68,7 +67,7 @@ def test_the_exact_distribution_is_that_of_a_long_simulation(load: float, server
 
 
 def test_planned_arrivals_lead_to_the_exact_distribution() -> None:
-    """A schedule of 640,000 requests through an ideal pool: it is M/D/4."""
+    """A schedule of 640,000 requests through an ideal pool gives the M/D/4 distribution."""
     planned = schedule(Poisson(RATE), 400.0, 3).astype(float)
     latency_s = fcfs_waits(planned, np.full(len(planned), 2e6), 4) / 1e9 + 0.002
 
@@ -101,7 +100,7 @@ def test_percentiles_are_those_of_queueing_theory(
 
 @pytest.mark.long
 def test_a_long_run_has_the_exact_percentiles(tmp_path: Path) -> None:
-    """320,000 requests, whose p99 chance puts off by 2 %: within 5 % of M/D/4 by themselves."""
+    """The percentiles of 320,000 requests are within 5 % of M/D/4."""
     report, _ = judged_on_host(tmp_path, plan_of(Poisson(RATE), 200.0, seed=4))
 
     assert report.verdict.is_valid
@@ -110,8 +109,8 @@ def test_a_long_run_has_the_exact_percentiles(tmp_path: Path) -> None:
         assert percentile_s(report, percentile) == pytest.approx(exact, rel=0.05)
 
 
-def test_service_times_that_vary_show_as_the_schedulers_loss(tmp_path: Path) -> None:
-    """A request that waits behind another on its activation cannot go where it is free first."""
+def test_varying_execution_times_show_as_the_schedulers_loss(tmp_path: Path) -> None:
+    """A request bound to a busy activation cannot use another one that is free earlier."""
     plan = plan_of(Poisson(RATE), 1.5)
     early, _ = judged_on_host(tmp_path, plan, service_time_cv=0.5)
     late, _ = judged_on_host(tmp_path, plan, service_time_cv=0.5, options={"set_size": 1})
@@ -122,7 +121,7 @@ def test_service_times_that_vary_show_as_the_schedulers_loss(tmp_path: Path) -> 
 
 
 def test_a_freeze_of_a_second_shows_in_an_open_loop_only(tmp_path: Path) -> None:
-    """Coordinated omission: in a run of 20 s p99.9 has the freeze, a closed loop's does not."""
+    """Coordinated omission: p99.9 shows a freeze in an open loop, but not in a closed one."""
     slow = {"service_time_s": 0.012, "faults": FREEZE}
     opened, _ = judged_on_host(tmp_path, plan_of(Poisson(267.0), 20.0, seed=3), **slow)
     closed, _ = judged_on_host(tmp_path, plan_of(None, 20.0, concurrency=4), **slow)
@@ -156,7 +155,7 @@ RUNS: dict[str, tuple[Plan, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_laws_hold_on_every_valid_run(tmp_path: Path, name: str) -> None:
-    """Little's law and the balance of flow, within 1 %, whatever is sent to whom."""
+    """Little's law and flow balance hold within 1 %, for any plan and target."""
     plan, changes = RUNS[name]
     report, records = judged_on_host(tmp_path, plan, **changes)
 
@@ -173,7 +172,7 @@ def test_laws_hold_on_every_valid_run(tmp_path: Path, name: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", RUNS)
 def test_laws_hold_for_many_seeds(tmp_path: Path, name: str) -> None:
-    """The same for twenty seeds of each, most of which are valid."""
+    """The laws hold for twenty seeds of each run, most of which are valid."""
     plan, changes = RUNS[name]
     num_valid = 0
     for seed in range(1000, 1020):
@@ -187,7 +186,7 @@ def test_laws_hold_for_many_seeds(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("attempts", [1, 2])
 def test_busy_time_is_that_of_inferences_with_errors_too(tmp_path: Path, attempts: int) -> None:
-    """The utilisation law holds within 1 % where 2 % of the inferences fail, retried or not."""
+    """The utilisation law holds within 1 % with 2 % failing inferences, retried or not."""
     options = {"retry": {"max_attempts": attempts}}
     report, _ = judged_on_host(
         tmp_path, plan_of(Poisson(RATE), 1.0), faults=ERRORS, service_time_cv=0.1, options=options
@@ -210,7 +209,7 @@ def test_busy_time_is_that_of_inferences_with_errors_too(tmp_path: Path, attempt
     ids=["single", "single, host turnaround", "batch of 8", "batch of 8, host turnaround"],
 )
 def test_the_scheduler_loses_little(tmp_path: Path, rate: float, changes: dict[str, Any]) -> None:
-    """At 80 % load it keeps requests under 3 % of a service time longer than an ideal pool."""
+    """At 80 % load the scheduler loses less than 3 % of an execution time."""
     report, _ = judged_on_host(tmp_path, plan_of(Poisson(rate), 2_400 / rate), **changes)
 
     loss = check_of(report, "ideal_replay").error
@@ -220,7 +219,7 @@ def test_the_scheduler_loses_little(tmp_path: Path, rate: float, changes: dict[s
 
 @pytest.mark.parametrize("arrivals", [Gamma(RATE, 2.0), None])
 def test_the_same_seed_gives_the_same_report(tmp_path: Path, arrivals: Gamma | None) -> None:
-    """To the last byte of its file, stalls, hedges and all; another seed gives another one."""
+    """One seed gives equal report files, with stalls and hedges; another seed a different one."""
     changes = {"service_time_cv": 0.3, "faults": STALLS, "devices": 2}
     files = []
     for number, seed in enumerate((7, 7, 8)):
@@ -236,7 +235,7 @@ def test_the_same_seed_gives_the_same_report(tmp_path: Path, arrivals: Gamma | N
 
 
 def test_an_overloaded_target_is_invalid(tmp_path: Path) -> None:
-    """120 % of what it can do: not steady, beyond any promise, and the numbers are all there."""
+    """A run at 120 % of capacity is not steady, breaks its SLO and has all numbers."""
     plan = plan_of(Poisson(600.0), 5.0, rules={"slo": Slo(99.0, 0.05)})
     report, _ = judged_on_host(tmp_path, plan, service_time_s=0.008)
 
@@ -246,7 +245,7 @@ def test_an_overloaded_target_is_invalid(tmp_path: Path) -> None:
 
 
 def test_one_percent_of_errors_is_invalid(tmp_path: Path) -> None:
-    """Where nothing is retried callers see them, and so does the verdict."""
+    """Errors that are not retried make the run INVALID."""
     faults = [{"kind": "error", "probability": 0.01}]
     report, _ = judged_on_host(
         tmp_path, plan_of(Poisson(RATE), 1.0), faults=faults, options={"retry": {"max_attempts": 1}}
@@ -261,7 +260,7 @@ def test_one_percent_of_errors_is_invalid(tmp_path: Path) -> None:
 
 
 def test_all_devices_lost_midway_is_invalid_and_keeps_the_numbers(tmp_path: Path) -> None:
-    """Half of the run has latencies, the other half its reason."""
+    """The report has the latencies from before the loss, and the errors from after it."""
     faults = [{"kind": "lost", "at_s": 0.6}]
     report, records = judged_on_host(
         tmp_path, plan_of(Poisson(RATE), 1.2), faults=faults, devices=2
@@ -276,7 +275,7 @@ def test_all_devices_lost_midway_is_invalid_and_keeps_the_numbers(tmp_path: Path
 
 
 def test_a_target_that_hangs_for_ever_is_invalid_and_ends(tmp_path: Path) -> None:
-    """Who has no answer is unresolved, the run ends, and what was measured before is kept."""
+    """Requests without an answer are unresolved, the run ends and keeps its measurements."""
     faults = [{"kind": "hang", "at_s": 0.6}]
     plan = plan_of(Poisson(RATE), 1.2, drain_s=3.0)
     report, _ = judged_on_host(tmp_path, plan, faults=faults)

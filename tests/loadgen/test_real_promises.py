@@ -1,4 +1,4 @@
-"""What load testing promises, in real time: punctual sending, LoadGen's word, servers that fail."""
+"""The promises of load tests in real time: sending on time, agreement with LoadGen, failures."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ TRIES = 3
 
 
 def cards(folder: Path, devices: int, service_time_s: float) -> SchedulerTarget:
-    """So many simulated devices of 4 activations."""
+    """A scheduler over `devices` simulated devices of 4 activations."""
     path = host(folder, batch=1, devices=devices, service_time_s=service_time_s)
     return SchedulerTarget(Scheduler(path, num_activations=4))
 
 
 def broken(report: Report) -> set[str]:
-    """Names of the rules that do not hold."""
+    """The names of the broken rules."""
     return {rule.name for rule in report.verdict.rules if not rule.holds}
 
 
 def judge_server(url: str, rate: float, duration_s: float, **rules: Any) -> Report:
-    """An open loop against a server, and what is said of it."""
+    """Run an open loop against a server, and report on it."""
     plan = Plan(
         scenario="open",
         arrivals=Constant(rate),
@@ -63,8 +63,7 @@ def judge_server(url: str, rate: float, duration_s: float, **rules: Any) -> Repo
 def test_a_precise_run_is_on_time(tmp_path: Path, run: Callable[..., Any]) -> None:
     """At 5,000/s the median request is less than 50 us late, on 8 devices of 4 x 2 ms.
 
-    Where other processes want the same core the system stops this one for milliseconds, which says
-    nothing of it: so the best of a few runs counts.
+    The best of a few runs counts: other processes on the core can stop this one for milliseconds.
     """
     plan = Plan(scenario="open", arrivals=Poisson(5_000.0), duration_s=2.0, is_precise=True)
 
@@ -79,10 +78,10 @@ def test_a_precise_run_is_on_time(tmp_path: Path, run: Callable[..., Any]) -> No
 
 
 def test_our_server_scenario_and_loadgen_agree(tmp_path: Path) -> None:
-    """p99 within 10 % for the same arrivals at 80 % load of 4 activations x 10 ms.
+    """For equal arrivals at 80 % load of 4 activations x 10 ms, p99 agrees within 10 %.
 
-    Whatever else runs on the machine lengthens the one run or the other by chance, and never makes
-    two different numbers equal: so of a few pairs the best one tells whether both measure the same.
+    The best of a few pairs counts: other work on the machine lengthens one of the runs by chance,
+    but does not make two different numbers equal.
     """
     plan = plan_for("server", rate=320.0, slo=Slo(99.0, 0.1), duration_s=4.0, seed=3)
 
@@ -111,7 +110,7 @@ def test_our_server_scenario_and_loadgen_agree(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
 def test_a_server_process_that_dies_midway_is_invalid(kind: str) -> None:
-    """What it answered before is in the report, the rest is said to have failed, and why."""
+    """The report has the answers from before, and the errors from after."""
     with running(kind, die_after=400) as url:
         report = judge_server(url, 400.0, 2.0)
 
@@ -125,7 +124,7 @@ def test_a_server_process_that_dies_midway_is_invalid(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
 def test_a_server_that_fails_one_in_a_hundred_is_invalid(kind: str) -> None:
-    """By the number of its errors, and valid to who allows so many."""
+    """1 % of errors is INVALID, unless the plan allows it."""
     with running(kind, error_share=0.01) as url:
         strict = judge_server(url, 400.0, 2.0)
         lenient = judge_server(url, 400.0, 2.0, max_error_share=0.02)
@@ -137,7 +136,7 @@ def test_a_server_that_fails_one_in_a_hundred_is_invalid(kind: str) -> None:
 
 
 def test_an_overloaded_target_is_invalid_in_real_time(tmp_path: Path) -> None:
-    """120 % of 4 activations x 10 ms: not steady, p99 broken, and nothing lost."""
+    """A run at 120 % of capacity is not steady, breaks its SLO and loses no request."""
     plan = Plan(
         scenario="open",
         arrivals=Poisson(480.0),
@@ -154,7 +153,7 @@ def test_an_overloaded_target_is_invalid_in_real_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "grpc://127.0.0.1:9"])
 def test_a_server_that_is_not_there_is_one_sentence(url: str) -> None:
-    """With its address, before anything is sent."""
+    """A missing server raises one sentence with its address, before anything is sent."""
     with pytest.raises(NoDeviceError, match=f"^{url}: no KServe v2 server answers there") as caught:
         judge_server(url, 100.0, 1.0)
 
@@ -162,7 +161,7 @@ def test_a_server_that_is_not_there_is_one_sentence(url: str) -> None:
 
 
 def test_a_host_whose_devices_are_all_gone_is_one_sentence(tmp_path: Path) -> None:
-    """The scheduler's own error, before anything is sent."""
+    """A host without devices raises the scheduler's error, before anything is sent."""
     path = host(tmp_path, batch=1, faults=[{"kind": "lost", "at_s": 0.0}])
     target = SchedulerTarget(Scheduler(path))
 

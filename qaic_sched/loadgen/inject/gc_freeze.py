@@ -1,4 +1,4 @@
-"""Keeps Python's garbage collector from stopping a run for longer than what is measured."""
+"""Keeps pauses of Python's garbage collector out of the measurement."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["own_garbage_only"]
+__all__ = ["gc_frozen"]
 
 
 @contextmanager
-def own_garbage_only() -> Iterator[None]:
-    """Keep the garbage collector from what was there before the run.
+def gc_frozen() -> Iterator[None]:
+    """Exclude the objects that exist now from garbage collection, until the block ends.
 
-    A load tester's libraries are hundreds of thousands of objects: a search through them all stops
-    the process for some 50 ms, target and all, and would be the p99 of a short run. Whoever had
-    frozen something before has to do so again: to ask for that is a search, too.
+    The libraries of a load test are hundreds of thousands of objects. A full collection stops the
+    process, target included, for about 50 ms, which would be the p99 of a short run. At the end
+    everything is unfrozen, including objects that the caller had frozen before.
     """
     gc.freeze()
     try:

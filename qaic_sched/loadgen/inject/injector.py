@@ -1,16 +1,16 @@
-"""Sends requests when they are due, and writes down what becomes of each.
+"""The injector: sends requests when they are due, and records the outcome of each.
 
 Rules of this file:
-- An open loop never waits for an answer. What is late is sent at once, and its lateness is in the
-  records: latency counts from the planned instant.
-- A closed loop sends a caller's next request at the answer to its last; after one that was not done
-  the caller pauses for `_PAUSE_S`, or a target that refuses at once would do nothing else.
-- No task per request: timers and callbacks, and one future for the end.
-- Nothing is lost: each request has its row before it is sent, whatever the target does with it.
-- A run that is interrupted keeps what was due by then; the answers that are out are awaited.
-- Times are the loop's, so that a run in virtual time is exact. Timers of real loops are not:
-  asyncio's fire up to 1 ms late, uvloop's up to 1 ms early or late (after an early one it spins
-  through the rest). A precise run stops relying on them `_SPIN_S` before each send.
+- An open loop never waits for an answer. A late request is sent at once, and the records show how
+  late it was: latency counts from the planned instant.
+- In a closed loop a caller sends its next request when it has its answer. After a request that was
+  not done it pauses for `_PAUSE_S`, so that a target that rejects at once is not busy rejecting.
+- There is no task per request: timers and callbacks, and one future for the end.
+- Nothing is lost: a request has its row before it is sent, whatever the target does.
+- An interrupted run keeps all requests that were due, and awaits the outstanding answers.
+- Times are the event loop's, so a run in virtual time is exact. Timers of real loops are not:
+  asyncio's fire up to 1 ms late, uvloop's up to 1 ms early or late (after an early one, the
+  injector spins for the rest). A precise run spins for the last `_SPIN_S` before each send.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from qaic_sched.clock import clock_of
 from qaic_sched.errors import ConfigError
-from qaic_sched.loadgen.inject.gc_freeze import own_garbage_only
+from qaic_sched.loadgen.inject.gc_freeze import gc_frozen
 from qaic_sched.loadgen.inject.rows import Rows
 from qaic_sched.loadgen.inject.sampler import Sampler
 from qaic_sched.loadgen.targets.base import Outcome, Reply
@@ -42,27 +42,27 @@ if TYPE_CHECKING:
 
     OnReply = Callable[[int, Reply], None]
 
-__all__ = ["Progress", "inject"]
+__all__ = ["RunCounters", "inject"]
 
 _SPIN_S = 0.0015
 _PAUSE_S = 0.001
-_MOST_AT_ONCE = 64
-"""Sends in one turn of the loop: answers must be noticed also where sending is late."""
-_MOST_TEXT = 300
+_MAX_SENDS_PER_TURN = 64
+"""Limit for one turn of the loop, so that answers are handled even while sending is late."""
+_MAX_PROBLEM_CHARS = 300
 
 
 @dataclass(slots=True)
-class Progress:
-    """How far a run is: plain counters, kept by the injector, for whoever looks on."""
+class RunCounters:
+    """Counters of a run, kept by the injector; may be read at any time."""
 
     planned: int | None = None
-    """Requests that are due in all; None in a closed loop, where nobody knows."""
+    """Requests of the whole run; None in a closed loop, where the number is not known."""
     sent: int = 0
     done: int = 0
-    """Requests that have their answer, errors included."""
+    """Requests that were answered, errors included."""
     errors: int = 0
     latency: Histogram = field(default_factory=Histogram)
-    """Seconds from the planned instant to the answer, of those without an error."""
+    """Seconds from the planned instant to the answer, of requests without an error."""
 
 
 async def inject(
@@ -73,24 +73,27 @@ async def inject(
     inputs: InputLibrary,
     *,
     on_reply: OnReply | None = None,
-    progress: Progress | None = None,
+    progress: RunCounters | None = None,
     starts_at: float | None = None,
     interrupted: asyncio.Future[None] | None = None,
 ) -> Records:
-    """Run a plan against an open target: at `planned_ns`, or as a closed loop where that is None.
+    """Run a plan against an open target and return the records.
 
-    `on_reply` gets the row and the reply of each request, `progress` is kept up to date;
-    `starts_at` is the instant of the loop's clock that counts as 0, by default now. What has no
-    answer `plan.drain_s` after the last request was due is `UNRESOLVED`. Once `interrupted` is
-    done, nothing more is sent.
+    Requests are sent at `planned_ns`; None makes a closed loop. `on_reply` gets the row and the
+    reply of each request, `progress` is kept up to date, and `starts_at` is the instant of the
+    loop's clock that counts as 0, by default now. A request without an answer `plan.drain_s` after
+    the last send is `UNRESOLVED`. When the future `interrupted` is done, sending stops. Raises
+    `ConfigError` for a plan that sends nothing.
     """
     _check(plan)
     kind = _ClosedLoop if planned_ns is None else _OpenLoop
-    run = kind(target, info, plan, planned_ns, inputs, on_reply, progress or Progress(), starts_at)
+    run = kind(
+        target, info, plan, planned_ns, inputs, on_reply, progress or RunCounters(), starts_at
+    )
     if interrupted is not None:
         interrupted.add_done_callback(run.interrupt)
     try:
-        with own_garbage_only():
+        with gc_frozen():
             return await run.records()
     finally:
         run.stop()
@@ -107,8 +110,8 @@ def _check(plan: Plan) -> None:
         raise ConfigError(f"max_requests: must be at least 1, not {plan.max_requests}")
 
 
-class _Run:
-    """Both kinds of loops: sending a row, noting its answer, and the end."""
+class _Injection:
+    """Common to both loops: sending a row, recording its answer, and the end."""
 
     def __init__(
         self,
@@ -118,7 +121,7 @@ class _Run:
         planned_ns: NDArray[np.int64] | None,
         inputs: InputLibrary,
         on_reply: OnReply | None,
-        progress: Progress,
+        progress: RunCounters,
         starts_at: float | None,
     ) -> None:
         self._target = target
@@ -129,14 +132,14 @@ class _Run:
         self._loop = asyncio.get_running_loop()
         self._clock = clock_of(self._loop)
         self._rows = Rows(planned_ns)
-        # Afterwards: to make room for millions of rows takes a second.
+        # After the allocation, which takes a second for millions of rows.
         self._origin = self._clock() if starts_at is None else starts_at
         self._rows.origin = self._origin
         self._sampler = Sampler(target, self._clock, self._origin, plan.duration_s)
         self._has_devices = bool(info.activations)
         progress.planned = None if planned_ns is None else len(planned_ns)
         self._next = 0
-        """The row of the next request to be sent."""
+        """The row of the next request."""
         self._unanswered = 0
         self._is_sending = False
         self._is_all_sent = False
@@ -145,7 +148,7 @@ class _Run:
         self._finished: asyncio.Future[int] = self._loop.create_future()
 
     async def records(self) -> Records:
-        """From the beginning to the last answer, or until nobody waits for it any more."""
+        """Run to the last answer, or to the end of the drain."""
         self._timer = self._loop.call_at(self._origin, self._begin)
         ended_ns = await self._finished
         records = self._rows.records(self._count())
@@ -156,7 +159,7 @@ class _Run:
         return records
 
     def interrupt(self, _: object = None) -> None:
-        """Send nothing more; what is out is awaited."""
+        """Stop sending; outstanding answers are awaited."""
         if self._is_all_sent or self._is_over:
             return
         if self._timer is not None:
@@ -164,7 +167,7 @@ class _Run:
         self._end_sending()
 
     def stop(self) -> None:
-        """Note and send nothing more."""
+        """Stop sending and recording."""
         self._is_over = True
         self._sampler.stop()
         if self._timer is not None:
@@ -179,18 +182,18 @@ class _Run:
         self._wake()
 
     def _wake(self) -> None:
-        """Send what is due, and see to it that this is called again."""
+        """Send the requests that are due, and schedule the next call."""
         raise NotImplementedError
 
     def _count(self) -> int:
-        """Rows that the run has come to."""
+        """Return the number of rows that the records have."""
         return self._next
 
     def _now_ns(self) -> int:
         return round((self._clock() - self._origin) * 1e9)
 
     def _send(self, now_ns: int) -> None:
-        """Send the next row, which says already when it was planned."""
+        """Send the request of the next row, whose planned instant is set."""
         row = self._next
         self._next = row + 1
         self._rows.sent[row] = now_ns
@@ -203,8 +206,8 @@ class _Run:
                 inputs[inputs.index_of(row)], self._plan.timeout_s, partial(self._answered, row)
             )
         except Exception as error:
-            # The target is broken; the run goes on, and what it has measured stays.
-            problem = f"{type(error).__name__}: {error}"[:_MOST_TEXT]
+            # The target is broken; the run goes on and keeps its measurements.
+            problem = f"{type(error).__name__}: {error}"[:_MAX_PROBLEM_CHARS]
             self._loop.call_soon(self._answered, row, Reply(Outcome.FAILED, problem=problem))
         self._is_sending = False
 
@@ -224,12 +227,12 @@ class _Run:
             if not self._unanswered:
                 self._finish()
         else:
-            self._freed(reply)
+            self._caller_is_free(reply)
         if self._on_reply is not None:
             self._on_reply(row, reply)
 
-    def _freed(self, reply: Reply) -> None:
-        """A caller has its answer: what that means while requests are still sent."""
+    def _caller_is_free(self, reply: Reply) -> None:
+        """Handle an answer while requests are still being sent."""
 
     def _end_sending(self) -> None:
         self._is_all_sent = True
@@ -244,12 +247,12 @@ class _Run:
             self._finished.set_result(self._now_ns())
 
 
-class _OpenLoop(_Run):
-    """Sends at planned instants, whatever becomes of it."""
+class _OpenLoop(_Injection):
+    """Sends at the planned instants, regardless of answers."""
 
     _waited_at = -1.0
     _due: int | None = None
-    """Rows that were due when the run was interrupted, sent or not."""
+    """The number of rows that were due at the interruption, sent or not."""
 
     def interrupt(self, _: object = None) -> None:
         if not self._is_all_sent and not self._is_over:
@@ -262,7 +265,7 @@ class _OpenLoop(_Run):
 
     def _wake(self) -> None:
         planned, end = self._rows.planned, self._rows.size
-        for _ in range(_MOST_AT_ONCE):
+        for _ in range(_MAX_SENDS_PER_TURN):
             if self._next == end:
                 self._end_sending()
                 return
@@ -276,7 +279,7 @@ class _OpenLoop(_Run):
     def _wait_until(self, planned_ns: int) -> None:
         at = self._origin + planned_ns * 1e-9
         now = self._clock()
-        # A clock that stands still meanwhile is a virtual one, whose timers are exact.
+        # If the clock has not moved since the last wait it is virtual, and its timers are exact.
         if self._plan.is_precise and now != self._waited_at:
             self._waited_at = now
             if at - now <= _SPIN_S:
@@ -286,14 +289,14 @@ class _OpenLoop(_Run):
         self._timer = self._loop.call_at(at, self._wake)
 
 
-class _ClosedLoop(_Run):
-    """Keeps `plan.concurrency` requests out, until the time or their number is over."""
+class _ClosedLoop(_Injection):
+    """Keeps `plan.concurrency` requests outstanding, until time or number of requests is over."""
 
     _num_callers = 0
 
     def _wake(self) -> None:
-        """Have the callers begin, some in each turn of the loop."""
-        for _ in range(_MOST_AT_ONCE):
+        """Start the callers, some in each turn of the loop."""
+        for _ in range(_MAX_SENDS_PER_TURN):
             if self._is_all_sent:
                 return
             if self._num_callers == self._plan.concurrency:
@@ -309,7 +312,7 @@ class _ClosedLoop(_Run):
             return
         now_ns = self._now_ns()
         if now_ns >= self._plan.duration_s * 1e9:
-            return  # the end is due
+            return  # the end is due, its timer late
         if self._next == self._rows.size:
             self._rows.grow()
         self._rows.planned[self._next] = now_ns
@@ -319,10 +322,10 @@ class _ClosedLoop(_Run):
                 self._timer.cancel()
             self._end_sending()
 
-    def _freed(self, reply: Reply) -> None:
+    def _caller_is_free(self, reply: Reply) -> None:
         if reply.outcome is not Outcome.DONE:
             self._loop.call_later(_PAUSE_S, self._send_next)
         elif self._is_sending:
-            self._loop.call_soon(self._send_next)  # a target that answers at once
+            self._loop.call_soon(self._send_next)  # the target answered within `send`
         else:
             self._send_next()

@@ -1,4 +1,4 @@
-"""A few requests before the load: one alone, and how long or how many a second they take."""
+"""Requests before the load: single answers, the shortest latency, the rate of a burst."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["Inputs", "ask", "ask_all", "measure_latency", "measure_rate"]
 
 PILOT_S = 0.25
-"""A pilot ends when it has taken so long."""
+"""Duration of a pilot."""
 PATIENCE_S = 60.0
-"""So long an answer is awaited."""
+"""Longest wait for an answer."""
 MAX_ROUNDS = 100
 
 
@@ -36,32 +36,32 @@ class Inputs(Protocol):
 async def ask_all(
     target: Target, requests: Sequence[Tensors], patience_s: float = PATIENCE_S
 ) -> list[Reply]:
-    """Send requests together and wait for all replies; who has none in time is unresolved."""
-    everyone = asyncio.get_running_loop().create_future()
+    """Send requests together and await the replies; one that is missing in time is UNRESOLVED."""
+    all_replied = asyncio.get_running_loop().create_future()
     replies: dict[int, Reply] = {}
 
     def done(number: int, reply: Reply) -> None:
         replies[number] = reply
-        if len(replies) == len(requests) and not everyone.done():
-            everyone.set_result(None)
+        if len(replies) == len(requests) and not all_replied.done():
+            all_replied.set_result(None)
 
     for number, tensors in enumerate(requests):
         target.send(tensors, None, partial(done, number))
-    await asyncio.wait([everyone], timeout=patience_s)
+    await asyncio.wait([all_replied], timeout=patience_s)
     missing = Reply(Outcome.UNRESOLVED, problem=f"no answer within {patience_s:g} s")
     return [replies.get(number, missing) for number in range(len(requests))]
 
 
 async def ask(target: Target, tensors: Tensors, patience_s: float = PATIENCE_S) -> Reply:
-    """Send one request and wait for its reply; unresolved if there is none in time."""
+    """Send one request and await its reply; UNRESOLVED if there is none in time."""
     (reply,) = await ask_all(target, [tensors], patience_s)
     return reply
 
 
 async def measure_latency(target: Target, inputs: Inputs, at_once: int = 1) -> float:
-    """The shortest seconds that so many requests took, one such round after the other.
+    """Return the shortest time, in seconds, in which `at_once` requests were answered.
 
-    `DeviceError` if one of them failed: under load it would be no better.
+    Raises `DeviceError` if a request fails.
     """
     shortest = await _timed_round(target, inputs, at_once)
     clock = clock_of(asyncio.get_running_loop())
@@ -74,7 +74,10 @@ async def measure_latency(target: Target, inputs: Inputs, at_once: int = 1) -> f
 
 
 async def measure_rate(target: Target, inputs: Inputs) -> float:
-    """Requests a second of a burst that is long enough to tell; `DeviceError` as above."""
+    """Return the requests per second of a burst that lasts at least `PILOT_S`.
+
+    Raises `DeviceError` if a request fails.
+    """
     count = 64
     while True:
         took = await _timed_round(target, inputs, count)

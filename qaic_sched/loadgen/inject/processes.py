@@ -1,11 +1,12 @@
-"""Several processes that load one server: one client may be slower than what it measures.
+"""Several processes that load one server, for servers that are faster than one client.
 
 Rules of this file:
-- All begin at one instant of the monotonic clock, which all processes of a host share, and count
-  their times from there. That instant is chosen once every process is connected.
-- The plan is dealt out like cards, or the callers are: together the processes send what one would.
-- Nothing is lost: each process hands its raw records over in a file. If one dies, the others go on
-  to their end, and the error brings what they have.
+- All processes start at one instant of the monotonic clock, which the processes of a host share,
+  and count their times from it. The instant is chosen when every process is connected.
+- The planned instants, or the callers, are dealt out: together the processes send what a single one
+  would.
+- Nothing is lost: each process leaves its raw records in a file. If one dies, the others continue
+  to the end, and the error has their records.
 """
 
 from __future__ import annotations
@@ -35,45 +36,45 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Job", "ProcessDiedError", "inject_from_processes", "merge", "split"]
+__all__ = ["ProcessDiedError", "ProcessJob", "inject_from_processes", "merge", "split"]
 
 WORKER = "qaic_sched.loadgen.inject.worker"
-"""The module that each process runs."""
+"""The module that each process runs, by `python -m`."""
 
-_LEAD_S = 0.2
-"""From "all are ready" to the beginning: each must have heard of it."""
+_START_LEAD_S = 0.2
+"""Time between the last process being ready and the start, for the message to arrive."""
 _READY_LIMIT_S = 60.0
 
 
 class ProcessDiedError(SchedulerError):
-    """The host's fault, or ours: a load process ended early. `records` are those of the others."""
+    """A load process ended early, by the host's fault or ours; `records` are the others'."""
 
     def __init__(self, message: str, records: Records | None = None) -> None:
         super().__init__(message)
         self.records = records
 
 
-class Job(Struct, frozen=True):
-    """What one process is told to do, in `job.json`."""
+class ProcessJob(Struct, frozen=True):
+    """The instructions for one process, in `job.json`."""
 
     url: str
     plan: Plan
     planned_path: str | None
-    """The instants in nanoseconds, as an `.npy` file; None is a closed loop."""
+    """An `.npy` file of the planned instants in nanoseconds; None for a closed loop."""
     inputs_path: str | None
     records_path: str
 
 
 def split(planned_ns: NDArray[np.int64], n: int) -> list[NDArray[np.int64]]:
-    """Deal the instants out to so many processes, each the n-th next."""
+    """Deal the planned instants out to `n` processes, in turn."""
     return [planned_ns[i::n] for i in range(n)]
 
 
 def merge(records: Sequence[Records]) -> Records:
-    """All rows of several records of one beginning, in the order of their planned instants.
+    """Merge records with a common start, in the order of the planned instants.
 
-    Ids of inferences are unique within one record only, so they are renumbered record by record;
-    -1 stays. All looked at the same devices, so their samples are put into the order of time.
+    Ids of inferences are unique within one process only, so they are renumbered; -1 stays. The
+    processes sampled the same devices, so the samples are sorted by time.
     """
     order = np.argsort(np.concatenate([each.planned_ns for each in records]), kind="stable")
     columns = {
@@ -110,37 +111,38 @@ async def inject_from_processes(
     inputs_path: Path | None = None,
     interrupted: asyncio.Future[None] | None = None,
 ) -> Records:
-    """Run a plan against a server from `n` processes of its own; what `inject` gives, merged.
+    """Run a plan against a server from `n` new processes; return the merged records.
 
-    A closed loop's callers, and its number of requests, are divided. Once `interrupted` is done,
-    nothing more is sent. Raises what `open` of a target does in words, and `ProcessDiedError`.
+    The callers of a closed loop and `max_requests` are divided among the processes. When the future
+    `interrupted` is done, sending stops. Raises `ConfigError` for a plan that cannot be divided and
+    `ProcessDiedError` for a process that fails; its message has the last line of that process.
     """
     _check(plan, planned_ns, n)
     shares = _shares(plan, planned_ns, n)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qaic-sched-load-")))
-        workers = [_Worker(i, n, folder) for i in range(n)]
-        for worker, (its_plan, its_planned_ns) in zip(workers, shares, strict=True):
-            stack.push_async_callback(worker.kill)
-            await worker.start(url, its_plan, its_planned_ns, inputs_path)
-        await asyncio.gather(*(worker.ready() for worker in workers))
-        starts_at = time.monotonic() + _LEAD_S
-        for worker in workers:
-            worker.begin(starts_at)
+        processes = [_LoadProcess(i, n, folder) for i in range(n)]
+        for process, (part_plan, part_ns) in zip(processes, shares, strict=True):
+            stack.push_async_callback(process.kill)
+            await process.start(url, part_plan, part_ns, inputs_path)
+        await asyncio.gather(*(process.ready() for process in processes))
+        starts_at = time.monotonic() + _START_LEAD_S
+        for process in processes:
+            process.begin(starts_at)
 
         def interrupt(_: object) -> None:
-            for worker in workers:
-                worker.interrupt()
+            for process in processes:
+                process.interrupt()
 
         if interrupted is not None:
             interrupted.add_done_callback(interrupt)
             stack.callback(interrupted.remove_done_callback, interrupt)
-        results = await asyncio.gather(*(worker.records() for worker in workers))
-    there = [each for each in results if isinstance(each, Records)]
+        results = await asyncio.gather(*(process.records() for process in processes))
+    parts = [each for each in results if isinstance(each, Records)]
     deaths = [each for each in results if isinstance(each, str)]
     if deaths:
-        raise ProcessDiedError("; ".join(deaths), merge(there) if there else None)
-    return merge(there)
+        raise ProcessDiedError("; ".join(deaths), merge(parts) if parts else None)
+    return merge(parts)
 
 
 def _check(plan: Plan, planned_ns: NDArray[np.int64] | None, n: int) -> None:
@@ -156,7 +158,7 @@ def _check(plan: Plan, planned_ns: NDArray[np.int64] | None, n: int) -> None:
 def _shares(
     plan: Plan, planned_ns: NDArray[np.int64] | None, n: int
 ) -> list[tuple[Plan, NDArray[np.int64] | None]]:
-    """What each process is to do; each draws inputs and their order of its own."""
+    """Divide a plan; each part has a seed of its own for its inputs and their order."""
     plans = [replace(plan, seed=plan.seed + i) for i in range(n)]
     if planned_ns is not None:
         return list(zip(plans, split(planned_ns, n), strict=True))
@@ -178,8 +180,8 @@ def _part(whole: int, i: int, n: int) -> int:
     return whole // n + (i < whole % n)
 
 
-class _Worker:
-    """One load process: `python -m qaic_sched.loadgen.inject.worker`."""
+class _LoadProcess:
+    """One load process, which runs `WORKER`."""
 
     def __init__(self, index: int, n: int, folder: Path) -> None:
         self._name = f"load process {index + 1} of {n}"
@@ -200,25 +202,20 @@ class _Worker:
             planned_path = str(self._folder / "planned.npy")
             np.save(planned_path, planned_ns)
         inputs = None if inputs_path is None else str(inputs_path)
-        job = Job(url, plan, planned_path, inputs, str(self._folder / "records.npz"))
+        job = ProcessJob(url, plan, planned_path, inputs, str(self._folder / "records.npz"))
         (self._folder / "job.json").write_bytes(msgspec_json.encode(job))
         self._process = await asyncio.create_subprocess_exec(
-            *(
-                sys.executable,
-                "-m",
-                "qaic_sched.loadgen.inject.worker",
-                str(self._folder / "job.json"),
-            ),
+            *(sys.executable, "-m", WORKER, str(self._folder / "job.json")),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is the parent's to heed
+            start_new_session=True,  # Ctrl-C goes to the parent only
         )
         assert self._process.stderr is not None
         self._stderr = asyncio.create_task(self._process.stderr.read())
 
     async def ready(self) -> None:
-        """Wait until it is connected; its own words where it cannot."""
+        """Wait until the process is connected; raise with its last line if it cannot."""
         assert self._process is not None
         assert self._process.stdout is not None
         try:
@@ -230,26 +227,26 @@ class _Worker:
             raise ProcessDiedError(await self._last_words())
 
     def begin(self, starts_at: float) -> None:
-        """Tell it when; one that has died meanwhile is found out later."""
+        """Send the start instant; a process that died meanwhile is noticed by `records`."""
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(f"{starts_at!r}\n".encode())
 
     def interrupt(self) -> None:
-        """Have it send nothing more."""
+        """Make the process stop sending."""
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(b"stop\n")
 
     async def records(self) -> Records | str:
-        """What it has measured, or how it died."""
+        """Wait for the end; return the records, or a sentence on how the process died."""
         assert self._process is not None
         if await self._process.wait() == 0:
             return await asyncio.to_thread(load_records, self._folder / "records.npz")
         return await self._last_words()
 
     async def kill(self) -> None:
-        """End it if it has not ended."""
+        """Kill the process if it is still running."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
@@ -261,6 +258,6 @@ class _Worker:
         assert self._stderr is not None
         status = await self._process.wait()
         lines = (await self._stderr).decode(errors="replace").split("\n")
-        words = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        words = next((line for line in reversed(lines) if line.strip()), "no message")
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         return f"{self._name} {how}: {words}"

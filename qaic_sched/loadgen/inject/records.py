@@ -1,6 +1,6 @@
-"""What a run leaves behind: one row per request, in arrays, and what devices did meanwhile.
+"""The raw records of a run: one row per request, in arrays, and samples of the devices.
 
-Instants are nanoseconds since the run began; -1 is "never" or "not known".
+Instants are nanoseconds since the start of the run; -1 means never or not known.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ __all__ = ["Records"]
 
 @dataclass(slots=True)
 class Records:
-    """One row per request that was due, in the order in which they were planned."""
+    """One row per request that was due, in the order of the planned instants."""
 
     planned_ns: NDArray[np.int64]
-    """When it should have been sent; in a closed loop, when its caller was free to."""
+    """When the request was due; in a closed loop, when its caller was free to send it."""
     sent_ns: NDArray[np.int64]
     done_ns: NDArray[np.int64]
     outcome: NDArray[np.int8]
     inference: NDArray[np.int64]
-    """Id of the inference that answered it."""
+    """Id of the inference that answered the request."""
     device: NDArray[np.int32]
     activation: NDArray[np.int32]
     submitted_ns: NDArray[np.int64]
     started_ns: NDArray[np.int64]
     completed_ns: NDArray[np.int64]
     ended_ns: int = 0
-    """When the last answer had come, or the run gave up."""
+    """The instant of the last answer, or of the end of the drain."""
     problems: dict[str, int] = field(default_factory=dict)
-    """What callers were told, and how often: the first few kinds."""
+    """Error message -> number of requests, for the first few messages."""
     device_samples: list[DeviceSample] = field(default_factory=list)
-    """At the beginning, about a hundred times on the way, and at the end."""
+    """About a hundred, the first at the start and the last at the end."""
 
     @classmethod
     def for_requests(cls, planned_ns: NDArray[np.int64]) -> Records:
-        """Rows for requests of which nothing has happened yet."""
+        """Make rows for requests that are planned and not sent yet."""
         count = len(planned_ns)
 
         def never() -> NDArray[np.int64]:

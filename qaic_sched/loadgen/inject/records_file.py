@@ -1,4 +1,4 @@
-"""Raw records of a run in one `.npz` file, and back: every number as it was measured."""
+"""Writes the raw records of a run to one `.npz` file and reads them back, without loss."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ARRAYS", "load_records", "save_records"]
 
-_REST = ("ended_ns", "problems", "device_samples")
-ARRAYS = tuple(each.name for each in fields(Records) if each.name not in _REST)
-"""The names of the columns, one row per request each."""
+_NOT_ARRAYS = ("ended_ns", "problems", "device_samples")
+ARRAYS = tuple(each.name for each in fields(Records) if each.name not in _NOT_ARRAYS)
+"""The names of the columns, which have one row per request."""
 _KEYS = {**dict(zip(ARRAYS, ARRAYS, strict=True)), "completed_ns": "answered_ns"}
-"""Column -> its name in the file, which outlives that of the attribute."""
+"""Column -> its name in the file, which stays when the attribute is renamed."""
 
 
 class _Rest(Struct, frozen=True):
-    """What is no array, as JSON."""
+    """The fields that are not arrays, stored as JSON."""
 
     ended_ns: int
     problems: dict[str, int]
@@ -35,7 +35,7 @@ class _Rest(Struct, frozen=True):
 
 
 def save_records(records: Records, path: Path) -> None:
-    """Write all of it to a file of exactly this name."""
+    """Write records to a file of exactly this name."""
     rest = msgspec.json.encode(_Rest(records.ended_ns, records.problems, records.device_samples))
     with path.open("wb") as file:
         np.savez(
@@ -47,13 +47,13 @@ def save_records(records: Records, path: Path) -> None:
 
 
 def load_records(path: Path) -> Records:
-    """Read what `save_records` wrote; `InputError` where it is something else."""
+    """Read records written by `save_records`; raise `InputError` for any other file."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[key] for name, key in _KEYS.items()}
             rest = msgspec.json.decode(archive["rest"].tobytes(), type=_Rest)
     except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: no records of a load test: {error}") from error
+        raise InputError(f"{path}: not a records file of a load test: {error}") from error
     return Records(
         **arrays,
         ended_ns=rest.ended_ns,

@@ -1,4 +1,4 @@
-"""Looks at a target's devices about a hundred times during a run, on a timer of its own."""
+"""Samples a target's devices about a hundred times during a run, by a timer."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Sampler"]
 
-_WANTED = 100
-_SHORTEST_S = 0.005
+_SAMPLES_WANTED = 100
+_MIN_INTERVAL_S = 0.005
 
 
 class Sampler:
-    """Samples from the beginning to the end, evenly, whatever the run turns out to last.
+    """Takes samples at equal intervals, however long the run lasts.
 
-    It begins with a hundredth of the `expected_s`. Each time it has twice as many samples as are
-    wanted, it drops every other and goes half as fast.
+    The first interval is a hundredth of `expected_s`. When there are twice as many samples as
+    wanted, every other one is dropped and the interval is doubled.
     """
 
     def __init__(
@@ -30,28 +30,28 @@ class Sampler:
         self._target = target
         self._clock = clock
         self._origin = origin
-        self._every_s = max(expected_s / _WANTED, _SHORTEST_S)
+        self._every_s = max(expected_s / _SAMPLES_WANTED, _MIN_INTERVAL_S)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Take the first, and go on until `stop`; nothing is taken of a target that tells none."""
+        """Take samples until `stop`; none from a target that has no metrics."""
         if self.take():
             self._timer = self._loop.call_later(self._every_s, self.start)
 
     def take(self) -> bool:
-        """Take one now; whether there was one to be had."""
+        """Take a sample now; return whether the target had one."""
         sample = self._target.sample()
         if sample is None:
             return False
         sample.at_ns = round((self._clock() - self._origin) * 1e9)
         self.samples.append(sample)
-        if len(self.samples) > 2 * _WANTED:
+        if len(self.samples) > 2 * _SAMPLES_WANTED:
             del self.samples[1::2]
             self._every_s *= 2
         return True
 
     def stop(self) -> None:
-        """Take no more."""
+        """Stop taking samples."""
         if self._timer is not None:
             self._timer.cancel()

@@ -1,8 +1,8 @@
-"""One of several load processes: `python -m qaic_sched.loadgen.inject.worker JOB`.
+"""The program of a load process: `python -m qaic_sched.loadgen.inject.worker JOB`.
 
-It connects, says `ready`, is told the instant of the beginning on its standard input, runs, and
-leaves its records in a file. A further line there interrupts it; when that input closes its parent
-is gone, and it ends.
+The process connects, prints `ready`, reads the start instant from its standard input, runs, and
+leaves its records in a file. A further line of input interrupts the run. When the input closes, the
+parent is gone and the process ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from qaic_sched.errors import SchedulerError
 from qaic_sched.loadgen.inject.injector import inject
-from qaic_sched.loadgen.inject.processes import Job
+from qaic_sched.loadgen.inject.processes import ProcessJob
 from qaic_sched.loadgen.inject.records_file import save_records
 from qaic_sched.loadgen.plan.inputs import InputLibrary
 from qaic_sched.loadgen.targets.server import ServerTarget
@@ -24,8 +24,8 @@ from qaic_sched.loadgen.targets.server import ServerTarget
 __all__ = ["run_job"]
 
 
-async def run_job(job: Job) -> None:
-    """Do what the parent has written down."""
+async def run_job(job: ProcessJob) -> None:
+    """Run the job that the parent has written."""
     parent = await _parent()
     target = ServerTarget(job.url)
     try:
@@ -53,14 +53,14 @@ async def run_job(job: Job) -> None:
 
 
 async def _heed(parent: asyncio.StreamReader, interrupted: asyncio.Future[None]) -> None:
-    """Pass the parent's interruption on, until the parent is gone."""
+    """Interrupt the run when the parent says so; return when the parent is gone."""
     while await parent.readline():
         if not interrupted.done():
             interrupted.set_result(None)
 
 
 async def _parent() -> asyncio.StreamReader:
-    """What comes on standard input."""
+    """Return a reader of standard input, which the parent writes to."""
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
     await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
@@ -68,8 +68,8 @@ async def _parent() -> asyncio.StreamReader:
 
 
 def main() -> None:
-    """Run the job of the command line, on uvloop where there is one."""
-    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+    """Run the job named on the command line, on uvloop if it is installed."""
+    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ProcessJob)
     try:
         import uvloop
     except ImportError:

@@ -1,1 +1,1 @@
-"""Decides from the records whether a result holds: laws, percentiles, correctness, verdict."""
+"""Judges from the records whether a result is valid: laws, percentiles, correctness, verdict."""

@@ -1,9 +1,10 @@
-"""From records to a report: everything that one run has to say.
+"""From records to findings: everything that can be computed about one run.
 
 Rules of this file:
-- Latencies are of what was planned after the warm-up, the completed rate is of what was answered
-  after it; counts, laws, devices and time series are of the whole run.
-- Nothing is left out because it is slow or late; who has no answer counts against the promise.
+- Latencies cover the requests planned after the warm-up, the completed rate covers the answers
+  that came after it; counts, laws, devices and time series cover the whole run.
+- No request is left out for being slow or late; a request without an answer counts against the
+  SLO.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from qaic_sched.loadgen.judge.checks import all_checks
 from qaic_sched.loadgen.judge.evidence import Evidence, balance, device_reports
 from qaic_sched.loadgen.judge.over_time import over_time
 from qaic_sched.loadgen.judge.percentiles import early_stopping, latency
-from qaic_sched.loadgen.judge.verdict import judge
 from qaic_sched.loadgen.judge.warm_up import find
 from qaic_sched.loadgen.plan.plan import Burst, Constant, Gamma, Mmpp, Poisson, Ramp, Step
-from qaic_sched.loadgen.report.report import Counts, Report, Verdict, WarmUp
+from qaic_sched.loadgen.report.report import Counts, Findings, WarmUp
 from qaic_sched.loadgen.targets.base import Outcome
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ def analyse(
     planned: str | None,
     *,
     correctness: dict[str, Any] | None = None,
-) -> Report:
-    """Judge a run; `planned` is its schedule's hash. What only the host knows is left empty."""
+    ended_early: str = "",
+) -> Findings:
+    """Analyse the records of a run; `planned` is the hash of its schedule, None without one."""
     warm_up = _warm_up(plan, records)
     evidence = Evidence.of(plan, info, records, round(warm_up.until_s * 1e9))
     duration_s = _duration_s(plan, records)
@@ -47,18 +48,17 @@ def analyse(
     rows = evidence.measured
     scheduled = (records.done_ns - records.planned_ns)[rows]
     slo = plan.rules.slo
-    report = Report(
+    return Findings(
         target=info.name,
         plan=plan,
         schedule_hash=planned,
-        verdict=Verdict(False, ()),
         duration_s=duration_s,
         counts=_counts(evidence),
         asked_rate=_asked_rate(plan),
         scheduled_rate=_scheduled_rate(plan, records, duration_s),
         completed_rate=_completed_rate(evidence),
         scheduled=latency(scheduled),
-        service=latency((records.done_ns - records.sent_ns)[rows]),
+        response=latency((records.done_ns - records.sent_ns)[rows]),
         lag=latency((records.sent_ns - records.planned_ns)[rows]),
         early_stopping=early_stopping(
             scheduled,
@@ -71,18 +71,18 @@ def analyse(
         checks=all_checks(evidence),
         series=over_time(records, info),
         problems=dict(records.problems),
+        ended_early=ended_early,
         correctness=correctness or {},
         config=dict(info.config),
     )
-    return msgspec.structs.replace(report, verdict=judge(report))
 
 
 def _warm_up(plan: Plan, records: Records) -> WarmUp:
-    """Where the measured part begins; a burst has none, as all of it was planned at once."""
+    """Find where the measured part begins; a burst is planned at one instant and has no warm-up."""
     done = records.outcome == Outcome.DONE
     planned = records.planned_ns[done]
     if plan.scenario == "offline" or isinstance(plan.arrivals, Burst):
-        text = "all requests came at once"
+        text = "all requests were planned at one instant"
         return WarmUp(until_s=0.0, excluded=0, rule="none", is_steady=True, trend=text)
     found = find(planned, (records.done_ns - records.planned_ns)[done])
     excluded = np.searchsorted(records.planned_ns, round(found.until_s * 1e9))
@@ -90,7 +90,7 @@ def _warm_up(plan: Plan, records: Records) -> WarmUp:
 
 
 def _duration_s(plan: Plan, records: Records) -> float:
-    """Until the last answer; a schedule that ends with a silent while has lasted to its end."""
+    """Seconds to the last answer, or to the end of a schedule that ends with a pause."""
     ended_s = records.ended_ns / 1e9
     is_whole = plan.max_requests is None and bool((records.sent_ns >= 0).all())
     if is_whole and isinstance(plan.arrivals, Constant | Poisson | Gamma | Mmpp | Step | Ramp):
@@ -114,13 +114,13 @@ def _counts(evidence: Evidence) -> Counts:
 
 
 def _unanswered(evidence: Evidence) -> int:
-    """Of those planned after the warm-up."""
-    is_late = evidence.records.planned_ns >= evidence.until_ns
-    return int(np.count_nonzero(is_late & ~evidence.done))
+    """Count the requests planned after the warm-up that were not done."""
+    is_after = evidence.records.planned_ns >= evidence.until_ns
+    return int(np.count_nonzero(is_after & ~evidence.done))
 
 
 def _asked_rate(plan: Plan) -> float | None:
-    """Samples per second, where the plan has a rate at all."""
+    """Return the plan's samples per second; None if it has no rate."""
     match plan.arrivals:
         case Constant(rate) | Poisson(rate) | Gamma(rate) | Mmpp(rate):
             return rate * plan.samples_per_request
@@ -132,7 +132,7 @@ def _asked_rate(plan: Plan) -> float | None:
 
 
 def _scheduled_rate(plan: Plan, records: Records, duration_s: float) -> float:
-    """Over the gaps between the first and the last; those of a burst have the whole run."""
+    """Divide by the time from the first planned instant to the last; for a burst, by the run's."""
     count = len(records.planned_ns)
     span_s = float(records.planned_ns[-1] - records.planned_ns[0]) / 1e9 if count else 0.0
     if span_s > 0:
@@ -141,10 +141,10 @@ def _scheduled_rate(plan: Plan, records: Records, duration_s: float) -> float:
 
 
 def _completed_rate(evidence: Evidence) -> float:
-    """Over all answers from the end of the warm-up to the last one.
+    """Divide all answers after the warm-up by the time from its end to the last answer.
 
-    Not over the measured requests: a backlog from before would delay them, and they would seem
-    fewer a second than the target did.
+    Counting only the measured requests would be wrong: a backlog from the warm-up delays them, so
+    their rate would be below the target's.
     """
     done_ns = evidence.records.done_ns[evidence.done]
     if not len(done_ns):

@@ -1,10 +1,10 @@
-"""Laws that the numbers of a run must obey, and predictions to hold them against.
+"""Laws that the numbers of a run must obey, and predictions to compare them with.
 
 Rules of this file:
-- Each check compares two numbers that come by different ways: events against averages, devices'
-  metrics against requests, measurement against theory.
-- What cannot be computed is not a failure; the note says why.
-- A law holds within 1 %; a prediction is information and holds or fails nothing.
+- Each check compares two numbers from independent sources: events with averages, the devices'
+  metrics with the requests, measurement with theory.
+- A check that cannot be computed does not fail; its note says why.
+- A law holds within 1 %. A prediction is information only and neither holds nor fails.
 """
 
 from __future__ import annotations
@@ -38,19 +38,20 @@ __all__ = [
     "utilisation_law",
 ]
 
-TOLERANCE = 0.01
-CLOCK_NS = 1_000
-"""Two readings of the clock may contradict each other by so much: rounding."""
-ONE_SPEED = 0.05
-"""Devices whose mean service times differ by less are equally fast."""
+LAW_TOLERANCE = 0.01
+"""Relative error within which a law holds."""
+CLOCK_ROUNDING_NS = 1_000
+"""Rounding error of the difference of two clock readings."""
+SAME_SPEED_TOLERANCE = 0.05
+"""Devices whose mean execution times differ by less are equally fast."""
 NO_INFERENCES = (
-    "the target does not tell of every request where it ran, or requests span several inferences"
+    "the target does not report the inference of every request, or requests span several"
 )
-NO_ACTIVATIONS = "the target does not tell how many activations it has"
+NO_ACTIVATIONS = "the target does not report its number of activations"
 
 
 def all_checks(evidence: Evidence) -> tuple[Check, ...]:
-    """Each of them once, in the order in which a reader wants them."""
+    """Make all checks, in the order in which they are shown."""
     return (
         littles_law(evidence),
         flow_balance(evidence),
@@ -62,11 +63,11 @@ def all_checks(evidence: Evidence) -> tuple[Check, ...]:
 
 
 def littles_law(evidence: Evidence) -> Check:
-    """Requests out on average = rate x mean latency, sent and planned, from first in to last out.
+    """Little's law: average requests in flight = rate x mean latency, from sent and from planned.
 
-    The left side counts events, whoever they belong to, the right side pairs them: once all are
-    back both are the same, and a request that was lost, never came back or was counted twice
-    parts them.
+    The left side counts events without pairing them, the right side pairs them per request. When
+    all requests are answered both are equal; a request that was lost, never answered or counted
+    twice makes them differ.
     """
     records = evidence.records
     answered = records.done_ns >= 0
@@ -81,22 +82,22 @@ def littles_law(evidence: Evidence) -> Check:
         expected=sent[1],
         unit="requests",
         error=max(errors, key=abs),
-        holds=all(abs(error) <= TOLERANCE for error in errors),
-        note=f"time average of the requests out against their rate times the mean latency; from the"
-        f" planned instant {planned[0]:.5g} against {planned[1]:.5g}",
+        holds=all(abs(error) <= LAW_TOLERANCE for error in errors),
+        note=f"average requests in flight against rate times mean response time; from the planned"
+        f" instant {planned[0]:.5g} against {planned[1]:.5g}",
     )
 
 
 def _little(
     entered_ns: NDArray[np.int64], records: Records, rows: NDArray[np.bool_]
 ) -> tuple[float, float] | None:
-    """(Time average, rate x mean) of the requests between entering and their answer."""
+    """Return time average and rate x mean latency of the requests from entry to answer."""
     left = records.done_ns >= 0
     if not (rows & left).any():
         return None
     begin = int(entered_ns[rows].min())
     end = int(records.done_ns.max())
-    if (rows & ~left).any():  # who never left is in until the run gave up
+    if (rows & ~left).any():  # requests without an answer stay until the end
         end = max(end, records.ended_ns)
     if end <= begin:
         return None
@@ -107,10 +108,10 @@ def _little(
 
 
 def flow_balance(evidence: Evidence) -> Check:
-    """Everything planned has one end that its instants agree with; devices did what was answered.
+    """Flow balance: each request has one outcome that fits its instants, and devices ran them all.
 
-    Devices may do more than that, as retries and hedges do, but not less: more is told, and the
-    numbers are then those of requests alone.
+    Devices may run more inferences than were answered, for retries and hedges, but not fewer. If
+    they ran more, the note says so and the numbers are those of the requests.
     """
     rows = len(evidence.records.planned_ns)
     wrong = int(np.count_nonzero(_contradictory(evidence.records)))
@@ -118,14 +119,14 @@ def flow_balance(evidence: Evidence) -> Check:
     by_devices = sum(each.inferences for each in evidence.totals.values())
     error = _relative(by_devices, answered) if answered and by_devices else None
     measured, expected, unit = float(rows - wrong), float(rows), "requests"
-    note = f"{rows - wrong} of {rows} requests have one end that their instants agree with; "
+    note = f"{rows - wrong} of {rows} requests have an outcome that fits their instants; "
     if error is None:
-        note += "the devices' inferences were not compared"
-    elif error > TOLERANCE:
-        note += f"the devices ran {by_devices} inferences, {answered} answered: what failed,"
-        note += " retries, hedges or other callers are the rest"
+        note += "the devices' inferences could not be compared"
+    elif error > LAW_TOLERANCE:
+        note += f"the devices ran {by_devices} inferences, of which {answered} answered requests:"
+        note += " the others were failures, retries, hedges or for other callers"
     else:
-        note += "inferences by the devices' metrics against those that answered"
+        note += "inferences by the devices' metrics against inferences that answered requests"
         if not wrong:
             measured, expected, unit = float(by_devices), float(answered), "inferences"
     return Check(
@@ -134,48 +135,50 @@ def flow_balance(evidence: Evidence) -> Check:
         expected=expected,
         unit=unit,
         error=_relative(measured, expected),
-        holds=wrong == 0 and (error is None or error >= -TOLERANCE),
+        holds=wrong == 0 and (error is None or error >= -LAW_TOLERANCE),
         note=note,
     )
 
 
 def _contradictory(records: Records) -> NDArray[np.bool_]:
-    """Rows whose instants and outcome cannot all be true."""
+    """Return the rows whose instants and outcome contradict each other."""
     sent, done = records.sent_ns, records.done_ns
     is_sent, is_answered = sent >= 0, done >= 0
     wrong: NDArray[np.bool_] = (
         (is_answered & ~is_sent)
         | (is_answered == (records.outcome == Outcome.UNRESOLVED))
-        | (is_sent & (sent < records.planned_ns - CLOCK_NS))
-        | (is_answered & (done < sent - CLOCK_NS))
-        | (is_answered & (done > records.ended_ns + CLOCK_NS))
+        | (is_sent & (sent < records.planned_ns - CLOCK_ROUNDING_NS))
+        | (is_answered & (done < sent - CLOCK_ROUNDING_NS))
+        | (is_answered & (done > records.ended_ns + CLOCK_ROUNDING_NS))
     )
     return wrong
 
 
 def utilisation_law(evidence: Evidence) -> Check:
-    """Busy time by each device's metrics = its inferences x the mean service that requests saw.
+    """Utilisation law: a device's busy time = its inferences x mean execution time of requests.
 
-    Inferences that answered nobody may have taken any time, as those that were hedged because they
-    were late: where they may have kept a device busier than that, nothing can be said.
+    Inferences that answered no request, such as hedged ones, may have taken any time. If they may
+    explain a busier device, the law is not judged.
     """
     if evidence.inferences is None:
         return _unknown("utilisation_law", "s", NO_INFERENCES)
     pairs = list(_busy(evidence, evidence.inferences))
     if not pairs:
-        return _unknown("utilisation_law", "s", "the target does not tell how busy its devices are")
-    device, measured, expected, nobodys = max(pairs, key=lambda pair: abs(_relative(*pair[1:3])))
+        return _unknown(
+            "utilisation_law", "s", "the target does not report the busy time of its devices"
+        )
+    device, measured, expected, unanswered = max(pairs, key=lambda pair: abs(_relative(*pair[1:3])))
     error = _relative(measured, expected)
     note = (
-        f"busy time of device {device}, the furthest off of {len(pairs)}, against its inferences"
-        " times the mean service of those that answered"
+        f"busy time of device {device} (largest error of {len(pairs)}) against its inferences times"
+        " the mean execution time of requests"
     )
-    holds: bool | None = abs(error) <= TOLERANCE
-    if error > TOLERANCE and nobodys > 0:
+    holds: bool | None = abs(error) <= LAW_TOLERANCE
+    if error > LAW_TOLERANCE and unanswered > 0:
         holds = None
-        note += f"; {nobodys} that failed or answered nobody kept it busy, too"
-    elif error > TOLERANCE:
-        note += "; other callers kept it busy too, or its metrics are wrong"
+        note += f"; {unanswered} inferences that answered no request kept it busy as well"
+    elif error > LAW_TOLERANCE:
+        note += "; other callers kept it busy as well, or its metrics are wrong"
     return Check(
         name="utilisation_law",
         measured=measured,
@@ -188,8 +191,8 @@ def utilisation_law(evidence: Evidence) -> Check:
 
 
 def _busy(evidence: Evidence, inferences: Inferences) -> Iterator[tuple[int, float, float, int]]:
-    """(Device, busy time by metrics, by requests, inferences that answered nobody)."""
-    means = _mean_services(inferences)
+    """Yield device, busy time by metrics and by requests, inferences that answered none."""
+    means = _mean_execute_s(inferences)
     for device, totals in evidence.totals.items():
         if device in means:
             answered = int(np.count_nonzero(inferences.device == device))
@@ -197,20 +200,20 @@ def _busy(evidence: Evidence, inferences: Inferences) -> Iterator[tuple[int, flo
             yield device, totals.busy_s, expected, totals.inferences - answered
 
 
-def _mean_services(inferences: Inferences) -> dict[int, float]:
-    """Seconds, by device."""
+def _mean_execute_s(inferences: Inferences) -> dict[int, float]:
+    """Return device id -> mean execution time in seconds."""
     devices, index = np.unique(inferences.device, return_inverse=True)
-    means = np.bincount(index, inferences.services_ns) / np.bincount(index) / 1e9
+    means = np.bincount(index, inferences.execute_ns) / np.bincount(index) / 1e9
     return dict(zip(devices.tolist(), means.tolist(), strict=True))
 
 
 def closed_loop_bound(evidence: Evidence) -> Check:
-    """No more than so many callers can ask for, nor than all activations can do."""
+    """Bound a closed loop's rate by its callers without waits, and by all activations."""
     plan, records, done = evidence.plan, evidence.records, evidence.done
     if plan.scenario not in ("closed", "single_stream", "multi_stream"):
-        return _unknown("closed_loop_bound", "requests/s", "this was not a closed loop")
+        return _unknown("closed_loop_bound", "requests/s", "not a closed loop")
     if not done.any():
-        return _unknown("closed_loop_bound", "requests/s", "nothing was done")
+        return _unknown("closed_loop_bound", "requests/s", "no request was done")
     span_s = (int(records.done_ns[done].max()) - int(records.planned_ns[0])) / 1e9
     alone_s = _alone_s(evidence)
     if span_s <= 0 or alone_s <= 0:
@@ -224,28 +227,28 @@ def closed_loop_bound(evidence: Evidence) -> Check:
         expected=bound,
         unit="requests/s",
         error=_relative(rate, bound),
-        holds=rate <= bound * (1 + TOLERANCE),
-        note=f"a bound, not a prediction: {plan.concurrency} callers without any wait can make"
+        holds=rate <= bound * (1 + LAW_TOLERANCE),
+        note=f"a bound, not a prediction: {plan.concurrency} callers that never wait make"
         f" {callers:.5g}/s"
-        + (f", all activations {capacity:.5g}/s" if capacity < math.inf else ""),
+        + (f", all activations complete {capacity:.5g}/s" if capacity < math.inf else ""),
     )
 
 
 def _alone_s(evidence: Evidence) -> float:
-    """A request's time without any wait: its inference's, else the shortest that there was."""
+    """Return a request's time without waits: the mean execution time, else the shortest answer."""
     records, rows = evidence.records, evidence.done
     if evidence.inferences is None:
         return float((records.done_ns - records.sent_ns)[rows].min()) / 1e9
-    return float(_services_s(records, rows).mean())
+    return float(_execute_s(records, rows).mean())
 
 
 def _capacity(evidence: Evidence) -> float:
-    """Requests per second of all activations; infinite where that is not known."""
+    """Return the requests per second of all activations; infinite if not known."""
     inferences = evidence.inferences
     if inferences is None or not evidence.activations:
         return math.inf
-    means = _mean_services(inferences)
-    fastest = min(means.values())  # a device that answered nothing could have been as fast
+    means = _mean_execute_s(inferences)
+    fastest = min(means.values())  # assumed for a device that answered nothing
     if fastest <= 0:
         return math.inf
     rates = [
@@ -256,19 +259,19 @@ def _capacity(evidence: Evidence) -> float:
 
 
 def predicted_wait(evidence: Evidence) -> Check:
-    """Mean wait by Kimura's formula, which is Cosmetatos' where service times are all the same."""
+    """Predict the mean wait by Kimura's formula: Cosmetatos' for constant execution times."""
     problem = _unpredictable(evidence)
     if problem is not None:
         return _unknown("predicted_wait", "s", problem)
     records, rows = evidence.records, evidence.measured
-    planned, services = records.planned_ns[rows], _services_s(records, rows)
+    planned, execute_s = records.planned_ns[rows], _execute_s(records, rows)
     rate = (len(planned) - 1) / float(planned[-1] - planned[0]) * 1e9
-    mean_s, cv = float(services.mean()), float(services.std() / services.mean())
+    mean_s, cv = float(execute_s.mean()), float(execute_s.std() / execute_s.mean())
     load = rate * mean_s / evidence.activations
-    text = f"{rate:.5g}/s on {evidence.activations} activations, load {load:.1%}, service time"
+    text = f"{rate:.5g}/s on {evidence.activations} activations, load {load:.1%}, execution time"
     text += f" {mean_s * 1e3:.4g} ms with CV {cv:.3f}"
     if cv > 1 or load >= 1:
-        return _unknown("predicted_wait", "s", f"no formula holds for {text}")
+        return _unknown("predicted_wait", "s", f"no formula applies to {text}")
     expected = mgc_wait(rate, mean_s, evidence.activations, cv)
     measured = float((records.started_ns - records.planned_ns)[rows].mean()) / 1e9
     return Check(
@@ -278,29 +281,29 @@ def predicted_wait(evidence: Evidence) -> Check:
         unit="s",
         error=_relative(measured, expected),
         holds=None,
-        note=f"mean wait from the planned instant to the start; by Kimura for {text}",
+        note=f"mean wait from the planned instant to the start, by Kimura's formula for {text}",
     )
 
 
-def _services_s(records: Records, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _execute_s(records: Records, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
     return (records.completed_ns - records.started_ns)[rows] / 1e9
 
 
 def _unpredictable(evidence: Evidence) -> str | None:
-    """Why no formula holds, if none does."""
+    """Return why no formula applies, or None if one does."""
     if not isinstance(evidence.plan.arrivals, Poisson):
-        return "only Poisson arrivals have a formula; the ideal replay holds for all"
+        return "only Poisson arrivals have a formula; the ideal replay covers all arrivals"
     if evidence.info.max_batch_size != 1 or evidence.plan.samples_per_request != 1:
-        return "no formula knows batches"
+        return "no formula covers batches"
     if not evidence.activations:
         return NO_ACTIVATIONS
     if evidence.inferences is None:
         return NO_INFERENCES
-    means = _mean_services(evidence.inferences).values()
+    means = _mean_execute_s(evidence.inferences).values()
     if min(means) <= 0:
         return "inferences took no time"
-    if max(means) > min(means) * (1 + ONE_SPEED):
-        return "no formula knows devices of several speeds"
+    if max(means) > min(means) * (1 + SAME_SPEED_TOLERANCE):
+        return "no formula covers devices of several speeds"
     planned = evidence.records.planned_ns[evidence.measured]
     if not len(planned) or planned[0] == planned[-1]:
         return "too few requests were done"
@@ -308,22 +311,22 @@ def _unpredictable(evidence: Evidence) -> str | None:
 
 
 def ideal_replay(evidence: Evidence) -> Check:
-    """The run's own requests through a pool that loses no time: what is above is the loss.
+    """Replay the run's inferences through an ideal pool; a longer measured wait is the loss.
 
-    Each inference is ready when the last of its requests was due, and takes as long as it took. A
-    device's pause between two inferences is in its service time where the second came too late to
-    hide it; so the loss leaves that out.
+    An inference is ready when the last of its requests was due, and takes its measured time. A
+    device's pause between two inferences is part of the execution time if the second one arrived
+    too late to hide it, so the loss does not include that pause.
     """
     inferences = evidence.inferences
     if inferences is None or not evidence.activations:
         problem = NO_INFERENCES if inferences is None else NO_ACTIVATIONS
         return _unknown("ideal_replay", "s", problem)
     order = np.lexsort((inferences.started_ns, inferences.ready_ns))
-    ready, services = inferences.ready_ns[order], inferences.services_ns[order]
-    ideal = fcfs_waits(ready.astype(np.float64), services.astype(np.float64), evidence.activations)
+    ready, execute = inferences.ready_ns[order], inferences.execute_ns[order]
+    ideal = fcfs_waits(ready.astype(np.float64), execute.astype(np.float64), evidence.activations)
     measured = inferences.started_ns[order] - ready
     loss_s = float((measured - ideal).mean()) / 1e9
-    mean_s = float(services.mean()) / 1e9
+    mean_s = float(execute.mean()) / 1e9
     left_out = int(np.count_nonzero(~evidence.done))
     return Check(
         name="ideal_replay",
@@ -332,9 +335,10 @@ def ideal_replay(evidence: Evidence) -> Check:
         unit="s",
         error=loss_s / mean_s if mean_s > 0 else None,
         holds=None,
-        note=f"mean wait of {len(ready)} inferences against {evidence.activations} ideal servers:"
-        f" {loss_s * 1e6:.4g} us are lost, of a mean service of {mean_s * 1e3:.4g} ms"
-        + (f"; {left_out} requests without an answer left out" if left_out else ""),
+        note=f"mean wait of {len(ready)} inferences against that on {evidence.activations} ideal"
+        f" activations: the loss is {loss_s * 1e6:.4g} us, the mean execution time"
+        f" {mean_s * 1e3:.4g} ms"
+        + (f"; {left_out} requests that were not done are left out" if left_out else ""),
     )
 
 

@@ -1,10 +1,9 @@
-"""Correctness under load: sampled answers against a reference, and whether answers are cached.
+"""Correctness under load: compares sampled outputs with a reference, and tests for a cache.
 
 Rules of this file:
-- The reference is the target's own answer to each input alone, before the load: what is looked for
-  is what the load does to an answer (rows mixed up, buffers used too early), not whether the model
-  is right.
-- Which replies are compared is drawn with a seed beforehand, whatever they are.
+- The reference is the target's own output for each input alone, before the load. The check finds
+  errors that load causes (rows mixed up, buffers reused too early), not errors of the model.
+- The replies to compare are drawn with a seed in advance, regardless of their outcome.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ if TYPE_CHECKING:
 __all__ = ["OutputChecker", "repeated_input_test"]
 
 MAX_MISMATCHES = 5
-"""So many are told in full; all are counted."""
+"""Mismatches reported in full; all are counted."""
 MAX_GAIN = 0.10
-"""More than this share faster with one input over and over is a cache, by MLPerf's TEST04."""
+"""By MLPerf's TEST04, a larger gain from one repeated input is a cache."""
 MIN_ROUNDS = 3
 _DRAWN_AT_ONCE = 4096
 
 
 class OutputChecker:
-    """Compares every `every`-th reply on average with what its input gave when it was alone.
+    """Compares on average every `every`-th reply with the output for its input without load.
 
-    Whole numbers, booleans and texts must be equal, floats within `rtol` and `atol` as
-    `numpy.allclose` has it; names, types and shapes must be the same. Not-a-number equals itself.
+    Integers, booleans and strings must be equal, floats within `rtol` and `atol` as defined by
+    `numpy.allclose`; names, types and shapes must match. NaN equals NaN.
     """
 
     def __init__(
@@ -60,16 +59,18 @@ class OutputChecker:
         self._mismatches: list[dict[str, Any]] = []
 
     async def learn(self, target: Target, inputs: Inputs) -> None:
-        """Run each input once, alone, and keep its answer; `DeviceError` if there is none."""
+        """Run each input alone and keep its outputs; raise `DeviceError` if it has none."""
         self._expected = []
         for index in range(len(inputs)):
             reply = await ask(target, inputs[index])
             if reply.outcome is not Outcome.DONE or reply.outputs is None:
-                raise DeviceError(f"input {index} has no answer even alone: {reply.problem}")
+                raise DeviceError(
+                    f"input {index} has no outputs even without load: {reply.problem}"
+                )
             self._expected.append({name: np.array(a) for name, a in reply.outputs.items()})
 
     def on_reply(self, index_of_input: int, reply: Reply) -> None:
-        """Compare a reply if it is its turn; those without outputs do not count."""
+        """Compare a reply if it was drawn; replies without outputs do not count."""
         if reply.outcome is not Outcome.DONE or reply.outputs is None:
             return
         self._seen += 1
@@ -79,7 +80,7 @@ class OutputChecker:
             self._compare(index_of_input, reply.outputs)
 
     def result(self) -> dict[str, Any]:
-        """What was compared and found, for `Report.correctness`; correct only if anything was."""
+        """Return the results for `Report.correctness`; correct only if something was compared."""
         return {
             "every": self.every,
             "rtol": self.rtol,
@@ -93,7 +94,7 @@ class OutputChecker:
         }
 
     def _draw(self) -> int:
-        """Replies until the next that is compared: 1 to 2 * every - 1, all equally likely."""
+        """Draw the distance to the next compared reply: uniform from 1 to 2 * every - 1."""
         if not self._gaps:
             self._gaps = self._random.integers(1, 2 * self.every, _DRAWN_AT_ONCE).tolist()
         return self._gaps.pop()
@@ -108,7 +109,7 @@ class OutputChecker:
             self._mismatches.append({"input": index, **found})
 
     def _mismatch(self, expected: Tensors, outputs: Tensors) -> dict[str, Any] | None:
-        """The first output that differs, and how; None if none does."""
+        """Return the first output that differs, and how; None if all are equal."""
         for name in sorted(expected.keys() ^ outputs.keys()):
             problem = "missing" if name in expected else "not in the reference"
             return {"output": name, "problem": problem, "max_error": None}
@@ -131,7 +132,7 @@ class OutputChecker:
 
 
 def _max_error(expected: NDArray[Any], output: NDArray[Any]) -> float | None:
-    """The largest absolute difference; None where there is none to compute, or it is no number."""
+    """Return the largest absolute difference; None if it is undefined or not finite."""
     if expected.shape != output.shape or not np.issubdtype(expected.dtype, np.number):
         return None
     difference = np.abs(output.astype(np.float64) - expected.astype(np.float64))
@@ -142,16 +143,16 @@ def _max_error(expected: NDArray[Any], output: NDArray[Any]) -> float | None:
 async def repeated_input_test(
     measure: Callable[[bool], Awaitable[float]], rounds: int = MIN_ROUNDS
 ) -> dict[str, Any]:
-    """MLPerf's TEST04: is the target faster when it gets the same input all the time?
+    """Test for a cache, like MLPerf's TEST04: is the target faster with one repeated input?
 
-    `measure(is_repeated)` makes a run and gives its rate; distinct inputs and one repeated take
-    turns, at least three times each, and their medians are compared. `is_caching` is None where
-    nothing was answered.
+    `measure(is_repeated)` makes a run and returns its rate. Runs with distinct inputs and with one
+    repeated input alternate, at least three each, and their medians are compared. `is_caching` is
+    None if nothing was answered.
     """
     distinct: list[float] = []
     repeated: list[float] = []
     for number in range(max(rounds, MIN_ROUNDS)):
-        # The other first every other time: what only drifts is no gain of either.
+        # The order alternates, so that a drift favours neither.
         for is_repeated in (False, True) if number % 2 == 0 else (True, False):
             rates = repeated if is_repeated else distinct
             rates.append(await measure(is_repeated))
@@ -169,7 +170,11 @@ async def repeated_input_test(
 
 def _sentence(gain: float | None) -> str:
     if gain is None:
-        return "nothing was answered, so nothing can be said of caching"
+        return (
+            "no request was answered, so a cache can be neither found nor excluded: mend the errors"
+        )
     if gain > MAX_GAIN:
-        return f"{gain:.1%} faster with one input repeated: the target caches, its numbers are void"
-    return f"{gain:+.1%} with one input repeated, no more than {MAX_GAIN:.0%}: no cache is seen"
+        return (
+            f"{gain:.1%} faster with one repeated input: the target caches answers; switch that off"
+        )
+    return f"{gain:+.1%} with one repeated input, within {MAX_GAIN:.0%}: no cache was found"

@@ -1,9 +1,9 @@
-"""What the records say before anyone judges it: who was done, which inferences ran, on what.
+"""Facts from the records, before any judgement: requests done, inferences, devices.
 
 Rules of this file:
-- An inference may answer many requests; it counts once.
-- What the target's own metrics say stands beside what the requests say, never instead of it, so
-  that one can be held against the other.
+- An inference counts once, even if it answered many requests.
+- The target's metrics are kept next to the numbers from the requests, never in place of them, so
+  that the checks can compare the two.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ __all__ = ["Evidence", "Inferences", "Totals", "balance", "device_reports"]
 
 @dataclass(frozen=True, slots=True)
 class Inferences:
-    """The inferences that answered requests, each once, in the order of their ids."""
+    """The inferences that answered requests, in the order of their ids."""
 
     device: NDArray[np.int32]
     ready_ns: NDArray[np.int64]
-    """When the last of its requests was due."""
+    """When the last of the inference's requests was due."""
     started_ns: NDArray[np.int64]
     completed_ns: NDArray[np.int64]
     requests: int
-    """How many they answered, all together."""
+    """The number of requests that they answered."""
 
     @classmethod
     def of(cls, records: Records, rows: NDArray[np.bool_]) -> Inferences | None:
-        """Of these rows; None if the target does not tell, or not of all of them."""
-        told = rows & (records.inference >= 0)
-        told &= (records.started_ns >= 0) & (records.completed_ns >= 0)
-        if not told.any() or (rows & ~told).any():
+        """Collect the inferences of some rows; None unless the target reports one for every row."""
+        known = rows & (records.inference >= 0)
+        known &= (records.started_ns >= 0) & (records.completed_ns >= 0)
+        if not known.any() or (rows & ~known).any():
             return None
-        order = np.flatnonzero(told)
+        order = np.flatnonzero(known)
         order = order[np.argsort(records.inference[order], kind="stable")]
         ids = records.inference[order]
         firsts = np.flatnonzero(np.diff(ids, prepend=ids[0] - 1))
@@ -62,14 +62,14 @@ class Inferences:
         return len(self.device)
 
     @property
-    def services_ns(self) -> NDArray[np.int64]:
-        """Execute times."""
+    def execute_ns(self) -> NDArray[np.int64]:
+        """Execution times."""
         return self.completed_ns - self.started_ns
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What one device did during the run, as the target's own metrics have it."""
+    """The work of one device during the run, by the target's metrics."""
 
     busy_s: float
     inferences: int
@@ -77,24 +77,24 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A run, seen from all sides."""
+    """The records of a run, and the facts that several checks need."""
 
     plan: Plan
     info: TargetInfo
     records: Records
     until_ns: int
-    """What was planned before belongs to the warm-up."""
+    """The end of the warm-up."""
     done: NDArray[np.bool_]
     measured: NDArray[np.bool_]
-    """Done, and planned after the warm-up."""
+    """Requests done, and planned after the warm-up."""
     inferences: Inferences | None
-    """Of all that was done."""
+    """Of all requests done; None if the target does not report them."""
     totals: dict[int, Totals]
-    """By device; empty if the target does not tell."""
+    """Device id -> totals; empty if the target has no metrics."""
 
     @classmethod
     def of(cls, plan: Plan, info: TargetInfo, records: Records, until_ns: int = 0) -> Evidence:
-        """Look at everything once."""
+        """Collect the facts; requests planned before `until_ns` belong to the warm-up."""
         done = records.outcome == Outcome.DONE
         measured = done & (records.planned_ns >= until_ns)
         inferences = Inferences.of(records, done)
@@ -102,12 +102,12 @@ class Evidence:
 
     @property
     def activations(self) -> int:
-        """Of all devices; 0 is not known."""
+        """Number of activations of all devices; 0 if it is not known."""
         return sum(self.info.activations.values())
 
 
 def _totals(records: Records) -> dict[int, Totals]:
-    """From the first sample to the last: metrics may have counted before the run."""
+    """Subtract the first sample from the last: metrics may have counted before the run."""
     if len(records.device_samples) < 2:
         return {}
     first, last = records.device_samples[0], records.device_samples[-1]
@@ -121,14 +121,14 @@ def _totals(records: Records) -> dict[int, Totals]:
 
 
 def device_reports(evidence: Evidence, duration_s: float) -> tuple[DeviceReport, ...]:
-    """One per device that the target or its answers name."""
-    told = set(np.unique(evidence.records.device[evidence.done]).tolist()) - {-1}
-    devices = sorted(told | evidence.totals.keys() | evidence.info.activations.keys())
+    """Return a report for each device that the target or a reply names."""
+    seen = set(np.unique(evidence.records.device[evidence.done]).tolist()) - {-1}
+    devices = sorted(seen | evidence.totals.keys() | evidence.info.activations.keys())
     return tuple(_device_report(evidence, device, duration_s) for device in devices)
 
 
 def _device_report(evidence: Evidence, device: int, duration_s: float) -> DeviceReport:
-    totals = evidence.totals.get(device) or _told(evidence.inferences, device)
+    totals = evidence.totals.get(device) or _totals_by_requests(evidence.inferences, device)
     activations = evidence.info.activations.get(device, 0)
     rows = np.flatnonzero(evidence.done & (evidence.records.device == device))
     sent = evidence.records.sent_ns[rows]
@@ -142,7 +142,7 @@ def _device_report(evidence: Evidence, device: int, duration_s: float) -> Device
         busy_s=totals.busy_s,
         utilisation=totals.busy_s / available_s if available_s else 0.0,
         requests=len(rows),
-        mean_service_s=totals.busy_s / totals.inferences if totals.inferences else None,
+        mean_execute_s=totals.busy_s / totals.inferences if totals.inferences else None,
         mean_wait_s=float((started - sent)[started >= 0].mean()) / 1e9
         if (started >= 0).any()
         else None,
@@ -150,12 +150,12 @@ def _device_report(evidence: Evidence, device: int, duration_s: float) -> Device
     )
 
 
-def _told(inferences: Inferences | None, device: int) -> Totals:
-    """What requests say of a device whose target has no metrics."""
+def _totals_by_requests(inferences: Inferences | None, device: int) -> Totals:
+    """Return a device's totals by its requests, for a target without metrics."""
     if inferences is None:
         return Totals(0.0, 0)
-    services = inferences.services_ns[inferences.device == device]
-    return Totals(float(services.sum()) / 1e9, len(services))
+    execute_ns = inferences.execute_ns[inferences.device == device]
+    return Totals(float(execute_ns.sum()) / 1e9, len(execute_ns))
 
 
 def _p99(latency_ns: NDArray[np.int64]) -> float | None:
@@ -166,7 +166,7 @@ def _p99(latency_ns: NDArray[np.int64]) -> float | None:
 
 
 def balance(devices: tuple[DeviceReport, ...]) -> dict[str, float]:
-    """How evenly the devices were busy; Jain's index is 1 where all were equally so."""
+    """Measure how evenly the devices were busy; Jain's index is 1 for equal busy times."""
     busy = np.array([device.busy_s for device in devices])
     if not busy.any():
         return {}

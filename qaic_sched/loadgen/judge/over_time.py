@@ -1,8 +1,8 @@
-"""The run over time: what came, what was out, how long it took and how busy the devices were.
+"""The run over time: arrivals, requests in flight, latency and utilisation by window.
 
 Rules of this file:
-- Windows are equally long, from the begin of the run to its end.
-- A window's number of requests out is their exact time average, not a sample.
+- Windows have equal length, from the start of the run to its end.
+- The requests in flight of a window are an exact time average, not a sample.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WINDOWS = 100
 
 
 def over_time(records: Records, info: TargetInfo) -> Series:
-    """Everything that plots draw over time."""
+    """Compute the time series of a run."""
     is_done = records.outcome == Outcome.DONE
     end_ns = max(_end(records), WINDOWS)
     edges = np.arange(WINDOWS + 1) * end_ns // WINDOWS
@@ -53,16 +53,16 @@ def over_time(records: Records, info: TargetInfo) -> Series:
 def time_out(
     entered_ns: NDArray[np.int64], left_ns: NDArray[np.int64], edges_ns: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """How much time those inside have spent there, added up, until each of some instants.
+    """Return the total time spent inside by all requests, up to each instant of `edges_ns`.
 
-    Who left need not be told which one entered. Whole numbers that may overflow on the way, as they
-    wrap around: differences between two instants are exact.
+    Entries and exits need not be paired. The integers may overflow on the way; as they wrap around,
+    differences between two instants are exact.
     """
     return _elapsed(entered_ns, edges_ns) - _elapsed(left_ns, edges_ns)
 
 
 def _elapsed(events_ns: NDArray[np.int64], edges_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Time since each event, added up over those that have happened."""
+    """Return, for each edge, the summed time since the events before it."""
     ordered = np.sort(events_ns)
     sums = np.concatenate((np.zeros(1, np.int64), np.cumsum(ordered)))
     before = np.searchsorted(ordered, edges_ns, side="right")
@@ -76,7 +76,7 @@ def _end(records: Records) -> int:
 
 
 def _window(instants_ns: NDArray[np.int64], end_ns: int) -> NDArray[np.int64]:
-    """In which window each lies; the end belongs to the last one."""
+    """Return the index of each instant's window; the end belongs to the last one."""
     return np.minimum(instants_ns * WINDOWS // end_ns, WINDOWS - 1)
 
 
@@ -87,7 +87,7 @@ def _counts(instants_ns: NDArray[np.int64], end_ns: int) -> tuple[int, ...]:
 def _by_window(
     values: NDArray[np.int64], windows: NDArray[np.int64]
 ) -> Iterable[NDArray[np.int64]]:
-    """The values of each window; windows ascend."""
+    """Split values by their window; `windows` must ascend."""
     return np.split(values, np.searchsorted(windows, np.arange(1, WINDOWS)))
 
 
@@ -98,7 +98,7 @@ def _percentile(ordered: NDArray[np.int64], percentile: float) -> float | None:
 
 
 def _queued(samples: list[DeviceSample], end_ns: int) -> tuple[float | None, ...]:
-    """The mean of the window's samples."""
+    """Return the mean of the samples in each window."""
     known: list[list[int]] = [[] for _ in range(WINDOWS)]
     for sample in samples:
         known[min(sample.at_ns * WINDOWS // end_ns, WINDOWS - 1)].append(sample.queued_samples)
@@ -108,7 +108,7 @@ def _queued(samples: list[DeviceSample], end_ns: int) -> tuple[float | None, ...
 def _utilisation(
     samples: list[DeviceSample], info: TargetInfo, edges: NDArray[np.int64]
 ) -> dict[str, tuple[float | None, ...]]:
-    """Busy time between samples is taken for even; nothing is known after the last one."""
+    """Interpolate busy time between samples; after the last one it is not known."""
     if len(samples) < 2:
         return {}
     at = np.array([sample.at_ns for sample in samples])

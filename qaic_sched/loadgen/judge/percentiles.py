@@ -1,11 +1,11 @@
-"""Percentiles that say how sure they are.
+"""Percentiles with confidence intervals.
 
 Rules of this file:
-- Exact, from every latency in nanoseconds; no histogram, no interpolation.
-- A percentile is of the nearest rank: the smallest sample that at least this share of all samples
-  does not exceed.
-- Intervals hold with 99 % confidence for any distribution, as they come from order statistics; they
-  take samples for independent, so at a high load the truth is somewhat wider.
+- Percentiles are exact, from every latency in nanoseconds, without histogram or interpolation.
+- A percentile has the nearest rank: it is the smallest sample that at least this share of all
+  samples does not exceed.
+- Intervals come from order statistics, so their 99 % confidence holds for any distribution. They
+  assume independent samples; at a high load the true interval is somewhat wider.
 """
 
 from __future__ import annotations
@@ -29,25 +29,26 @@ __all__ = ["PERCENTILES", "early_stopping", "floor", "latency", "nearest_rank"]
 
 PERCENTILES = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99)
 SIGNIFICANCE = 0.01
-"""One minus the confidence of everything here."""
+"""One minus the confidence of all intervals and bounds."""
 CURVE_POINTS = 50
-NS = 1e-9
+S_PER_NS = 1e-9
 
 
 def nearest_rank(count: int, percentile: float) -> int:
-    """Which of `count` sorted samples the percentile is, from 1."""
+    """Return the rank of a percentile among `count` sorted samples, from 1."""
     exact = count * Fraction(str(percentile)) / 100
     return max(1, -(-exact.numerator // exact.denominator))
 
 
 @lru_cache
 def floor(percentile: float, over: int = 1) -> int:
-    """The fewest samples of which `over` may lie over a limit that the percentile is said to meet.
+    """Return the fewest samples that show a percentile to meet a limit, with `over` above it.
 
-    LoadGen's rule: had the limit been missed, so few over it were seen in fewer than 1 % of runs.
+    LoadGen's rule: if the percentile missed the limit, at most `over` samples above it would be
+    seen in fewer than 1 % of runs. Raises `ConfigError` for a percentile outside 0 to 100.
     """
     if not 0 < percentile < 100:
-        raise ConfigError(f"a percentile lies between 0 and 100, not at {percentile:g}")
+        raise ConfigError(f"percentile: must be between 0 and 100, not {percentile:g}")
 
     def is_enough(count: int) -> bool:
         return _at_most(over, count, _share_above(percentile)) < SIGNIFICANCE
@@ -61,10 +62,9 @@ def floor(percentile: float, over: int = 1) -> int:
 def early_stopping(
     latencies_ns: NDArray[np.int64], percentile: float, unanswered: int = 0
 ) -> EarlyStopping:
-    """LoadGen's bound: as many of the largest samples are set aside as its confidence allows.
+    """Compute LoadGen's bound: the largest sample after setting aside what its confidence allows.
 
-    Requests without an answer are part of the load that the promise was made to: they count as
-    later than any bound.
+    Requests without an answer count as later than any bound: the SLO covers them too.
     """
     count, share = len(latencies_ns) + unanswered, _share_above(percentile)
     needed = floor(percentile)
@@ -74,32 +74,32 @@ def early_stopping(
     if over <= unanswered:
         return EarlyStopping(percentile=percentile, bound_s=None, needed=needed)
     bound = np.partition(latencies_ns, count - over)[count - over]
-    return EarlyStopping(percentile=percentile, bound_s=float(bound) * NS, needed=needed)
+    return EarlyStopping(percentile=percentile, bound_s=float(bound) * S_PER_NS, needed=needed)
 
 
 def latency(latencies_ns: NDArray[np.int64]) -> Latency | None:
-    """Everything that is said of one kind of latency; None where nothing was measured."""
+    """Describe a distribution of latencies; None without any."""
     if not len(latencies_ns):
         return None
     ordered = np.sort(latencies_ns)
     return Latency(
         count=len(ordered),
-        mean_s=float(ordered.mean()) * NS,
-        min_s=float(ordered[0]) * NS,
-        max_s=float(ordered[-1]) * NS,
+        mean_s=float(ordered.mean()) * S_PER_NS,
+        min_s=float(ordered[0]) * S_PER_NS,
+        max_s=float(ordered[-1]) * S_PER_NS,
         percentiles=tuple(_percentile(ordered, percentile) for percentile in PERCENTILES),
         curve=_curve(ordered),
     )
 
 
 def _percentile(ordered: NDArray[np.int64], percentile: float) -> Percentile:
-    """The value only with so many samples that even their largest bounds the percentile."""
+    """Compute a percentile; its value only if the largest sample bounds it."""
     count = len(ordered)
     low, high = _interval(count, percentile)
     is_enough = count >= floor(percentile, over=0)
 
     def value(rank: int) -> float | None:
-        return float(ordered[rank - 1]) * NS if 1 <= rank <= count else None
+        return float(ordered[rank - 1]) * S_PER_NS if 1 <= rank <= count else None
 
     return Percentile(
         percentile=percentile,
@@ -111,10 +111,10 @@ def _percentile(ordered: NDArray[np.int64], percentile: float) -> Percentile:
 
 
 def _interval(count: int, percentile: float) -> tuple[int, int]:
-    """Ranks between which the true percentile lies; 0 and count + 1 are "no such sample".
+    """Return the ranks that enclose the true percentile; 0 and count + 1 have no sample.
 
-    The number of samples under the true percentile is binomial: each side is missed by half the
-    significance at most.
+    The number of samples below the true percentile is binomial, so each side is missed with at most
+    half the significance.
     """
     share = 1 - _share_above(percentile)
     tail = SIGNIFICANCE / 2
@@ -124,14 +124,14 @@ def _interval(count: int, percentile: float) -> tuple[int, int]:
 
 
 def _curve(ordered: NDArray[np.int64]) -> tuple[tuple[float, float], ...]:
-    """From the smallest to the largest, evenly over the logarithm of 1/(1-q); no rank twice."""
+    """Return pairs of quantile and seconds, evenly over log 1/(1-q); no rank twice."""
     count = len(ordered)
     quantiles = 1 - np.power(float(count), -np.arange(CURVE_POINTS) / CURVE_POINTS)
     indexes = np.maximum(np.ceil(quantiles * count).astype(np.int64), 1) - 1
     indexes, chosen = np.unique(indexes, return_index=True)
-    seconds = ordered[indexes] * NS
+    seconds = ordered[indexes] * S_PER_NS
     inner = zip(quantiles[chosen].tolist(), seconds.tolist(), strict=True)
-    return (*inner, (1.0, float(ordered[-1]) * NS))
+    return (*inner, (1.0, float(ordered[-1]) * S_PER_NS))
 
 
 def _share_above(percentile: float) -> float:
@@ -139,12 +139,12 @@ def _share_above(percentile: float) -> float:
 
 
 def _at_most(successes: int, count: int, share: float) -> float:
-    """The chance of so many successes or fewer."""
+    """Return the probability of at most `successes` successes."""
     return float(require("scipy.special", "load").bdtr(successes, count, share))
 
 
 def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The first number over `low` for which it holds; it does for `high`, and ever after."""
+    """Bisect for the first number above `low` that holds; `high` and all above hold."""
     while high - low > 1:
         middle = (low + high) // 2
         if holds(middle):

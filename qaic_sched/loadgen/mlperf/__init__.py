@@ -1,1 +1,1 @@
-"""Runs under MLPerf's own load generator."""
+"""Runs under MLPerf's load generator, LoadGen."""

@@ -1,12 +1,12 @@
-"""Between LoadGen's thread and the event loop: queries go over, completions come back.
+"""Connects LoadGen's thread with the event loop: passes queries on and completions back.
 
 Rules of this file:
-- No task and no wake-up per query: LoadGen's thread appends to a deque and wakes the loop only
-  when it is not awake for that already; one turn of the loop sends all that came, and one call
-  completes all that was answered in a turn.
-- Every query is completed, come what may, or LoadGen would wait for ever: without data where the
-  request failed. LoadGen does not know failures; `failures` counts them.
-- What is appended or popped is one step for the interpreter: no locks.
+- There is no task and no wake-up per query: LoadGen's thread appends to a deque and wakes the loop
+  only if no wake-up is pending; one turn of the loop sends everything, and one call completes all
+  answers of a turn.
+- Every query is completed, failed ones without data, or LoadGen would wait for ever. LoadGen has no
+  notion of failures; `failures` counts them.
+- Appending to and popping from a deque are atomic, so there are no locks.
 """
 
 from __future__ import annotations
@@ -32,17 +32,16 @@ if TYPE_CHECKING:
 __all__ = ["Bridge"]
 
 SENT_PER_TURN = 256
-"""A burst is sent in such pieces, and the devices' answers are looked at between them."""
+"""Limit for one turn of the loop, so that a burst does not delay answers."""
 
-MAX_PROBLEMS = 20
-"""So many kinds are counted; what comes after them is "others"."""
+MAX_PROBLEM_KINDS = 20
+"""Kinds of problems that are counted separately; further ones are "others"."""
 
 
 class Bridge:
-    """Carries queries from LoadGen to a target, and its replies back.
+    """Carries queries from LoadGen to a target, and the replies back.
 
-    Made on the loop that the target belongs to. `issue` is LoadGen's to call, from its thread; all
-    else belongs to the loop.
+    Belongs to the target's event loop; only `issue` is called by LoadGen, from its thread.
     """
 
     def __init__(
@@ -56,9 +55,9 @@ class Bridge:
     ) -> None:
         self.num_answered = 0
         self.failures: dict[str, int] = {}
-        """Requests by what became of them, if not done."""
+        """Outcome -> number of requests that were not done."""
         self.problems: dict[str, int] = {}
-        """What the callers were told, and how often."""
+        """Error message -> number of requests."""
         self._loop = loop
         self._loadgen = loadgen
         self._target = target
@@ -74,13 +73,13 @@ class Bridge:
 
     @property
     def num_out(self) -> int:
-        """Queries sent and not answered."""
+        """Number of queries sent and not answered."""
         return len(self._out)
 
     def issue(self, ids: Sequence[int], indexes: Sequence[int]) -> None:
-        """Take queries from LoadGen, in its thread, and wake the loop if it is not."""
+        """Take queries from LoadGen, in its thread, and wake the loop unless it is awake."""
         if self._is_left:
-            # Nothing stops LoadGen, and to raise here would break it: its thread stays here.
+            # LoadGen cannot be stopped, and an exception would crash it: its thread stays here.
             Event().wait()
         self._issued.extend(zip(ids, indexes, strict=True))
         if not self._is_woken:
@@ -88,21 +87,21 @@ class Bridge:
             self._loop.call_soon_threadsafe(self._send_issued)
 
     def give_up(self, problem: str) -> None:
-        """Complete what is out, and all that is still to come, as failed."""
+        """Complete all outstanding and all further queries as failed."""
         self._given_up = problem
         out, self._out = self._out, {}
         for query in out.items():
             self._fail(query, problem, Outcome.UNRESOLVED)
 
     def leave(self) -> None:
-        """Have nothing more to do with LoadGen: its thread stays where it is, for ever."""
+        """Drop all queries; LoadGen's thread will wait for ever."""
         self._is_left = True
         self._issued.clear()
         self._out = {}
 
     def _send_issued(self) -> None:
-        """Send what LoadGen has issued: a piece of it, if it is much."""
-        # First: what is appended from here on wakes the loop again.
+        """Send the issued queries, at most `SENT_PER_TURN` of them."""
+        # Set first: a query appended from here on wakes the loop again.
         self._is_woken = False
         issued = self._issued
         for _ in range(min(len(issued), SENT_PER_TURN)):
@@ -118,19 +117,21 @@ class Bridge:
         query_id, index = query
         self._out[query_id] = index
         try:
-            self._target.send(self._inputs[index], self._timeout_s, partial(self._done, query_id))
+            self._target.send(
+                self._inputs[index], self._timeout_s, partial(self._answered, query_id)
+            )
         except Exception as error:
-            # A target that breaks must not break LoadGen, which waits for this query.
+            # LoadGen waits for this query even if the target is broken.
             self._out.pop(query_id, None)
             self._fail(query, f"{type(error).__name__}: {error}", Outcome.FAILED)
 
-    def _done(self, query_id: int, reply: Reply) -> None:
+    def _answered(self, query_id: int, reply: Reply) -> None:
         index = self._out.pop(query_id, None)
         if index is None:
-            return  # it was given up
+            return  # given up before
         if reply.outcome is Outcome.DONE:
             outputs = reply.outputs
-            # LoadGen takes one piece of memory: the first output.
+            # LoadGen takes a single buffer: the first output.
             first = np.ascontiguousarray(next(iter(outputs.values()))) if outputs else None
             self._complete(query_id, first)
         else:
@@ -141,18 +142,18 @@ class Bridge:
     def _fail(self, query: tuple[int, int], problem: str, outcome: Outcome) -> None:
         name = outcome.name.lower()
         self.failures[name] = self.failures.get(name, 0) + 1
-        if problem not in self.problems and len(self.problems) >= MAX_PROBLEMS:
+        if problem not in self.problems and len(self.problems) >= MAX_PROBLEM_KINDS:
             problem = "others"
         self.problems[problem] = self.problems.get(problem, 0) + 1
         self._complete(query[0], None)
 
     def _complete(self, query_id: int, data: NDArray[Any] | None) -> None:
         if not self._completed:
-            self._loop.call_soon(self._tell_loadgen)
+            self._loop.call_soon(self._report_completed)
         self._completed.append((query_id, data))
 
-    def _tell_loadgen(self) -> None:
-        """Complete all that was answered since the last turn; the arrays live until it returns."""
+    def _report_completed(self) -> None:
+        """Complete the queries answered in this turn; their arrays live until LoadGen returns."""
         completed, self._completed = self._completed, []
         self.num_answered += len(completed)
         response = self._loadgen.QuerySampleResponse

@@ -1,10 +1,10 @@
-"""A scenario under MLPerf's own LoadGen, in this process: it times, we only carry.
+"""Runs an MLPerf scenario under LoadGen in this process: LoadGen measures, we carry requests.
 
 Rules of this file:
-- LoadGen runs in a thread of its own, the target on the event loop; `mlperf_bridge` is between.
-- LoadGen calls a run VALID whatever its answers were. Ours is valid only if nobody failed, too.
-- Nothing stops LoadGen once it runs. A cancelled run leaves its thread behind, waiting for ever,
-  and Python's own end would crash on it: where `is_left_behind`, leave the process by `os._exit`.
+- LoadGen runs in a thread, the target on the event loop; `bridge` connects the two.
+- LoadGen calls a run VALID even if requests fail; our verdict limits the errors as well.
+- A running LoadGen cannot be stopped. A cancelled run leaves its thread waiting for ever, on which
+  Python would crash at exit: if `is_left_behind()`, end the process by `os._exit`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 
 from qaic_sched.errors import ConfigError
 from qaic_sched.extras import require
-from qaic_sched.loadgen.inject.gc_freeze import own_garbage_only
+from qaic_sched.loadgen.inject.gc_freeze import gc_frozen
 from qaic_sched.loadgen.inject.pilot import measure_latency
 from qaic_sched.loadgen.mlperf.bridge import Bridge
 from qaic_sched.loadgen.mlperf.summary import read_summary
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from qaic_sched.loadgen.inject.pilot import Inputs
     from qaic_sched.loadgen.plan.plan import Plan
-    from qaic_sched.loadgen.report.report import Report
+    from qaic_sched.loadgen.report.report import Findings
     from qaic_sched.loadgen.targets.base import Reply, Target, TargetInfo
 
 __all__ = ["compare_p99", "is_left_behind", "loadgen_rules", "run_loadgen"]
@@ -45,14 +45,14 @@ NAMES = {
     "offline": "Offline",
 }
 SHORTEST_LATENCY_S = 20e-6
-"""LoadGen makes a query for each expected latency of the run before it begins: not too many."""
+"""Limits the number of queries that LoadGen makes in advance: one per expected latency."""
 
-_left: list[Thread] = []
+_left_threads: list[Thread] = []
 
 
 def is_left_behind() -> bool:
-    """Whether a cancelled run's thread is still in this process."""
-    return any(thread.is_alive() for thread in _left)
+    """Return whether the thread of a cancelled run is still in this process."""
+    return any(thread.is_alive() for thread in _left_threads)
 
 
 async def run_loadgen(
@@ -64,11 +64,12 @@ async def run_loadgen(
     output_dir: Path,
     on_reply: Callable[[int, Reply], None] | None = None,
 ) -> dict[str, Any]:
-    """Run a plan of `scenarios.plan_for` under LoadGen; what it said, for `Report.mlperf`.
+    """Run a plan of `scenarios.plan_for` under LoadGen; return the results for `Report.mlperf`.
 
-    `inputs` are of one sample each. LoadGen's logs are kept in `output_dir`. When no answer comes
-    for the plan's `drain_s`, all that is out and still to come is completed as failed. `on_reply`
-    gets the index of the input and the reply of each query.
+    `inputs` have one sample each. LoadGen's logs are kept in `output_dir`. If the target gives no
+    answer for the plan's `drain_s`, all outstanding and further queries are completed as failed.
+    `on_reply` gets the index of the input and the reply of each query. Raises `ConfigError` for a
+    plan or inputs that LoadGen cannot run.
     """
     _refuse(plan, info, inputs)
     loadgen = require("mlperf_loadgen", "mlperf")
@@ -79,13 +80,13 @@ async def run_loadgen(
     log.enable_trace = False
     log.log_output.outdir = str(output_dir)
     test = _Test(loop, loadgen, bridge, len(inputs), settings, log)
-    with own_garbage_only():
+    with gc_frozen():
         await test.run(plan.drain_s)
     return _result(plan, bridge, output_dir)
 
 
 def _refuse(plan: Plan, info: TargetInfo, inputs: Inputs) -> None:
-    """`ConfigError` for what LoadGen cannot run."""
+    """Raise `ConfigError` for plans and inputs that LoadGen cannot run."""
     if plan.scenario not in NAMES:
         raise ConfigError(f"{plan.scenario} is not a scenario of MLPerf: one of {', '.join(NAMES)}")
     if is_left_behind():
@@ -93,11 +94,11 @@ def _refuse(plan: Plan, info: TargetInfo, inputs: Inputs) -> None:
     if info.is_batched:
         rows = {name: len(array) for name, array in inputs[0].items() if len(array) != 1}
         if rows:
-            raise ConfigError(f"LoadGen's samples are single, these inputs have more rows: {rows}")
+            raise ConfigError(f"LoadGen needs inputs of one sample, these have more rows: {rows}")
 
 
 async def _settings(loadgen: Any, target: Target, inputs: Inputs, plan: Plan) -> Any:
-    """The plan in LoadGen's words."""
+    """Translate a plan to LoadGen's settings."""
     rules = plan.rules
     settings = loadgen.TestSettings()
     settings.scenario = getattr(loadgen.TestScenario, NAMES[plan.scenario])
@@ -110,8 +111,8 @@ async def _settings(loadgen: Any, target: Target, inputs: Inputs, plan: Plan) ->
     match plan.scenario, plan.arrivals:
         case "server", Poisson(rate=rate):
             settings.server_target_qps = rate
-            # What is overdue comes in one call: LoadGen's thread waits for the interpreter once for
-            # all of it. With this, a shorter switch interval of the interpreter gains nothing.
+            # All overdue queries come in one call, so LoadGen's thread waits for the interpreter
+            # once. With this, a shorter switch interval of the interpreter gains nothing.
             settings.server_coalesce_queries = True
             if rules.slo is not None:
                 settings.server_target_latency_ns = round(rules.slo.limit_s * 1e9)
@@ -128,12 +129,12 @@ async def _settings(loadgen: Any, target: Target, inputs: Inputs, plan: Plan) ->
             settings.multi_stream_target_latency_percentile = rules.percentile / 100
             settings.multi_stream_samples_per_query = SAMPLES_PER_QUERY
         case _:
-            raise ConfigError(f"{plan.scenario} with {plan.arrivals}: not by MLPerf's rules")
+            raise ConfigError(f"{plan.scenario} with {plan.arrivals}: against MLPerf's rules")
     return settings
 
 
 def _expected_ns(latency_s: float) -> float:
-    """Half of what was measured: if LoadGen runs out of queries too early the run is void."""
+    """Return half of the measured latency: LoadGen must not run out of queries."""
     return round(max(latency_s / 2, SHORTEST_LATENCY_S) * 1e9)
 
 
@@ -158,19 +159,19 @@ class _Test:
         self._ended: asyncio.Future[None] = loop.create_future()
 
     async def run(self, patience_s: float) -> None:
-        """Run it to its end; if cancelled, leave its thread behind."""
+        """Run LoadGen to its end; if cancelled, leave its thread behind."""
         thread = Thread(target=self._run_in_thread, name="mlperf-loadgen", daemon=True)
         thread.start()
         try:
             await self._watch(patience_s)
         except asyncio.CancelledError:
-            _left.append(thread)
+            _left_threads.append(thread)
             self._bridge.leave()
             raise
         await self._ended
 
     async def _watch(self, patience_s: float) -> None:
-        """Wait for the end, and give up the target if it answers nothing for so long."""
+        """Wait for the end; give the target up if it gives no answer for `patience_s`."""
         bridge = self._bridge
         num_answered = -1
         while not self._ended.done():
@@ -185,17 +186,17 @@ class _Test:
             self._start()
         except BaseException as raised:
             error = raised
-        with suppress(RuntimeError):  # the loop may be closed by now, and nobody waits
+        with suppress(RuntimeError):  # the loop is closed after a cancelled run
             self._loop.call_soon_threadsafe(self._end, error)
 
     def _start(self) -> None:
-        """Run LoadGen; returns when it has written its logs."""
+        """Run LoadGen; return when it has written its logs."""
         loadgen = self._loadgen
         Path(self._log.log_output.outdir).mkdir(parents=True, exist_ok=True)
         sut = loadgen.ConstructFastSUT(self._bridge.issue, _nothing)
         qsl = loadgen.ConstructQSL(self._num_inputs, self._num_inputs, _nothing, _nothing)
         try:
-            # Without a name of a file, no audit.config that happens to lie here changes the run.
+            # An empty file name, so that an audit.config in this folder does not change the run.
             loadgen.StartTestWithLogSettings(sut, qsl, self._settings, self._log, "")
         finally:
             loadgen.DestroyQSL(qsl)
@@ -211,11 +212,11 @@ class _Test:
 
 
 def _nothing(*args: object) -> None:
-    """What LoadGen asks for and nobody needs: inputs are loaded already, nothing is held back."""
+    """Callback without effect: inputs are loaded already, and no query is held back."""
 
 
 def _result(plan: Plan, bridge: Bridge, output_dir: Path) -> dict[str, Any]:
-    """LoadGen's summary, what it does not know, and the verdict over both."""
+    """Combine LoadGen's summary, the failures that it ignores, and the rules for both."""
     summary = read_summary(output_dir / "mlperf_log_summary.txt")
     result = {
         "version": version("mlcommons-loadgen"),
@@ -234,7 +235,7 @@ def _result(plan: Plan, bridge: Bridge, output_dir: Path) -> dict[str, Any]:
 
 
 def loadgen_rules(result: dict[str, Any], max_error_share: float = 0.0) -> tuple[RuleResult, ...]:
-    """LoadGen's own verdict as a rule, and the one that it does not have: few enough errors."""
+    """Return LoadGen's verdict as a rule, and a rule for errors, which LoadGen lacks."""
     summary = result["loadgen"]
     broken = [name for name, holds in summary["constraints"].items() if not holds]
     reasons = "; ".join([*(f"not satisfied: {name}" for name in broken), *summary["reasons"]])
@@ -250,26 +251,26 @@ def loadgen_rules(result: dict[str, Any], max_error_share: float = 0.0) -> tuple
         RuleResult(
             name="loadgen_errors",
             holds=share <= max_error_share,
-            text=f"{failed} of {result['answered']} queries had no result, which LoadGen takes for"
-            f" answers; {max_error_share:.2%} may",
+            text=f"{failed} of {result['answered']} queries had no result, which LoadGen counts as"
+            f" answered; the limit is {max_error_share:.2%}",
             value=share,
             limit=max_error_share,
         ),
     )
 
 
-def compare_p99(ours: Report, loadgen: dict[str, Any]) -> dict[str, Any]:
-    """Our p99 from the planned instant beside LoadGen's, and by how much it is off.
+def compare_p99(findings: Findings, loadgen: dict[str, Any]) -> dict[str, Any]:
+    """Return our p99 from the planned instant, LoadGen's, and the relative difference.
 
-    None where one has no p99. Ours leaves the warm-up out, LoadGen's does not.
+    A missing p99 is None. Ours leaves out the warm-up, LoadGen's includes it.
     """
-    latency = ours.scheduled
+    latency = findings.scheduled
     percentiles = latency.percentiles if latency is not None else ()
-    mine = next((each.value_s for each in percentiles if each.percentile == 99.0), None)
-    theirs = loadgen["loadgen"]["percentiles_s"].get("99")
-    is_comparable = mine is not None and bool(theirs)
+    ours_s = next((each.value_s for each in percentiles if each.percentile == 99.0), None)
+    loadgen_s = loadgen["loadgen"]["percentiles_s"].get("99")
+    is_comparable = ours_s is not None and bool(loadgen_s)
     return {
-        "ours_s": mine,
-        "loadgen_s": theirs,
-        "difference": (mine - theirs) / theirs if is_comparable else None,
+        "ours_s": ours_s,
+        "loadgen_s": loadgen_s,
+        "difference": (ours_s - loadgen_s) / loadgen_s if is_comparable else None,
     }

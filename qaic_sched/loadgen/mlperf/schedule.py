@@ -1,8 +1,8 @@
-"""When LoadGen's Server scenario sends: the same instants as ours, so that two runs compare.
+"""The schedule of LoadGen's Server scenario, for a comparison with our injector.
 
-Two Poisson schedules of the same rate differ in their p99 by more than two load generators do. The
-instants are those of the C++ library that LoadGen is built with: a Mersenne Twister, two draws of
-32 bits for a number of 53, and its logarithm.
+The p99 of two Poisson schedules of one rate differ more than two load generators do, so a
+comparison needs one schedule. The instants are those of the C++ library that LoadGen is built with:
+a Mersenne Twister, two draws of 32 bits for a number of 53 bits, and its logarithm.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _DRAWN_AT_ONCE = 65_536
 
 
 def loadgen_schedule(plan: Plan, rate: float) -> NDArray[np.int64]:
-    """The instants, in ns, at which LoadGen sends for this plan of the Server scenario.
+    """Return the instants, in ns, at which LoadGen sends for a plan of the Server scenario.
 
-    The first is at 0, the last is the first that is not within the duration, or the last of the
-    least number of requests.
+    The first is 0. The last is the first instant beyond the duration, or later if the least number
+    of requests requires it.
     """
     random = np.random.RandomState(plan.seed % 2**32)
     end_ns = plan.duration_s * 1e9

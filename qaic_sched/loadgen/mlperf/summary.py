@@ -1,7 +1,7 @@
-"""LoadGen's summary file as plain data: its verdict, the reasons, the numbers.
+"""Reads LoadGen's summary file: its verdict, reasons and numbers.
 
-The file is for people. What stands in it as `key : value` is read as such, below the heading of its
-section; a line that begins with a star is a reason or an advice.
+The file is written for people. Lines of the form `key : value` are read by section; a line that
+begins with a star is a reason or a recommendation.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ _SECONDS = {"Min latency (ns)": "min_s", "Max latency (ns)": "max_s", "Mean late
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """Read `mlperf_log_summary.txt`; `InputError` where LoadGen has written no result.
+    """Read `mlperf_log_summary.txt`; raise `InputError` if LoadGen has written no result.
 
-    `is_valid`, `constraints` by name, `reasons` and advices, the rates and latencies that the
-    scenario has (`percentiles_s` by percentile), `settings`, and `notes`: its warnings and errors.
+    The keys are `is_valid`, `constraints` by name, `reasons` (with recommendations), the rates and
+    latencies of the scenario (`percentiles_s` by percentile), `settings`, and `notes` (warnings and
+    errors).
     """
     sections: dict[str, dict[str, str]] = {"result": {}, "stats": {}, "settings": {}}
     reasons: list[str] = []
@@ -61,7 +62,7 @@ def _lines(path: Path) -> list[str]:
 def _summary(
     sections: dict[str, dict[str, str]], reasons: list[str], notes: list[str]
 ) -> dict[str, Any]:
-    """Our names for LoadGen's."""
+    """Translate LoadGen's names to ours."""
     result = sections["result"]
     numbers = result | sections["stats"]
     return {

@@ -1,1 +1,1 @@
-"""What to send and when: scenarios, arrivals, traces and inputs."""
+"""Plans of load tests: scenarios, arrivals, traces and inputs."""

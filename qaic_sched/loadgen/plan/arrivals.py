@@ -1,13 +1,13 @@
-"""When requests are due: planned instants of every kind of arrivals, in nanoseconds.
+"""Schedules: the planned instants of every kind of arrivals, in nanoseconds.
 
 Rules of this file:
-- The same arrivals, duration and seed give the same instants, to the nanosecond, and a longer run
-  begins with those of a shorter one where the mean rate never changes.
-- Where the rate changes, unit-rate Poisson arrivals are mapped through the inverse of the
-  cumulative rate: exact, and all of them at once.
-- Gaps that are not exponential begin in the middle of one, as seen by who comes along at any time:
-  so the mean rate is the one asked for, however bursty.
-- A wrong number is a `ConfigError` that names the field.
+- Equal arrivals, duration and seed give equal instants, to the nanosecond. If the mean rate is
+  constant, a longer run begins with the instants of a shorter one.
+- For a changing rate, Poisson arrivals of rate 1 are mapped through the inverse of the cumulative
+  rate: exact, and vectorized.
+- The first gap of a renewal process is the rest of a gap at a random instant (a stationary
+  process), so the mean rate is as planned however bursty the arrivals are.
+- An invalid number raises `ConfigError`, which names the field.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ if TYPE_CHECKING:
 
 __all__ = ["mean_rate", "schedule", "schedule_hash"]
 
-MOST_REQUESTS = 100_000_000
-"""Of one run: beyond that, somebody's units are wrong, and memory would end first."""
+MAX_REQUESTS = 100_000_000
+"""Of one run. A larger number is almost certainly a mistake, and would not fit into memory."""
 
 
 def schedule(
     arrivals: Arrivals, duration_s: float, seed: int, max_requests: int | None = None
 ) -> NDArray[np.int64]:
-    """Planned instants from 0 to before `duration_s`, ascending, the first `max_requests` of them.
+    """Return the planned instants in nanoseconds, ascending, from 0 to before `duration_s`.
 
-    `ConfigError` names what cannot be; a trace that cannot be read is an `InputError`.
+    At most the first `max_requests` are returned. Raises `ConfigError` for invalid numbers and
+    `InputError` for a trace that cannot be read.
     """
     _check_positive("duration_s", duration_s)
     if max_requests is not None and max_requests < 1:
@@ -50,10 +51,10 @@ def schedule(
         raise ConfigError(f"seed: must not be negative, not {seed}")
     _check(arrivals)
     rate = mean_rate(arrivals, duration_s)
-    if rate is not None and rate * duration_s > MOST_REQUESTS:
+    if rate is not None and rate * duration_s > MAX_REQUESTS:
         raise ConfigError(
-            f"rate: {rate:g} a second for {duration_s:g} s are {rate * duration_s:.3g} requests; "
-            f"the most of one run are {MOST_REQUESTS:,}"
+            f"rate: {rate:g} per second for {duration_s:g} s make {rate * duration_s:.3g} "
+            f"requests; one run has at most {MAX_REQUESTS:,}"
         )
     planned_ns = _planned_ns(arrivals, duration_s, Generator(PCG64(seed)))
     until = int(np.searchsorted(planned_ns, round(duration_s * 1e9)))
@@ -61,12 +62,12 @@ def schedule(
 
 
 def schedule_hash(planned_ns: NDArray[np.int64]) -> str:
-    """SHA-256 of the instants, as little-endian 64-bit numbers: who has the same had the same."""
+    """Return the SHA-256 of the instants as little-endian 64-bit integers."""
     return hashlib.sha256(np.ascontiguousarray(planned_ns, "<i8").tobytes()).hexdigest()
 
 
 def mean_rate(arrivals: Arrivals, duration_s: float) -> float | None:
-    """The rate asked for, over the whole run; None where none was asked for: traces and bursts."""
+    """Return the planned requests per second over the run; None for traces and bursts."""
     if isinstance(arrivals, Constant | Poisson | Gamma | Mmpp):
         return arrivals.rate
     if isinstance(arrivals, Step):
@@ -100,12 +101,12 @@ def _in_ns(seconds: Floats) -> NDArray[np.int64]:
 
 
 def _renewals(rng: Generator, cv: float, until: float) -> Floats:
-    """Instants before `until` with gaps of mean 1 and this coefficient of variation.
+    """Draw instants before `until` with gaps of mean 1 and coefficient of variation `cv`.
 
-    The gaps are gamma distributed; the first is what is left of a gap at a random instant.
+    The gaps are gamma distributed; the first is the rest of a gap at a random instant.
     """
     shape, scale = 1 / cv**2, cv**2
-    # Who comes along at random meets long gaps more often: those are gamma of one shape more.
+    # A random instant falls into a long gap more often: such gaps are gamma with shape + 1.
     first = rng.random() * rng.standard_gamma(shape + 1) * scale
     count = int(until + 6 * cv * sqrt(until)) + 64
     times = np.cumsum(np.append(first, _gaps(rng, shape, count)))
@@ -121,13 +122,13 @@ def _gaps(rng: Generator, shape: float, count: int) -> Floats:
 
 
 def _piecewise(times: Floats, rates: Floats, rng: Generator) -> Floats:
-    """Poisson arrivals at `rates[i]` from `times[i]` to `times[i + 1]`."""
+    """Draw Poisson arrivals at `rates[i]` from `times[i]` to `times[i + 1]`."""
     cumulative = np.append(0.0, np.cumsum(rates * np.diff(times)))
     return np.interp(_renewals(rng, 1.0, cumulative[-1]), cumulative, times)
 
 
 def _ramp(ramp: Ramp, duration_s: float, rng: Generator) -> Floats:
-    """Poisson arrivals at an evenly changing rate, whose cumulative is a parabola."""
+    """Draw Poisson arrivals at a linear rate, whose cumulative rate is a parabola."""
     units = _renewals(rng, 1.0, (ramp.from_rate + ramp.to_rate) / 2 * duration_s)
     slope = (ramp.to_rate - ramp.from_rate) / duration_s
     root = np.sqrt(np.maximum(ramp.from_rate**2 + 2 * slope * units, 0.0))
@@ -135,7 +136,7 @@ def _ramp(ramp: Ramp, duration_s: float, rng: Generator) -> Floats:
 
 
 def _mmpp_states(mmpp: Mmpp, duration_s: float, rng: Generator) -> tuple[Floats, Floats]:
-    """When the state changes, up to the end, and the rate of each stay."""
+    """Draw the instants at which the state changes, and the rate between them."""
     share = mmpp.burst_share
     is_busy_first = rng.random() < share
     means = mmpp.cycle_s * np.array([share, 1 - share] if is_busy_first else [1 - share, share])
@@ -151,7 +152,7 @@ def _mmpp_states(mmpp: Mmpp, duration_s: float, rng: Generator) -> tuple[Floats,
     return times, np.resize(pair, len(times) - 1)
 
 
-# What may be asked for
+# Checks
 
 
 def _check(arrivals: Arrivals) -> None:
@@ -167,8 +168,8 @@ def _check(arrivals: Arrivals) -> None:
         _check_rates("from_rate, to_rate", (arrivals.from_rate, arrivals.to_rate))
     elif isinstance(arrivals, Trace):
         _check_positive("speedup", arrivals.speedup)
-    elif isinstance(arrivals, Burst) and not 1 <= arrivals.count <= MOST_REQUESTS:
-        raise ConfigError(f"count: must be from 1 to {MOST_REQUESTS:,}, not {arrivals.count}")
+    elif isinstance(arrivals, Burst) and not 1 <= arrivals.count <= MAX_REQUESTS:
+        raise ConfigError(f"count: must be from 1 to {MAX_REQUESTS:,}, not {arrivals.count}")
 
 
 def _check_mmpp(mmpp: Mmpp) -> None:
@@ -178,14 +179,14 @@ def _check_mmpp(mmpp: Mmpp) -> None:
     if not 1 <= mmpp.burst_factor <= (1 + 1e-12) / mmpp.burst_share:
         raise ConfigError(
             f"burst_factor: must be from 1 to 1 / burst_share = {1 / mmpp.burst_share:g}, "
-            f"not {mmpp.burst_factor:g}: or nothing is left for the calm state"
+            f"not {mmpp.burst_factor:g}: the calm state's rate would be negative"
         )
 
 
 def _check_rates(field: str, rates: tuple[float, ...]) -> None:
     if not all(isfinite(rate) and rate >= 0 for rate in rates) or not any(rates):
         text = ", ".join(f"{rate:g}" for rate in rates) or "none"
-        raise ConfigError(f"{field}: must not be negative, and one above 0, not {text}")
+        raise ConfigError(f"{field}: needs a value above 0 and none below 0, not {text}")
 
 
 def _check_positive(field: str, value: float) -> None:

@@ -1,9 +1,9 @@
-"""What requests carry: a library of inputs that are made once, and sent again and again.
+"""The inputs of requests: a library that is made once and sent repeatedly.
 
 Rules of this file:
-- Nothing is made, copied or checked per request: that would be measured, too.
-- The same target, seed and count give the same inputs, in the same order.
-- Every input is sent equally often, in an order without a pattern that a cache could learn.
+- Nothing is made, copied or checked per request: the measurement would include it.
+- Equal target, seed and count give equal inputs, in equal order.
+- Every input is sent equally often, in a random order that a cache cannot learn.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = ["InputLibrary"]
 
-_ORDER = 4096
-"""After so many requests, or one round of all inputs, the order begins again."""
+_ORDER_LENGTH = 4096
+"""The order repeats after about this number of requests, or after one round of all inputs."""
 
 
 class InputLibrary:
-    """So many distinct requests of `samples_per_request` rows each, drawn at random by `seed`."""
+    """`count` distinct inputs of `samples_per_request` samples each, drawn with `seed`."""
 
     def __init__(
         self, info: TargetInfo, samples_per_request: int = 1, seed: int = 1, count: int = 64
@@ -48,10 +48,10 @@ class InputLibrary:
     def from_file(
         cls, path: Path, info: TargetInfo, samples_per_request: int = 1, seed: int = 1
     ) -> Self:
-        """Requests of the rows of an `.npz` file, one after the other; the last is filled up.
+        """Cut the rows of an `.npz` file into requests; the last one is filled with first rows.
 
-        A target without a batch axis takes arrays of its shapes, or stacks of them. `InputError`
-        names the file and the input that does not fit.
+        For a target without a batch axis the file has arrays of the input shapes, or stacks of
+        them. Raises `InputError`, which names the file and the input that does not fit.
         """
         rows = _rows_of(info, samples_per_request)
         library = cls.__new__(cls)
@@ -64,14 +64,14 @@ class InputLibrary:
 
     def _fill(self, requests: Sequence[Tensors], seed: int) -> None:
         self._requests = requests
-        rounds = max(1, _ORDER // len(requests))
+        rounds = max(1, _ORDER_LENGTH // len(requests))
         order = np.tile(np.arange(len(requests)), (rounds, 1))
         self._order: list[int] = (
             Generator(PCG64([seed, 1])).permuted(order, axis=1).ravel().tolist()
         )
 
     def repeated(self) -> Self:
-        """The first input alone, again and again."""
+        """Return a library that sends the first input only."""
         library = type(self).__new__(type(self))
         library._requests, library._order = self._requests[:1], [0]
         return library
@@ -83,24 +83,24 @@ class InputLibrary:
         return self._requests[index]
 
     def index_of(self, request: int) -> int:
-        """Which of the inputs the request with this number carries."""
+        """Return the index of the input that a request carries, by the number of the request."""
         return self._order[request % len(self._order)]
 
 
 def _rows_of(info: TargetInfo, samples_per_request: int) -> int:
-    """Rows of one request; 0 where there is no batch axis."""
+    """Return the rows of one request along axis 0; 0 without a batch axis."""
     if samples_per_request < 1:
         raise ConfigError(f"samples_per_request: must be at least 1, not {samples_per_request}")
     if not info.is_batched and samples_per_request > 1:
         raise ConfigError(
-            f"samples_per_request: {info.name} has no batch axis, so a request is one sample, "
-            f"not {samples_per_request}"
+            f"samples_per_request: must be 1, not {samples_per_request}: {info.name} has no "
+            "batch axis"
         )
     return samples_per_request if info.is_batched else 0
 
 
 def _draw(spec: TensorSpec, rows: int, rng: Generator) -> NDArray[np.generic]:
-    """Random values of one input: standard normal, small whole numbers, or truths."""
+    """Draw random values for one input: standard normal, integers from 0 to 9, or booleans."""
     shape = (rows, *spec.shape[1:]) if rows else spec.shape
     kind = spec.dtype.kind
     if kind == "f":
@@ -109,11 +109,13 @@ def _draw(spec: TensorSpec, rows: int, rng: Generator) -> NDArray[np.generic]:
         return rng.integers(0, 2, shape).astype(spec.dtype)
     if kind in "iu":
         return rng.integers(0, 10, shape).astype(spec.dtype)
-    raise ConfigError(f"input {spec.name!r}: {spec.dtype} cannot be drawn; give inputs in a file")
+    raise ConfigError(
+        f"input {spec.name!r}: no random values for {spec.dtype}; give inputs in a file"
+    )
 
 
 def _cut(arrays: Tensors, info: TargetInfo, rows: int) -> list[Tensors]:
-    """Requests of so many rows each, views where they can be; 0 rows: of the target's shapes."""
+    """Cut arrays into requests of `rows` rows, views if possible; 0: without a batch axis."""
     if not rows:
         return _unstack(arrays, info)
     program = Program(info.inputs, (), (info.max_batch_size,))
@@ -130,7 +132,7 @@ def _cut(arrays: Tensors, info: TargetInfo, rows: int) -> list[Tensors]:
 
 
 def _unstack(arrays: Tensors, info: TargetInfo) -> list[Tensors]:
-    """Each request of a target without a batch axis."""
+    """Split arrays into requests for a target without a batch axis."""
     program = Program(info.inputs, (), ())
     dimensions = {spec.name: len(spec.shape) for spec in info.inputs}
     stacked = [n for n, a in arrays.items() if n in dimensions and a.ndim == dimensions[n] + 1]

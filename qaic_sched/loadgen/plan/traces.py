@@ -1,11 +1,11 @@
-"""Arrivals that somebody recorded: CSV or JSON lines, as the public traces have them.
+"""Recorded arrivals: CSV or JSON lines, in the formats of public traces.
 
 Rules of this file:
-- Only the arrival times are read: dates, or numbers. What else a row holds is left alone.
-- CSV: the column TIMESTAMP, or another of `_COLUMNS`, or the first; dates, or seconds.
+- Only the arrival times are read, as dates or numbers; other columns are ignored.
+- CSV: the column TIMESTAMP, another of `_COLUMNS`, or the first one; dates or seconds.
 - JSON lines: an object with `timestamp` in milliseconds or `at_s` in seconds, or a bare number of
   seconds.
-- Instants count from the first arrival. What is not sorted is.
+- Instants are sorted and count from the first arrival.
 - Every error is an `InputError` that names the file and the line.
 """
 
@@ -31,26 +31,26 @@ __all__ = ["read_trace"]
 
 _COLUMNS = ("timestamp", "at_s", "arrival_time", "arrived_at", "time")
 _ZONE = re.compile(r"(?:Z|([+-])(\d\d):?(\d\d))$")
-_MOST_S = 9e9
+_MAX_S = 9e9
 """Seconds that fit into 64 bits of nanoseconds."""
 
 
 def read_trace(path: str | Path) -> NDArray[np.int64]:
-    """The arrivals of a file in nanoseconds from the first one, ascending."""
+    """Return the arrivals of a file in nanoseconds from the first one, ascending."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             instants = np.fromiter(_instants(path, file), np.int64)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if not len(instants):
-        raise InputError(f"{path}: holds no arrival")
+        raise InputError(f"{path}: has no arrivals")
     instants.sort()
     instants -= instants[0]
     return instants
 
 
 def _instants(path: str | Path, file: Iterable[str]) -> Iterator[int]:
-    """Nanoseconds of each line that is not empty, from wherever the file counts."""
+    """Yield the nanoseconds of each line that is not empty, from the file's own origin."""
     numbered = ((i, line) for i, line in enumerate(file, 1) if line.strip())
     first = next(numbered, None)
     if first is None:
@@ -65,7 +65,7 @@ def _instants(path: str | Path, file: Iterable[str]) -> Iterator[int]:
 
 
 def _of_json(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, object]]:
-    """Seconds of each line; what cannot be read is passed on as it is, to be refused."""
+    """Yield the seconds of each line; an unreadable value is passed on unchanged."""
     for number, line in lines:
         try:
             value: Any = json.loads(line)
@@ -80,7 +80,7 @@ def _of_json(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, object]]:
 
 
 def _of_csv(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, object]]:
-    """The column of the arrivals; the first line may be a header."""
+    """Yield the values of the arrivals' column; the first line may be a header."""
     column, is_first = 0, True
     for number, line in lines:
         row = next(csv.reader([line]))
@@ -92,7 +92,7 @@ def _of_csv(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, object]]:
 
 
 def _column(row: list[str]) -> int | None:
-    """Which column holds the arrivals, if this row is a header."""
+    """Return the index of the arrivals' column if this row is a header."""
     names = [name.strip().lower() for name in row]
     for name in _COLUMNS:
         if name in names:
@@ -106,13 +106,13 @@ def _nanoseconds(value: object) -> int:
         if ":" in value or value.count("-") > 1:
             return _of_date(value)
     if isinstance(value, bool) or not isinstance(value, int | float | str) or value == "":
-        raise ValueError(f"no arrival time, but {value!r}; wanted a date, or seconds")
+        raise ValueError(f"{value!r} is not an arrival time: expected a date or seconds")
     try:
         seconds = float(value)
     except ValueError:
-        raise ValueError(f"{value!r} is no arrival time; wanted a date, or seconds") from None
-    if not abs(seconds) < _MOST_S:
-        raise ValueError(f"{value} is no arrival time in seconds")
+        raise ValueError(f"{value!r} is not an arrival time: expected a date or seconds") from None
+    if not abs(seconds) < _MAX_S:
+        raise ValueError(f"{value} is not an arrival time in seconds")
     return round(seconds * 1e9)
 
 
@@ -126,4 +126,6 @@ def _of_date(text: str) -> int:
     try:
         return int(np.datetime64(text, "ns").astype(np.int64)) - offset_ns
     except ValueError:
-        raise ValueError(f"{text!r} is no date; wanted one like 2023-11-16 18:17:03.97") from None
+        raise ValueError(
+            f"{text!r} is not a date: expected one like 2023-11-16 18:17:03.97"
+        ) from None

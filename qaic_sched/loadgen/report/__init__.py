@@ -1,1 +1,1 @@
-"""The report of a run as plain data, and the host that it was made on."""
+"""The report of a run as plain data, its host, and the format of its numbers."""

@@ -1,4 +1,4 @@
-"""Numbers for people: three or four digits that matter, with a unit, the same everywhere."""
+"""Formats numbers for readers: three or four significant digits, with a unit."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from math import floor, log10
 __all__ = ["NOTHING", "number", "percent", "percentile_name", "seconds", "time_unit"]
 
 NOTHING = "-"
-"""A number that could not be had."""
+"""Shown for a number that is not available."""
 
 UNITS = (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """At least so many digits that matter, and whole thousands told apart: 0.01234, 12,345."""
+    """Format a number with at least `digits` significant digits: 0.01234, 12,345."""
     if value is None:
         return NOTHING
-    # As an integer, which has no zero below zero.
+    # As an integer, which has no negative zero.
     return f"{int(value):,}" if value == int(value) else _rounded(value, digits)
 
 
@@ -26,12 +26,12 @@ def _rounded(value: float, digits: int) -> str:
 
 
 def time_unit(value_s: float) -> tuple[float, str]:
-    """What to divide by so that a time reads well, and the unit's name: (0.001, "ms")."""
+    """Return the unit that fits a time: its length in seconds and its name, (0.001, "ms")."""
     return next((unit for unit in UNITS if abs(value_s) >= unit[0]), UNITS[-1])
 
 
 def seconds(value_s: float | None) -> str:
-    """A time in the unit that fits it: 12.3 ms."""
+    """Format a time in the unit that fits it: 12.3 ms."""
     if not value_s:
         return NOTHING if value_s is None else "0 s"
     scale, unit = time_unit(value_s)
@@ -39,10 +39,10 @@ def seconds(value_s: float | None) -> str:
 
 
 def percent(share: float | None, digits: int = 3) -> str:
-    """A share of 1: 80.1 %; what is below a millionth is none, but of floating point's making."""
+    """Format a share as percent: 80.1 %; less than a millionth is a rounding error, shown as 0."""
     return NOTHING if share is None else f"{number(round(100 * share, 4), digits)} %"
 
 
 def percentile_name(percentile: float) -> str:
-    """99.9 is p99.9, 50.0 is p50."""
+    """Format the name of a percentile: 99.9 is p99.9, 50.0 is p50."""
     return f"p{percentile:g}"

@@ -1,7 +1,7 @@
-"""Where and when a run was made: what two runs of the same seed may differ in.
+"""Where and when a run was made: the only part in which two runs with the same seed may differ.
 
-A number of a load test means little without the machine that it was measured on. What cannot be
-found out is left out.
+Results depend on the machine, so the report describes it. Facts that are not available are left
+out.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import platform
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from qaic_sched.virtual_time import VirtualLoop
 
-__all__ = ["describe_host"]
+__all__ = ["Origin", "describe_host"]
 
 PACKAGES = (
     *("numpy", "msgspec", "uvloop", "onnxruntime", "scipy", "matplotlib"),
@@ -29,8 +31,22 @@ _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _GIT_LIMIT_S = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where and when a run was made: `Report.host` and `Report.started_at`; empty if unknown."""
+
+    host: dict[str, Any] = field(default_factory=dict)
+    started_at: str = ""
+
+    @classmethod
+    def here(cls) -> Origin:
+        """Describe this host and this moment; call it from the running event loop."""
+        started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        return cls(describe_host(), started_at)
+
+
 def describe_host() -> dict[str, Any]:
-    """This machine, this Python and the loop that runs, for `Report.host`."""
+    """Describe this machine, this Python and the running event loop."""
     loop = asyncio.get_running_loop()
     is_virtual = isinstance(loop, VirtualLoop)
     clock = time.get_clock_info("monotonic")
@@ -45,7 +61,7 @@ def describe_host() -> dict[str, Any]:
         "git_commit": _git_commit(Path(__file__).parents[3]),
         "event_loop": type(loop).__module__.partition(".")[0] if not is_virtual else "virtual",
         "clock": "virtual" if is_virtual else f"{clock.implementation}, {clock.resolution:g} s",
-        "garbage_collector": "what was there before the load is frozen: it is not looked at again",
+        "garbage_collector": "objects that existed before the load are frozen (gc.freeze)",
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
     return {name: value for name, value in found.items() if value is not None}
@@ -76,10 +92,10 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit(folder: Path) -> str | None:
-    """The commit of the checkout that this package is run from; with `-dirty` if it was changed."""
+    """Return the commit of the checkout that runs, with `-dirty` if it has changes."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--match="]
     if not (folder / ".git").exists():
-        return None  # installed; what else lies around it is no business of ours
+        return None  # installed, not a checkout
     with suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=_GIT_LIMIT_S, check=True

@@ -1,1 +1,1 @@
-"""Several runs: the highest rate under an SLO, and sweeps over rates and shapes."""
+"""Searches over several runs: the highest rate under an SLO, sweeps over rates and shapes."""

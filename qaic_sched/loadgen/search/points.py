@@ -1,8 +1,8 @@
 """One run of a search: its numbers as a point, and whether it passes.
 
-A run passes when the SLO is met, by the percentile and by its bound at 99 % certainty where there
-are enough samples for one, and no rule is broken but those on a run's length: runs of a search are
-short. A run whose injector was late says nothing about the target.
+A run passes if it meets the SLO, by the percentile and, given enough samples, by its bound at 99 %
+confidence, and breaks no rule except those on the length of a run: runs of a search are short. A
+run with a late injector shows nothing about the target.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ if TYPE_CHECKING:
     from qaic_sched.loadgen.plan.plan import Slo
     from qaic_sched.loadgen.report.report import Report
 
-__all__ = ["LATE_RULE", "Run", "judged", "late_note", "meets_slo", "point_of"]
+__all__ = ["LATE_RULE", "JudgedRun", "judged", "late_note", "meets_slo", "point_of"]
 
 LATE_RULE = "injector_on_time"
 LENGTH_RULES = {"duration", "samples", "requests"}
-"""What a short run breaks without being wrong."""
+"""Rules that a short run may break."""
 SLO_RULE = "slo"
-"""Judged here, with the SLO that is searched for."""
+"""Judged here, with the SLO of the search."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """A report as a search sees it."""
+class JudgedRun:
+    """One run of a search, judged."""
 
     point: Point
     passes: bool
     is_late: bool
+    """Whether the injector was late."""
     mean_s: float | None
-    """Of the latency from the planned instant."""
+    """Mean latency from the planned instant."""
 
     @property
     def name(self) -> str:
-        """What was asked of this run."""
+        """The rate or the number of callers of the run, for messages."""
         if self.point.offered_rate is not None:
             return f"{number(self.point.offered_rate)}/s"
         return f"concurrency {self.point.concurrency}"
@@ -51,16 +52,16 @@ def judged(
     offered_rate: float | None = None,
     concurrency: int | None = None,
     shape: dict[str, int] | None = None,
-) -> Run:
-    """A report and whether it passes."""
+) -> JudgedRun:
+    """Judge a run by its report: make its point, and decide whether it passes."""
     point = point_of(
         report, slo=slo, offered_rate=offered_rate, concurrency=concurrency, shape=shape
     )
     broken = {each.name: each.value for each in report.verdict.rules if not each.holds}
     is_late = broken.get(LATE_RULE) is not None
-    # Without a value the run was too short to say so.
+    # Without a value, the run was too short to judge.
     tolerated = LENGTH_RULES | {SLO_RULE} | (set() if is_late else {LATE_RULE})
-    return Run(
+    return JudgedRun(
         point,
         passes=point.meets_slo is not False and broken.keys() <= tolerated,
         is_late=is_late,
@@ -76,7 +77,7 @@ def point_of(
     concurrency: int | None = None,
     shape: dict[str, int] | None = None,
 ) -> Point:
-    """A run as a point of a search; what is not given is taken from the report's plan."""
+    """Make a run's point; the SLO and rate, if not given, are those of the report's plan."""
     plan, counts = report.plan, report.counts
     slo = slo or plan.rules.slo
     latency = report.scheduled
@@ -104,9 +105,9 @@ def point_of(
 
 
 def meets_slo(report: Report, slo: Slo) -> bool:
-    """Whether the latency from the planned instant keeps the promise, its bound included.
+    """Return whether the latency meets an SLO, by the percentile and by its bound.
 
-    A percentile that the report does not claim is read from the curve, rounded up.
+    A percentile that the report does not have is read from the curve, rounded up.
     """
     latency, stopping = report.scheduled, report.early_stopping
     if latency is None:
@@ -121,7 +122,7 @@ def meets_slo(report: Report, slo: Slo) -> bool:
 
 
 def _utilisation(report: Report) -> float | None:
-    """Of all activations together."""
+    """Return the utilisation of all activations together; None if not known."""
     activations = sum(each.activations for each in report.devices)
     if not activations:
         return None
@@ -129,8 +130,8 @@ def _utilisation(report: Report) -> float | None:
 
 
 def late_note(where: str) -> str:
-    """What is wrong with a run whose injector was late, and what mends it."""
+    """Explain what a late injector means, and how to mend it."""
     return (
-        f"The injector was late at {where}: that says nothing about the target. "
-        "Use the precise mode or more load processes."
+        f"The injector was late at {where}, which shows nothing about the target. "
+        "Use --precise or more --processes."
     )

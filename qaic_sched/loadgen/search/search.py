@@ -1,10 +1,10 @@
-"""Searches over whole runs: the highest rate that keeps a promise, and the curve up to the knee.
+"""Searches over whole runs: the highest rate under an SLO, and curves up to the knee.
 
 Rules of this file:
-- A run is a function from a rate to a report; nothing here sends anything or reads a clock.
-- `points` says whether a run passes; of several runs at one rate the majority decides.
-- A run whose injector was late says nothing about the target: a search ends there and says so.
-- Rates are what `measure` takes. Give each run a seed of its own, or repeats repeat nothing.
+- A run is a function from a rate to a report; nothing here sends requests or reads a clock.
+- `points` decides whether a run passes; of several runs at one rate, the majority decides.
+- A run with a late injector shows nothing about the target: the search ends there, with a note.
+- Rates are in the unit that `measure` takes. Each run needs a different seed, or repeats are equal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from qaic_sched.extras import require
 from qaic_sched.loadgen.report.formats import number, percent, seconds
 from qaic_sched.loadgen.report.report import Search
-from qaic_sched.loadgen.search.points import Run, judged, late_note, point_of
+from qaic_sched.loadgen.search.points import JudgedRun, judged, late_note, point_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -30,15 +30,16 @@ __all__ = ["find_highest_rate", "point_of", "sweep_concurrency", "sweep_rates"]
 
 KNEE_METHOD = "maximum power: completed rate over mean latency, Kleinrock 1979"
 
-MOST_HALVINGS = 10
-"""Below a thousandth of the first rate the target is broken, not slow."""
-CLIFF = 5.0
-NOISE = 1.25
-"""By so much p99 may fall from one rate to the next before it is noted."""
+MAX_HALVINGS = 10
+"""Below a thousandth of the first rate, the target is broken rather than slow."""
+CLIFF_FACTOR = 5.0
+"""A larger rise of p99 across the bracket is noted."""
+NOISE_FACTOR = 1.25
+"""A larger fall of p99 from one rate to the next is noted."""
 
 
 class _InjectorWasLateError(Exception):
-    """The search can go no further."""
+    """The injector was late, so the search cannot continue."""
 
 
 async def find_highest_rate(
@@ -50,12 +51,13 @@ async def find_highest_rate(
     repeats: int = 3,
     max_runs: int = 40,
 ) -> Search:
-    """Double or halve from `start_rate` to a bracket, bisect it in log space, and repeat the best.
+    """Find the highest rate that meets an SLO, with at most `max_runs` runs.
 
-    The best rate is the highest at which the majority of runs passed, and the next one that did
-    not is at most `tolerance` above, unless the note says why not.
+    Doubles or halves `start_rate` until a bracket is found, bisects it in log space, and repeats
+    the best rate `repeats` times. At the best rate the majority of runs passed; the lowest rate
+    above it that failed is within `tolerance`, unless the note says why not.
     """
-    require("scipy.special", "load")  # not only after all the runs
+    require("scipy.special", "load")  # fail before the runs, not after them
     hunt = _Hunt(measure, slo, max_runs, reserve=min(repeats, max_runs) - 1)
     stop = ""
     try:
@@ -70,15 +72,15 @@ async def find_highest_rate(
 
 @dataclass(slots=True)
 class _Hunt:
-    """All runs of a search; what it found is a function of these."""
+    """The runs of a search, from which its result is computed."""
 
     measure: Callable[[float], Awaitable[Report]]
     slo: Slo
     left: int
-    """Runs that may still be made."""
+    """The number of runs that may still be made."""
     reserve: int
-    """Those of them that are kept for the repeats."""
-    runs: dict[float, list[Run]] = field(default_factory=dict)
+    """The number of these that are reserved for repeats."""
+    runs: dict[float, list[JudgedRun]] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
 
     async def run(self, rate: float) -> bool:
@@ -91,7 +93,7 @@ class _Hunt:
         return run.passes
 
     async def bracket(self, rate: float) -> tuple[float | None, float | None]:
-        """A rate that passes and one that does not; None where there was no such one."""
+        """Find a rate that passes and one that fails; None for a missing one."""
         low = high = None
         halvings = 0
         while (low is None or high is None) and self.left > self.reserve:
@@ -99,7 +101,7 @@ class _Hunt:
                 low, rate = rate, rate * 2
             else:
                 high, rate, halvings = rate, rate / 2, halvings + 1
-            if halvings > MOST_HALVINGS:
+            if halvings > MAX_HALVINGS:
                 break
         return low, high
 
@@ -115,7 +117,7 @@ class _Hunt:
         return low, high
 
     async def confirm(self, rate: float, repeats: int, tolerance: float) -> None:
-        """Repeat the best; where the majority of its runs does not pass, go down step by step."""
+        """Repeat the best rate; while the majority of its runs fails, go to lower rates."""
         self.reserve = 0
         while True:
             while len(self.runs.get(rate, ())) < repeats and self.left:
@@ -159,43 +161,41 @@ class _Hunt:
         short = sum(run.passes and not run.point.is_valid for run in runs)
         if not short:
             return ""
-        return f"{short} of {len(runs)} runs passed but were too short to be valid by themselves."
+        return f"{short} of {len(runs)} runs passed but were too short to be valid on their own."
 
     def _repeats_note(self, best: float, repeats: int) -> str:
         runs = self.runs[best]
         passed = sum(run.passes for run in runs)
         text = f"{passed} of {len(runs)} runs passed at the best rate"
-        return (
-            f"{text}, too few runs were left for {repeats}." if len(runs) < repeats else f"{text}."
-        )
+        return f"{text}: no runs were left for {repeats}." if len(runs) < repeats else f"{text}."
 
     def _bracket_note(self, best: float, above: float | None, tolerance: float) -> str:
         if above is None:
-            return f"No rate failed in {len(self.points)} runs: the target can do more."
+            return f"No rate failed in {len(self.points)} runs: the target's limit is higher."
         width = above / best - 1
-        # Bisection in floating point may end a hair above.
+        # Bisection in floating point may end slightly above.
         if width <= tolerance * 1.001:
             return ""
-        return f"The bracket is {percent(width)} wide: the runs ended before it was narrower."
+        return f"The bracket is {percent(width)} wide: no runs were left to narrow it."
 
     def _order_note(self) -> str:
-        """Bisection takes latency to rise with the rate: where it clearly fell, that is said."""
+        """Note if latency clearly fell at a higher rate: bisection assumes that it rises."""
         known = [(rate, self._p99_s(rate)) for rate in sorted(self.runs)]
         p99s = [(rate, p99_s) for rate, p99_s in known if p99_s]
         for (rate, p99_s), (next_rate, next_s) in pairwise(p99s):
-            if p99_s > NOISE * next_s:
+            if p99_s > NOISE_FACTOR * next_s:
                 return (
-                    f"Not monotone: p99 was {seconds(p99_s)} at {number(rate)}/s but "
-                    f"{seconds(next_s)} at {number(next_rate)}/s; runs may be too short."
+                    f"Not monotonic: p99 was {seconds(p99_s)} at {number(rate)}/s but "
+                    f"{seconds(next_s)} at {number(next_rate)}/s; the runs may be too short."
                 )
         return ""
 
     def _cliff_note(self, best: float, above: float | None) -> str:
         ends = [self._p99_s(rate) for rate in (best, above) if rate is not None]
         low_s, high_s = ends if len(ends) == 2 else (None, None)
-        if not low_s or not high_s or high_s <= CLIFF * low_s:
+        if not low_s or not high_s or high_s <= CLIFF_FACTOR * low_s:
             return ""
-        return f"A cliff: p99 jumps from {seconds(low_s)} to {seconds(high_s)} across the bracket."
+        return f"Cliff: p99 jumps from {seconds(low_s)} to {seconds(high_s)} across the bracket."
 
     def _p99_s(self, rate: float) -> float | None:
         known = [run.point.p99_s for run in self.runs[rate] if run.point.p99_s is not None]
@@ -205,10 +205,10 @@ class _Hunt:
 async def sweep_rates(
     measure: Callable[[float], Awaitable[Report]], rates: Sequence[float]
 ) -> Search:
-    """One run at each rate, in the order given: the curve of latency over throughput.
+    """Make one run at each rate, in the given order: the curve of latency over throughput.
 
-    The knee is where power is highest; the best rate is the highest offered one that passes, if
-    the plan has an SLO.
+    The knee is the point of maximum power. If the plan has an SLO, the best rate is the highest
+    offered rate that passes.
     """
     runs = []
     for rate in rates:
@@ -221,7 +221,7 @@ async def sweep_rates(
 async def sweep_concurrency(
     measure: Callable[[int], Awaitable[Report]], levels: Sequence[int]
 ) -> Search:
-    """One run with each number of requests out; the best rate is a completed one."""
+    """Make one run with each number of callers; the best rate is a completed rate."""
     runs = []
     for level in levels:
         report = await measure(level)
@@ -229,11 +229,11 @@ async def sweep_concurrency(
     return _curve("concurrency", runs, [run.point.completed_rate for run in runs])
 
 
-def _curve(kind: str, runs: Sequence[Run], rates: Sequence[float]) -> Search:
+def _curve(kind: str, runs: Sequence[JudgedRun], rates: Sequence[float]) -> Search:
     knee, note = _knee(runs)
-    told = [(rate, run) for rate, run in zip(rates, runs, strict=True) if not run.is_late]
-    best = max((rate for rate, run in told if run.passes and run.point.meets_slo), default=None)
-    failed = [rate for rate, run in told if not run.passes]
+    on_time = [(rate, run) for rate, run in zip(rates, runs, strict=True) if not run.is_late]
+    best = max((rate for rate, run in on_time if run.passes and run.point.meets_slo), default=None)
+    failed = [rate for rate, run in on_time if not run.passes]
     late = [run.name for run in runs if run.is_late]
     return Search(
         kind=kind,
@@ -252,11 +252,11 @@ def _bracket(best: float | None, failed: Sequence[float]) -> tuple[float, float 
     return best, min((rate for rate in failed if rate > best), default=None)
 
 
-def _knee(runs: Sequence[Run]) -> tuple[float | None, str]:
-    """The completed rate with the most throughput for its latency, if it is inside the sweep."""
+def _knee(runs: Sequence[JudgedRun]) -> tuple[float | None, str]:
+    """Return the completed rate of maximum power, and a note if it is at an end of the sweep."""
     known = [(run.point.completed_rate, run.mean_s) for run in runs if run.mean_s]
     if len(known) < 3:
-        return None, "No knee: it takes three runs with answers."
+        return None, "No knee: at least three runs with answers are needed."
     powers = [rate / mean_s for rate, mean_s in known]
     row = powers.index(max(powers))
     at_end = "The knee is at an end of the sweep: it may lie beyond."
@@ -264,16 +264,14 @@ def _knee(runs: Sequence[Run]) -> tuple[float | None, str]:
 
 
 def _interval(rates: Sequence[float]) -> tuple[tuple[float, float] | None, str]:
-    """Student's 95 % interval of the mean, and one sentence that says so."""
+    """Return Student's 95 % confidence interval of the mean, and a sentence that names it."""
     count = len(rates)
     if count < 2:
         return None, ""
     t = float(require("scipy.special", "load").stdtrit(count - 1, 0.975))
     half = t * stdev(rates) / sqrt(count)
     mean = fmean(rates)
-    how = (
-        f"The interval is Student's, 95 %, of the rate completed in {count} runs at the best rate."
-    )
+    how = f"The interval is Student's 95 % of the rate completed in {count} runs at the best rate."
     return (mean - half, mean + half), how
 
 

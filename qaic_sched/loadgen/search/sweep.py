@@ -1,10 +1,10 @@
-"""Sweeps over the shape of a host: how much each gives, what is best, and how it scales.
+"""Sweeps over the shape of a host: the rate of each shape, the best one, and the scaling.
 
 Rules of this file:
-- What counts is the completed rate, of the runs that pass; where none passes, of all, and the note
-  says so.
-- A shape that cannot be is skipped and named; only `ConfigError` means that.
-- Scaling is of the best shape for each number of devices, against the least number measured.
+- Shapes are compared by the completed rate of the runs that pass; if none passes, of all runs, with
+  a note.
+- An impossible shape, for which `measure` raises `ConfigError`, is skipped and named.
+- Scaling compares the best shape for each number of devices with the least number measured.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qaic_sched.loadgen.report.report import Point, Report
-    from qaic_sched.loadgen.search.points import Run
+    from qaic_sched.loadgen.search.points import JudgedRun
 
 __all__ = ["Grid", "Shape", "best_by_devices", "sweep_shapes"]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How a host is used."""
+    """The shape of a host: what a sweep varies."""
 
     devices: int
     num_activations: int
@@ -44,13 +44,13 @@ class Shape:
     """Samples per request."""
 
     def __str__(self) -> str:
-        """All four, as in the configuration."""
+        """All four values, by their names in the configuration."""
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The shapes to try: all combinations."""
+    """The values to combine to shapes."""
 
     devices: tuple[int, ...] = (1,)
     num_activations: tuple[int, ...] = (1,)
@@ -58,15 +58,15 @@ class Grid:
     batch: tuple[int, ...] = (1,)
 
     def shapes(self) -> Iterator[Shape]:
-        """The last field changes fastest."""
+        """Yield all combinations; the last field changes fastest."""
         values = self.devices, self.num_activations, self.set_size, self.batch
         return (Shape(*each) for each in product(*values))
 
 
 async def sweep_shapes(measure: Callable[[Shape], Awaitable[Report]], grid: Grid) -> Search:
-    """One run of each shape of the grid."""
-    require("scipy.optimize", "load")  # not only after all the runs
-    runs: list[Run] = []
+    """Make one run with each shape of the grid."""
+    require("scipy.optimize", "load")  # fail before the runs, not after them
+    runs: list[JudgedRun] = []
     skipped: list[str] = []
     for shape in grid.shapes():
         try:
@@ -86,7 +86,7 @@ async def sweep_shapes(measure: Callable[[Shape], Awaitable[Report]], grid: Grid
 
 
 def best_by_devices(points: Sequence[Point]) -> dict[int, Point]:
-    """For each number of devices the point with the highest completed rate; ascending."""
+    """Return number of devices -> the point with the highest completed rate, ascending."""
     best: dict[int, Point] = {}
     for point in sorted(points, key=lambda point: point.completed_rate):
         if "devices" in point.shape:
@@ -94,26 +94,26 @@ def best_by_devices(points: Sequence[Point]) -> dict[int, Point]:
     return dict(sorted(best.items()))
 
 
-def _best_points(runs: Sequence[Run]) -> list[Point]:
+def _best_points(runs: Sequence[JudgedRun]) -> list[Point]:
     return [run.point for run in runs if run.passes] or [run.point for run in runs]
 
 
-def _best_notes(runs: Sequence[Run], points: Sequence[Point]) -> list[str]:
-    """The best of all, and the best of each value of each field that has several."""
+def _best_notes(runs: Sequence[JudgedRun], points: Sequence[Point]) -> list[str]:
+    """Name the best shape, and the best for each value of a field that has several."""
     if not points:
         return ["No shape could be run."]
     passed = any(run.passes for run in runs)
-    notes = [] if passed else ["No run passed: these are the best of those that did not."]
-    notes.append(f"Best: {_told(max(points, key=_rate))}.")
+    notes = [] if passed else ["No run passed: the best shapes below are of failed runs."]
+    notes.append(f"Best: {_described(max(points, key=_rate))}.")
     for name in points[0].shape:
         values = sorted({point.shape[name] for point in points})
         for value in values if len(values) > 1 else ():
             top = max((point for point in points if point.shape[name] == value), key=_rate)
-            notes.append(f"Best with {name} {value}: {_told(top)}.")
+            notes.append(f"Best with {name} {value}: {_described(top)}.")
     return notes
 
 
-def _told(point: Point) -> str:
+def _described(point: Point) -> str:
     return f"{number(point.completed_rate)}/s with {Shape(**point.shape)}"
 
 
@@ -122,7 +122,7 @@ def _rate(point: Point) -> float:
 
 
 def _scaling_notes(points: Sequence[Point]) -> list[str]:
-    """Efficiency per card, and Gunther's law fitted to it."""
+    """State the efficiency per device, and fit Gunther's scalability law."""
     best = best_by_devices(points)
     rates = {devices: point.completed_rate for devices, point in best.items()}
     least = min(rates, default=0)
@@ -132,13 +132,13 @@ def _scaling_notes(points: Sequence[Point]) -> list[str]:
         f"{devices} × {percent(rate / devices / (rates[least] / least))}"
         for devices, rate in rates.items()
     ]
-    return [f"Scaling per card, of that with {least}: {', '.join(shares)}.", _usl_note(rates)]
+    return [f"Rate per device, relative to {least}: {', '.join(shares)}.", _usl_note(rates)]
 
 
 def _usl_note(rates: Mapping[int, float]) -> str:
-    """X(N) = g N / (1 + a (N - 1) + b N (N - 1)): a is waiting in line, b is talking."""
+    """Fit X(N) = g N / (1 + a (N - 1) + b N (N - 1)); a is contention, b is coherency."""
     if len(rates) < 4:
-        return "No scalability law is fitted: its three numbers take four numbers of devices."
+        return "No scalability law is fitted: that needs at least four numbers of devices."
     devices, measured = np.array([*rates], float), np.array([*rates.values()])
     first = measured[0] / devices[0]
     fit, _ = require("scipy.optimize", "load").curve_fit(
@@ -167,12 +167,12 @@ def _usl(
 
 
 def _has_peak(fit: NDArray[np.float64]) -> bool:
-    """Whether the fitted curve falls somewhere that anyone would build."""
+    """Return whether the fitted curve falls within a realistic number of devices."""
     _, alpha, beta = fit
     return bool(alpha < 1 and beta > 1e-9)
 
 
-def _problems(runs: Sequence[Run]) -> list[str]:
-    failed = [f"Not passed: {Shape(**run.point.shape)}." for run in runs if not run.passes]
+def _problems(runs: Sequence[JudgedRun]) -> list[str]:
+    failed = [f"Failed: {Shape(**run.point.shape)}." for run in runs if not run.passes]
     late = [str(Shape(**run.point.shape)) for run in runs if run.is_late]
     return [*failed, *([late_note("; ".join(late))] if late else [])]

@@ -1,1 +1,1 @@
-"""Shows a report: terminal, page, plots and files."""
+"""Presents a report: terminal, page, plots and files."""

@@ -1,4 +1,4 @@
-"""Percentile distributions as HdrHistogram's tools and plotters read them (`.hgrm`)."""
+"""Exports percentile distributions in HdrHistogram's format (`.hgrm`)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["write_hgrm"]
+__all__ = ["write_percentiles"]
 
 DIGITS = 3
 BUCKET_BITS = 11
-"""Bits that a histogram of three digits keeps of a value."""
+"""Significant bits of a value in a histogram of three digits."""
 NS_PER_MS = 1e6
 
 
-def write_hgrm(latency_ns: NDArray[np.int64], path: Path) -> None:
-    """Write the distribution in milliseconds, three digits exact."""
+def write_percentiles(latency_ns: NDArray[np.int64], path: Path) -> None:
+    """Write the percentile distribution in milliseconds, with three significant digits."""
     histogram_class = require("hdrh.histogram", "load").HdrHistogram
     values, counts = np.unique(_rounded(latency_ns), return_counts=True)
     largest = max(int(values.max(initial=0)), 2)
@@ -36,14 +36,14 @@ def write_hgrm(latency_ns: NDArray[np.int64], path: Path) -> None:
 
 
 def _in_ms(text: str, deviation_ns: float) -> str:
-    """The package scales every number but this one."""
+    """Scale the standard deviation, which the package leaves in nanoseconds."""
     name = "StdDeviation   ="
     deviation_ms = deviation_ns / NS_PER_MS
     return text.replace(f"{name} {deviation_ns:12.3f}", f"{name} {deviation_ms:12.3f}")
 
 
 def _rounded(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """To the lowest value of the histogram's bucket, so that few different ones are left."""
+    """Round down to the lowest value of the histogram's bucket, to leave few distinct values."""
     _, bits = np.frexp(np.maximum(values, 1))
     drop = np.maximum(bits.astype(np.int64) - BUCKET_BITS, 0)
     return values >> drop << drop

@@ -1,7 +1,4 @@
-"""`report.html`: the whole report on one page that needs nothing else, now and in ten years.
-
-Images stand in the page itself; it has no scripts and loads nothing.
-"""
+"""`report.html`: the report on one self-contained page, without scripts or external files."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ TEMPLATE = "report.html.j2"
 
 
 def write_page(report: Report, path: Path, plots: Sequence[Path]) -> None:
-    """Write the page: verdict, results, the plots given, then what was asked for and where."""
+    """Write the page: verdict, results, plots, then plan, configuration and host."""
     jinja2 = require("jinja2", "load")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -1,6 +1,6 @@
-"""How all plots look: colours that everyone can tell apart, dark text, units on every axis.
+"""The style of all plots: colours for colour-blind readers, dark text, units on every axis.
 
-Figures are made through matplotlib's object API: no global state is read or changed.
+Figures use matplotlib's object API, without its global state.
 """
 
 from __future__ import annotations
@@ -37,25 +37,26 @@ __all__ = [
 
 DPI = 150
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-"""Okabe and Ito's, which differ for every kind of colour blindness, and in brightness."""
+"""Okabe and Ito's colours, which also differ in brightness."""
 TEXT, GREY, PALE = "#222222", "#555555", "#D9D9D9"
-LOG_FROM = 15.0
-"""An axis is logarithmic when its values span more than this."""
-LONGEST_LOG = 1e5
-"""... and shows no more than this: what is less is nothing to who looks for waits."""
-MANY_DECADES = 200.0
-LONGEST_TARGET = 90
+LOG_SPAN = 15.0
+"""An axis is logarithmic if its largest value is more than this times the smallest."""
+MAX_LOG_SPAN = 1e5
+"""A logarithmic axis shows at most this span, from the largest value down."""
+DECADE_TICKS_SPAN = 200.0
+"""With a larger span, a logarithmic axis has ticks at powers of ten only."""
+MAX_TARGET_CHARS = 90
 
 
 def new_figure(
     report: Report, title: str, size: tuple[float, float] = (8.0, 4.5)
 ) -> tuple[Figure, Axes]:
-    """An empty plot with a title, below it what was measured."""
+    """Make an empty plot with a title, and the target as its subtitle."""
     figure: Figure = require("matplotlib.figure", "load").Figure(size, dpi=DPI)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
     axes = figure.add_subplot()
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=TEXT)
-    target, rest = report.target[:LONGEST_TARGET], report.target[LONGEST_TARGET:]
+    target, rest = report.target[:MAX_TARGET_CHARS], report.target[MAX_TARGET_CHARS:]
     axes.set_title(f"{target}…" if rest else target, loc="left", fontsize=9, color=GREY)
     axes.grid(color=PALE, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -68,36 +69,36 @@ def new_figure(
 
 
 def time_scale(values_s: Iterable[float | None]) -> tuple[float, str]:
-    """The unit that fits the middle of these times: what to divide by, and its name."""
+    """Return the unit for the median of some times: its length in seconds, and its name."""
     known = sorted(value for value in values_s if value)
     return time_unit(known[len(known) // 2]) if known else (1.0, "s")
 
 
 def latency_axis(axes: Axes, values: Iterable[float | None], label: str) -> None:
-    """Label the y axis; logarithmic, with plain numbers, where the values span much."""
+    """Label the y axis, and make it logarithmic if the values span more than `LOG_SPAN`."""
     axes.set_ylabel(label)
     known = [value for value in values if value and value > 0]
-    if not known or max(known) < LOG_FROM * min(known):
+    if not known or max(known) < LOG_SPAN * min(known):
         axes.set_ylim(bottom=0)
         return
     ticker = require("matplotlib.ticker", "load")
     axes.set_yscale("log")
-    top, bottom = max(known), max(min(known), max(known) / LONGEST_LOG)
+    top, bottom = max(known), max(min(known), max(known) / MAX_LOG_SPAN)
     axes.set_ylim(bottom / 1.5, top * 1.5)
-    subs = (1.0,) if top > MANY_DECADES * bottom else (1.0, 2.0, 5.0)
+    subs = (1.0,) if top > DECADE_TICKS_SPAN * bottom else (1.0, 2.0, 5.0)
     axes.yaxis.set_major_locator(ticker.LogLocator(subs=subs, numticks=30))
     plain_numbers(axes.yaxis)
     axes.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 def plain_numbers(axis: Axis) -> None:
-    """Write its numbers as people do: 0.02, 15,000."""
+    """Label an axis with plain numbers: 0.02, 15,000."""
     ticker = require("matplotlib.ticker", "load")
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
 def slo_line(axes: Axes, report: Report, scale: float) -> None:
-    """A line at what the plan promises, if it promises anything."""
+    """Draw a line at the limit of the plan's SLO, if there is one."""
     slo = report.plan.rules.slo
     if slo is None:
         return
@@ -106,7 +107,7 @@ def slo_line(axes: Axes, report: Report, scale: float) -> None:
 
 
 def legend(figure: Figure, *axes: Axes) -> None:
-    """One legend for all axes, under the plot: it covers nothing."""
+    """Draw one legend for all axes, below the plot."""
     found = [each.get_legend_handles_labels() for each in axes]
     handles = [handle for handles, _ in found for handle in handles]
     labels = [label for _, labels in found for label in labels]

@@ -1,6 +1,6 @@
-"""Plots of a report, made from it alone: a function for each figure, and one that writes them all.
+"""Plots of a report: a function for each figure, and one that writes them all.
 
-A figure whose numbers the report does not have is None, and no file.
+A figure is None, and has no file, if the report lacks its numbers.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ __all__ = [
 ]
 
 TICKS = 50.0, 90.0, 99.0, 99.9, 99.99, 99.999
-MOST_ROWS = 16
-"""Devices that each have their own label; of more, every second, fourth ... has."""
+MAX_LABELLED_ROWS = 16
+"""With more devices, only every second, fourth, ... row has a label."""
 
 
 def plot(report: Report, directory: Path) -> list[Path]:
-    """Write a PNG for each figure that the report has the numbers for; return their paths."""
+    """Write a PNG file for each figure that the report has numbers for; return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Callable[[Report], Figure | None]] = {
         "latency_percentiles": figure_for_percentiles,
@@ -75,13 +75,13 @@ def plot(report: Report, directory: Path) -> list[Path]:
 
 
 def figure_for_percentiles(report: Report) -> Figure | None:
-    """Latency by percentile; what planned has above sent is what coordinated omission hides."""
+    """Plot latency and response time by percentile; coordinated omission hides the difference."""
     if report.scheduled is None:
         return None
     figure, axes = new_figure(report, "Latency by percentile")
-    curves = {"from the planned instant": (report.scheduled, BLUE, "-")}
-    if report.service:
-        curves["from when it was sent"] = (report.service, ORANGE, "--")
+    curves = {"latency (from planned)": (report.scheduled, BLUE, "-")}
+    if report.response:
+        curves["response time (from sent)"] = (report.response, ORANGE, "--")
     scale, unit = time_scale(each.value_s for each in report.scheduled.percentiles)
     values: list[float] = []
     for label, (latency, colour, line) in curves.items():
@@ -96,7 +96,7 @@ def figure_for_percentiles(report: Report) -> Figure | None:
 
 
 def _curve(latency: Latency) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """1 / (1 - quantile) and seconds; the maximum stands where one of all requests is."""
+    """Return 1 / (1 - quantile) and seconds; the maximum is at the number of requests."""
     shares, curve_s = np.array(latency.curve).T
     return 1 / np.maximum(1 - shares, 1 / max(latency.count, 2)), curve_s
 
@@ -108,11 +108,11 @@ def _percentile_axis(axes: Axes, count: int) -> None:
     shown = [each for each in TICKS if 1 / (1 - each / 100) <= max(count, 10)]
     axes.set_xticks([1 / (1 - each / 100) for each in shown], [f"{each:g}" for each in shown])
     axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.set_xlabel("percentile, % (each step to the right is ten times as rare)")
+    axes.set_xlabel("percentile, % (logarithmic in the share of slower requests)")
 
 
 def figure_for_utilisation(report: Report) -> Figure | None:
-    """How busy each device was at each time."""
+    """Plot the utilisation of each device over time."""
     devices = report.series.utilisation
     shares = np.array([[*row] for row in devices.values()], float)
     if not shares.size or np.isnan(shares).all():
@@ -129,15 +129,15 @@ def figure_for_utilisation(report: Report) -> Figure | None:
         vmax=100,
     )
     axes.grid(visible=False)
-    if len(devices) <= MOST_ROWS:
+    if len(devices) <= MAX_LABELLED_ROWS:
         axes.hlines(np.arange(1, len(devices)) - 0.5, *axes.get_xlim(), color="white", linewidth=1)
-    step = 1 << max((len(devices) - 1) // MOST_ROWS, 0).bit_length()
+    step = 1 << max((len(devices) - 1) // MAX_LABELLED_ROWS, 0).bit_length()
     rows = range(0, len(devices), step)
     axes.set_yticks([*rows], [[*devices][row] for row in rows])
     axes.invert_yaxis()
     axes.set_ylabel("device")
-    unknown = " (grey: not known)" if np.isnan(shares).any() else ""
-    axes.set_xlabel(f"time since the run began, s{unknown}")
+    unknown = " (grey: unknown)" if np.isnan(shares).any() else ""
+    axes.set_xlabel(f"time since the start, s{unknown}")
     figure.colorbar(mesh, ax=axes, label="busy, %", ticks=[0, 25, 50, 75, 100], pad=0.01)
     return figure
 
@@ -151,7 +151,7 @@ def _middles(series: Series, count: int) -> NDArray[Any]:
 
 
 def figure_for_queue(report: Report) -> Figure | None:
-    """What waited and what was out, over the arrivals that made it so."""
+    """Plot queued samples and requests in flight over time, with the arrivals behind."""
     series = report.series
     if not series.arrivals:
         return None
@@ -161,7 +161,7 @@ def figure_for_queue(report: Report) -> Figure | None:
     axes.patch.set_visible(False)
     at = _middles(series, len(series.arrivals))
     rates = np.array(series.arrivals) / series.window_s
-    behind.bar(at, rates, series.window_s, color=PALE, label="arrivals (right)")
+    behind.bar(at, rates, series.window_s, color=PALE, label="arrivals (right axis)")
     behind.set_ylim(0, max(float(rates.max()), 1e-9) * 1.6)
     behind.set_ylabel("arrivals per second", color=GREY)
     plain_numbers(behind.yaxis)
@@ -171,7 +171,7 @@ def figure_for_queue(report: Report) -> Figure | None:
     axes.set_ylim(bottom=0)
     axes.margins(x=0)
     axes.set_ylabel("requests, samples")
-    axes.set_xlabel("time since the run began, s")
+    axes.set_xlabel("time since the start, s")
     legend(figure, axes, behind)
     return figure
 
@@ -184,7 +184,7 @@ def _line(
     label: str,
     line: str = "-",
 ) -> None:
-    """A line with gaps where nothing is known; dots, too, where there are few values."""
+    """Draw a line with gaps for unknown values, and dots if there are gaps or few values."""
     known = np.array(values, float)
     if known.size and not np.isnan(known).all():
         has_gaps = bool(np.isnan(known).any())
@@ -193,7 +193,7 @@ def _line(
 
 
 def figure_for_latency_over_time(report: Report) -> Figure | None:
-    """p50 and p99 of each window, with what was cut off as warm-up."""
+    """Plot p50 and p99 of each window, with the warm-up shaded."""
     series = report.series
     known = [value_s for value_s in (*series.p50_s, *series.p99_s) if value_s is not None]
     if not known:
@@ -210,9 +210,9 @@ def figure_for_latency_over_time(report: Report) -> Figure | None:
     slo_line(axes, report, scale)
     latency_axis(axes, (value_s / scale for value_s in known), f"latency, {unit}")
     if report.warm_up.until_s > 0:
-        label = f"warm-up, not counted: {seconds(report.warm_up.until_s)}"
+        label = f"warm-up, excluded: {seconds(report.warm_up.until_s)}"
         axes.axvspan(0, report.warm_up.until_s, color=GREY, alpha=0.2, label=label, linewidth=0)
     axes.set_xlim(0, len(series.p50_s) * series.window_s)
-    axes.set_xlabel("planned instant, s since the run began")
+    axes.set_xlabel("planned instant, s since the start")
     legend(figure, axes)
     return figure

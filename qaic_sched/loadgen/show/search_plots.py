@@ -1,4 +1,4 @@
-"""Plots of a search: throughput against latency, throughput against cards, predicted waits."""
+"""Plots of a search: latency over throughput, throughput over devices, predicted waits."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
 __all__ = ["figure_for_scaling", "figure_for_throughput", "figure_for_wait"]
 
 CURVES = ("p99_s", BLUE, "o"), ("p95_s", ORANGE, "s"), ("p50_s", GREEN, "^")
-CLOSE = 0.09, 0.06
-"""Labels nearer to another than this share of the axes, in x and in y, are left out."""
+LABEL_DISTANCE = 0.09, 0.06
+"""A label closer to another than these shares of the axes, in x and in y, is left out."""
 LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
-LOG_FROM = 8
-"""Numbers of devices that differ by more stand on logarithmic axes."""
+LOG_DEVICES_SPAN = 8
+"""Axes are logarithmic if the numbers of devices span more than this factor."""
 
 
 def figure_for_throughput(report: Report) -> Figure | None:
-    """Latency against the completed rate, each run labelled with what was asked of it."""
+    """Plot latency over the completed rate; labels are offered rates or callers."""
     search = report.search
     points = sorted(search.points, key=_order) if search and search.kind != "shapes" else []
     if search is None or not any(point.p50_s for point in points):
         return None
     figure, axes = new_figure(
-        report, "Latency from the planned instant against throughput", (8.0, 5.0)
+        report, "Latency from the planned instant over throughput", (8.0, 5.0)
     )
     scale, unit = time_scale(point.p95_s or point.p50_s for point in points)
     for field, colour, marker in CURVES:
@@ -68,7 +68,7 @@ def figure_for_throughput(report: Report) -> Figure | None:
     axes.set_xlim(left=0)
     axes.margins(y=0.12)
     is_open = points[0].offered_rate is not None
-    asked = "offered per second" if is_open else "requests out"
+    asked = "offered per second" if is_open else "callers"
     axes.set_xlabel(f"completed samples per second (labels: {asked})")
     _label(axes, [(_top(point, scale), _asked(point)) for point in points])
     legend(figure, axes)
@@ -84,7 +84,7 @@ def _asked(point: Point) -> str:
 
 
 def _top(point: Point, scale: float) -> tuple[float, float]:
-    """Where a run's highest mark is."""
+    """Return the position of a run's highest mark."""
     values = [getattr(point, field) for field, _, _ in CURVES]
     return point.completed_rate, max((value for value in values if value), default=0.0) / scale
 
@@ -105,20 +105,22 @@ def _marks(axes: Axes, report: Report, search: Search, scale: float) -> None:
 
 
 def _label(axes: Axes, labels: Sequence[tuple[tuple[float, float], str]]) -> None:
-    """Write labels to the upper left of their marks, as many as do not touch."""
-    axes.autoscale_view()  # settles the limits
+    """Write labels to the upper left of their marks; leave out those that would overlap."""
+    axes.autoscale_view()  # sets the limits
     to_share = axes.transData + axes.transAxes.inverted()
     placed: list[tuple[float, float]] = []
     for at, text in reversed(labels):
         x, y = to_share.transform(at)
-        if all(abs(x - x2) > CLOSE[0] or abs(y - y2) > CLOSE[1] for x2, y2 in placed):
+        if all(
+            abs(x - x2) > LABEL_DISTANCE[0] or abs(y - y2) > LABEL_DISTANCE[1] for x2, y2 in placed
+        ):
             placed.append((x, y))
             axes.annotate(
                 text,
                 at,
                 xytext=(-4, 4),
                 textcoords="offset points",
-                ha="right" if x > CLOSE[0] else "left",
+                ha="right" if x > LABEL_DISTANCE[0] else "left",
                 fontsize=8,
                 color=GREY,
                 bbox=LABEL_BOX,
@@ -126,14 +128,14 @@ def _label(axes: Axes, labels: Sequence[tuple[tuple[float, float], str]]) -> Non
 
 
 def figure_for_scaling(report: Report) -> Figure | None:
-    """Throughput of the best shape for each number of devices, and what ideal scaling gives."""
+    """Plot the throughput of the best shape for each number of devices, and ideal scaling."""
     points = report.search.points if report.search else ()
     best = best_by_devices(points)
     if len(best) < 2:
         return None
-    figure, axes = new_figure(report, "Throughput against cards", (8.0, 5.0))
+    figure, axes = new_figure(report, "Throughput over devices", (8.0, 5.0))
     counts, rates = [*best], [point.completed_rate for point in best.values()]
-    per_card = rates[0] / counts[0]
+    per_device = rates[0] / counts[0]
     others = [point for point in points if point not in best.values()]
     axes.scatter(
         [point.shape["devices"] for point in others],
@@ -142,20 +144,20 @@ def figure_for_scaling(report: Report) -> Figure | None:
         color="#999999",
         label="other shapes",
     )
-    ideal = [per_card * count for count in counts]
-    # On top: what scales ideally would hide it.
+    ideal = [per_device * count for count in counts]
+    # On top, or measurements that scale ideally would hide it.
     axes.plot(counts, ideal, "--", color=GREY, label="ideal", linewidth=1.4, zorder=3)
     axes.plot(counts, rates, "o-", color=BLUE, label="best shape", linewidth=1.8)
-    _card_axes(axes, counts)
+    _device_axes(axes, counts)
     for count, rate in best.items():
-        _efficiency(axes, count, rate.completed_rate, per_card)
+        _efficiency(axes, count, rate.completed_rate, per_device)
     legend(figure, axes)
     return figure
 
 
-def _card_axes(axes: Axes, counts: Sequence[int]) -> None:
+def _device_axes(axes: Axes, counts: Sequence[int]) -> None:
     ticker = require("matplotlib.ticker", "load")
-    if max(counts) > LOG_FROM * min(counts):
+    if max(counts) > LOG_DEVICES_SPAN * min(counts):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -166,13 +168,13 @@ def _card_axes(axes: Axes, counts: Sequence[int]) -> None:
     axes.set_xticks(counts, [number(count) for count in counts])
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     plain_numbers(axes.yaxis)
-    axes.set_xlabel("devices (labels: throughput per device, of that with the fewest)")
+    axes.set_xlabel("devices (labels: rate per device, relative to the fewest)")
     axes.set_ylabel("completed samples per second")
 
 
-def _efficiency(axes: Axes, count: int, rate: float, per_card: float) -> None:
+def _efficiency(axes: Axes, count: int, rate: float, per_device: float) -> None:
     axes.annotate(
-        percent(rate / count / per_card) if per_card else "",
+        percent(rate / count / per_device) if per_device else "",
         (count, rate),
         xytext=(6, -4),
         textcoords="offset points",
@@ -184,7 +186,7 @@ def _efficiency(axes: Axes, count: int, rate: float, per_card: float) -> None:
 
 
 def figure_for_wait(report: Report) -> Figure | None:
-    """The mean wait that theory predicts, and the one that was measured, over the load."""
+    """Plot the predicted and the measured mean wait over the load."""
     points = report.search.points if report.search else ()
     known = [
         (100 * point.utilisation, point.predicted_wait_s, point.measured_wait_s)
@@ -205,7 +207,7 @@ def figure_for_wait(report: Report) -> Figure | None:
     )
     axes.plot(loads, measured_s / scale, "o", color=BLUE, markersize=5, label="measured")
     waits = [*(predicted_s / scale), *(measured_s / scale)]
-    latency_axis(axes, waits, f"mean wait until start, {unit}")
+    latency_axis(axes, waits, f"mean wait before the start, {unit}")
     axes.set_xlabel("load: busy time of all devices, %")
     legend(figure, axes)
     return figure

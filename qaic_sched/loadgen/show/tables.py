@@ -1,6 +1,6 @@
-"""What a report says, as tables of text: the terminal and the page show the same ones.
+"""The report as tables of text, for the terminal and the page.
 
-Nothing is computed here but sums of what stands in the report.
+All values come from the report; here they are only formatted.
 """
 
 from __future__ import annotations
@@ -45,45 +45,48 @@ CHECKS = {
     "ideal_replay": "ideal replay",
 }
 
+DEVICE_COLUMNS = (
+    "Execution: mean per inference; wait: mean from sent to start; p99: of the response time."
+)
 HOLDS = {True: "yes", False: "NO", None: NOTHING}
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of text under headings; each heading has its alignment, `<` or `>`."""
+    """Rows of text; `columns` are the headings, each with its alignment, `<` or `>`."""
 
     title: str
     columns: Mapping[str, str]
     rows: Sequence[Sequence[str]]
     broken: frozenset[int] = frozenset()
-    """The rows that say that something is wrong."""
+    """Indexes of rows that show a problem."""
     marked: frozenset[int] = frozenset()
-    """The rows that are the result."""
+    """Indexes of rows that are the result."""
     note: str = ""
 
 
 def verdict_line(report: Report) -> str:
-    """VALID, or INVALID with the first rule that was broken and how many more were."""
+    """Return VALID, or INVALID with the first broken rule and the number of further ones."""
     broken = broken_rules(report)
     if report.verdict.is_valid:
         return "VALID"
-    first = broken[0] if broken else "no rule says why"
+    first = broken[0] if broken else "no rule was judged"
     others = len(broken) - 1
     more = f" (and {others} more broken rule{'s' * (others > 1)})" if others > 0 else ""
     return f"INVALID: {first}{more}"
 
 
 def broken_rules(report: Report) -> list[str]:
-    """What each broken rule says."""
+    """Return the sentence of each broken rule."""
     return [each.text for each in report.verdict.rules if not each.holds]
 
 
 def headline(report: Report) -> str:
-    """The run in one sentence."""
+    """Describe the run in one line: completed rate and latency."""
     latency = report.scheduled
     rate = f"{report.target}: {number(report.completed_rate)} samples/s completed"
     if latency is None:
-        return f"{rate}; nothing was done."
+        return f"{rate}; no request was done."
     shown = 50.0, report.plan.rules.percentile
     parts = [
         f"{percentile_name(each.percentile)} {seconds(each.value_s)}"
@@ -94,7 +97,7 @@ def headline(report: Report) -> str:
 
 
 def _score(report: Report) -> str:
-    """What MLPerf ranks it by, if it is one of its scenarios."""
+    """Return MLPerf's score, for its scenarios."""
     if not is_official(report.plan.scenario):
         return ""
     name, value, unit = score(report)
@@ -103,7 +106,7 @@ def _score(report: Report) -> str:
 
 
 def result_tables(report: Report) -> list[Table]:
-    """What came out, the verdict's rules first; what the report does not have is left out."""
+    """Return the tables of the results, the rules first; empty tables are left out."""
     tables = [
         _rules(report),
         _requests(report),
@@ -113,14 +116,14 @@ def result_tables(report: Report) -> list[Table]:
         _search(report.search),
         _pairs("Problems", report.problems),
         _pairs("Correctness", report.correctness),
-        # Its rules are among the verdict's.
+        # Its rules are shown with the verdict's.
         _pairs("LoadGen", {name: v for name, v in report.mlperf.items() if name != "rules"}),
     ]
     return [table for table in tables if table and (table.rows or table.note)]
 
 
 def background_tables(report: Report) -> list[Table]:
-    """What was asked for, of what, and where."""
+    """Return the tables of plan, configuration and host."""
     run = {"target": report.target, "started_at": report.started_at}
     plan = {**run, **msgspec.to_builtins(report.plan), "schedule_hash": report.schedule_hash}
     tables = [
@@ -135,7 +138,7 @@ def _rules(report: Report) -> Table:
     rules = report.verdict.rules
     return Table(
         "Rules",
-        {"rule": "<", "holds": "<", "what was found": "<"},
+        {"rule": "<", "holds": "<", "finding": "<"},
         [(_words(each.name), HOLDS[each.holds], each.text) for each in rules],
         broken=frozenset(row for row, each in enumerate(rules) if not each.holds),
     )
@@ -157,8 +160,8 @@ def _requests(report: Report) -> Table:
         "Requests",
         {"requests": "<", "count": ">", "rate": "<", "samples/s": ">"},
         [(*counted, *rated) for counted, rated in zip(left, right, strict=True)],
-        note=f"Warm-up: the first {seconds(warm_up.until_s)}, {number(warm_up.excluded)} requests"
-        f" ({warm_up.rule}). {warm_up.trend}",
+        note=f"Warm-up: the first {seconds(warm_up.until_s)}, {number(warm_up.excluded)} requests,"
+        f" found by {warm_up.rule}. Trend: {warm_up.trend}.",
     )
 
 
@@ -167,8 +170,8 @@ def _rate(value: float | None) -> str:
 
 
 def _latencies(report: Report) -> Table | None:
-    kinds = {"planned to done": report.scheduled, "sent to done": report.service}
-    kinds["planned to sent"] = report.lag
+    kinds = {"latency": report.scheduled, "response time": report.response}
+    kinds["dispatch lag"] = report.lag
     known = {name: latency for name, latency in kinds.items() if latency}
     if not known:
         return None
@@ -189,7 +192,7 @@ def _latencies(report: Report) -> Table | None:
 
 
 def _interval(percentile: Percentile) -> str:
-    """A percentile and its bounds, all in one unit: 12.3 ms [12.0, 12.9]."""
+    """Format a percentile and its interval in one unit: 12.3 ms [12.0, 12.9]."""
     value_s, bounds = percentile.value_s, (percentile.low_s, percentile.high_s)
     if value_s is None:
         return "too few samples"
@@ -199,10 +202,11 @@ def _interval(percentile: Percentile) -> str:
 
 
 def _latency_note(report: Report, known: Mapping[str, Latency]) -> str:
-    """What the brackets mean, what is missing and why, and LoadGen's bound."""
+    """Explain the columns, the brackets and missing values, and state LoadGen's bound."""
     notes = [
-        "In brackets the 99 % confidence interval from order statistics; "
-        f"{NOTHING} is a bound that so few samples do not have."
+        "Latency: planned to done; response time: sent to done; dispatch lag: planned to sent.",
+        "In brackets: 99 % confidence interval from order statistics; "
+        f"{NOTHING} where the samples are too few for a bound.",
     ]
     unclaimed = {
         f"{number(each.floor)} for {percentile_name(each.percentile)}"
@@ -215,9 +219,11 @@ def _latency_note(report: Report, known: Mapping[str, Latency]) -> str:
     stopping = report.early_stopping
     name = percentile_name(stopping.percentile)
     if stopping.bound_s is None:
-        notes.append(f"Nothing may be claimed of {name} with fewer than {number(stopping.needed)}.")
+        notes.append(f"No bound of {name}: it needs {number(stopping.needed)} samples or more.")
     else:
-        notes.append(f"{name} is at most {seconds(stopping.bound_s)} with 99 % certainty.")
+        notes.append(
+            f"{name} of the latency is at most {seconds(stopping.bound_s)} at 99 % confidence."
+        )
     return " ".join(notes)
 
 
@@ -226,7 +232,7 @@ def _devices(report: Report) -> Table:
     return Table(
         "Devices",
         {"device": ">", "activations": ">", "inferences": ">", "requests": ">", "busy": ">"}
-        | dict.fromkeys(("utilisation", "service", "wait", "p99"), ">"),
+        | dict.fromkeys(("utilisation", "execution", "wait", "p99"), ">"),
         [
             (
                 str(each.device_id),
@@ -235,20 +241,20 @@ def _devices(report: Report) -> Table:
                 number(each.requests),
                 seconds(each.busy_s),
                 percent(each.utilisation),
-                seconds(each.mean_service_s),
+                seconds(each.mean_execute_s),
                 seconds(each.mean_wait_s),
                 seconds(each.p99_s),
             )
             for each in report.devices
         ],
-        note=f"Balance of busy times: {balance}." if balance else "",
+        note=f"{DEVICE_COLUMNS} Balance of busy times: {balance}." if balance else "",
     )
 
 
 def _checks(checks: Sequence[Check]) -> Table:
     return Table(
         "Checks",
-        {"check": "<", "measured": ">", "expected": ">", "error": ">", "holds": "<", "": "<"},
+        {"check": "<", "measured": ">", "expected": ">", "error": ">", "holds": "<", "note": "<"},
         [
             (
                 CHECKS.get(each.name, _words(each.name)),
@@ -310,14 +316,14 @@ def _is_best(point: Point, search: Search) -> bool:
 
 
 def _search_note(search: Search) -> str:
-    """The result in lines: best rate, bracket, interval, knee, and what else was noted."""
+    """Describe the result in lines: best rate, interval, bracket, knee, and the notes."""
     lines = []
     if search.best_rate is not None:
         line = f"Best rate {number(search.best_rate)}/s"
         if search.interval:
             line += " [" + ", ".join(number(each) for each in search.interval) + "]"
         if search.bracket and search.bracket[1] is not None:
-            line += f"; {number(search.bracket[1])}/s was too much"
+            line += f"; {number(search.bracket[1])}/s was too high"
         lines.append(f"{line}.")
     if search.knee_rate is not None:
         lines.append(f"Knee at {number(search.knee_rate)}/s ({search.knee_method}).")
@@ -325,7 +331,7 @@ def _search_note(search: Search) -> str:
 
 
 def _pairs(title: str, values: Mapping[str, Any]) -> Table:
-    """Nested settings as lines: `batching.max_queue_delay_s` and its value."""
+    """Show nested settings as rows, named like `batching.max_queue_delay_s`."""
     return Table(title, {"name": "<", "value": "<"}, [*_flattened(values)])
 
 

@@ -1,9 +1,10 @@
-"""The report on a terminal, and what goes on while a run is going on.
+"""Prints a report to a terminal, and shows the progress of a run.
 
 Rules of this file:
 - The first line is the verdict.
-- Where the console is no terminal, the same goes out as plain text without control characters.
-- Looking on costs the loop a fraction of a millisecond, twice a second: it also sends requests.
+- If the console is not a terminal, the output is plain text without control characters.
+- Showing progress takes a fraction of a millisecond, twice a second: the event loop also sends the
+  requests.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ if TYPE_CHECKING:
     from qaic_sched.loadgen.report.report import Report
     from qaic_sched.loadgen.show.tables import Table
 
-__all__ = ["LiveView", "Progress", "print_report", "progress_line"]
+__all__ = ["LiveProgress", "LiveView", "print_report", "progress_line"]
 
 REFRESH_S = 0.5
 PLAIN_REFRESH_S = 10.0
 PLAIN_WIDTH = 1000
-"""Of lines that nobody has to see at once."""
+"""Of output that is not a terminal, so that lines are not wrapped."""
 
 STYLES = {True: "bold green", False: "bold red"}
 
 
-class Progress(Protocol):
-    """A run's counters, which may be read at any time."""
+class LiveProgress(Protocol):
+    """The progress of a run; may be read at any time."""
 
     @property
     def planned(self) -> int | None:
-        """Requests that are due in all; None where nobody knows."""
+        """Requests of the whole run; None if the number is not known."""
 
     @property
     def sent(self) -> int:
@@ -51,28 +52,28 @@ class Progress(Protocol):
 
     @property
     def done(self) -> int:
-        """Requests that have their answer so far, errors included."""
+        """Requests answered so far, errors included."""
 
     @property
     def errors(self) -> int:
-        """Requests of these that have no outputs."""
+        """Answered requests without outputs."""
 
     @property
     def elapsed_s(self) -> float:
-        """Since the run began."""
+        """Seconds since the run began."""
 
     @property
     def p50_s(self) -> float | None:
-        """Of the latency from the planned instant; None before the first answer."""
+        """Median latency from the planned instant; None before the first answer."""
 
     @property
     def p99_s(self) -> float | None:
-        """The same for p99."""
+        """p99 of the latency; None before the first answer."""
 
 
 def print_report(report: Report, console: Console, files: Sequence[Path] = ()) -> None:
-    """Print the verdict, then the tables, then where the files are."""
-    with _unfolded(console):
+    """Print the verdict, the tables and the paths of the files."""
+    with _unwrapped(console):
         _print(console, verdict_line(report), STYLES[report.verdict.is_valid])
         _print(console, headline(report))
         for table in result_tables(report):
@@ -87,8 +88,8 @@ def print_report(report: Report, console: Console, files: Sequence[Path] = ()) -
 
 
 @contextmanager
-def _unfolded(console: Console) -> Iterator[None]:
-    """Meanwhile lines are as long as they are, unless they must fit a terminal."""
+def _unwrapped(console: Console) -> Iterator[None]:
+    """Do not wrap lines inside the block, unless the console is a terminal."""
     width = console.width
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
@@ -112,8 +113,8 @@ def _rich_table(table: Table) -> RichTable:
     return shown
 
 
-def progress_line(progress: Progress) -> str:
-    """One line on how far a run is: counts, and latencies so far."""
+def progress_line(progress: LiveProgress) -> str:
+    """Describe the progress of a run in one line: counts, and latencies so far."""
     whole = f" of {number(progress.planned)}" if progress.planned else ""
     return (
         f"{progress.elapsed_s:.1f} s: {number(progress.sent)}{whole} sent, "
@@ -123,12 +124,12 @@ def progress_line(progress: Progress) -> str:
 
 
 class LiveView:
-    """Shows a run's progress while it lasts: `async with LiveView(console, progress): ...`.
+    """Shows the progress of a run: `async with LiveView(console, progress): ...`.
 
-    One line that changes on a terminal; elsewhere a line every ten seconds.
+    On a terminal, one line is updated in place; otherwise a line is printed every ten seconds.
     """
 
-    def __init__(self, console: Console, progress: Progress) -> None:
+    def __init__(self, console: Console, progress: LiveProgress) -> None:
         self._console = console
         self._progress = progress
         self._live = Live(console=console, transient=True, auto_refresh=False)

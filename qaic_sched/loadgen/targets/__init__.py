@@ -1,1 +1,1 @@
-"""What can be measured: a scheduler in this process, or a server."""
+"""Targets of load tests: a scheduler in this process, or a server."""

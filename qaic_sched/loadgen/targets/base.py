@@ -1,4 +1,4 @@
-"""The seam to what is measured: a scheduler in this process, or a server."""
+"""The interface between a load test and its target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["DeviceSample", "Inference", "Outcome", "Reply", "Target", "TargetInf
 
 
 class Outcome(IntEnum):
-    """What became of a request, as its caller saw it."""
+    """How a request ended, as seen by its caller."""
 
     DONE = 0
     FAILED = 1
@@ -23,7 +23,7 @@ class Outcome(IntEnum):
     REJECTED = 3
     CANCELLED = 4
     UNRESOLVED = 5
-    """No answer until the run gave up: the target died, or hangs."""
+    """No answer by the end of the run: the target has died or hangs."""
 
 
 @dataclass(slots=True)
@@ -40,53 +40,53 @@ class Inference:
 
 @dataclass(slots=True)
 class Reply:
-    """What a target says of one request."""
+    """The target's answer to one request."""
 
     outcome: Outcome
     outputs: Tensors | None = None
     problem: str | None = None
-    """What the caller was told instead of outputs."""
+    """The error, for a request without outputs."""
     inference: Inference | None = None
-    """Where it ran; None from targets that do not tell, and where it ran in several."""
+    """The inference that answered; None if the target does not report it or it was several."""
 
 
 @dataclass(slots=True)
 class DeviceSample:
-    """The running totals of every device at one instant, from the target's own metrics."""
+    """The running totals of every device at one instant, from the target's metrics."""
 
     at_ns: int
     queued_samples: int
     busy_s: dict[int, float]
-    """Execute time by device so far, summed over its activations."""
+    """Device id -> execution time so far, summed over its activations."""
     inferences: dict[int, int]
-    """Inferences that ran by device so far, failed ones included: `busy_s` has their time too."""
+    """Device id -> inferences so far, including failed ones: `busy_s` includes their time."""
 
 
 @dataclass(frozen=True, slots=True)
 class TargetInfo:
-    """What is known of a target once it is open; what it does not tell is 0 or empty."""
+    """Facts about an open target; those that it does not report are 0 or empty."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
     max_batch_size: int
     is_batched: bool
     activations: Mapping[int, int]
-    """By device, how many activations it runs."""
+    """Device id -> number of activations."""
     config: Mapping[str, object]
-    """What it was configured with, for the report."""
+    """The target's configuration, for the report."""
 
 
 class Target(Protocol):
-    """Takes requests, never blocks. `open` first; all methods belong to one event loop."""
+    """Takes requests and never blocks; used from one event loop, after `open`."""
 
     async def open(self) -> TargetInfo:
-        """Get ready; `SchedulerError` with one clear sentence if it is not there."""
+        """Connect, and return the facts; raise `SchedulerError` if the target is not available."""
 
     def send(self, inputs: Tensors, timeout_s: float | None, done: Callable[[Reply], None]) -> None:
-        """Send one request; `done` is called once, from the loop, whatever becomes of it."""
+        """Send one request; `done` is called once, from the event loop, for every outcome."""
 
     def sample(self) -> DeviceSample | None:
-        """What the devices have done so far; None if it does not tell. `at_ns` is the caller's."""
+        """Return the devices' totals so far, or None if unknown; the caller sets `at_ns`."""
 
     async def aclose(self) -> None:
-        """Let go of it, also when it is broken; requests that are out are given up."""
+        """Close the target, even a broken one; outstanding requests are given up."""

@@ -1,13 +1,13 @@
-"""A server that speaks KServe v2, over HTTP or gRPC, as what is measured.
+"""A KServe v2 server, over HTTP or gRPC, as a target.
 
 Rules of this file:
-- The client is tritonclient's, of the extra `load`; tensors travel as binary.
-- `max_batch_size` is what the server's configuration of the model says. A server that has none
-  takes batches if the first axis of every input is free, and 1 stands for a number nobody knows.
-  Any other free axis counts as 1.
-- What goes wrong once it is open is a reply: 429 and 503 are REJECTED, 504 and what is over its
-  `timeout_s` EXPIRED, everything else FAILED. gRPC calls a dead server UNAVAILABLE: that is FAILED.
-- A server tells nothing of its devices.
+- The client is tritonclient's, from the extra `load`; tensors are sent as binary.
+- `max_batch_size` comes from the server's configuration of the model. Without one, the model is
+  batched if the first axis of every input is free, and `max_batch_size` is 1. Any other free axis
+  counts as 1.
+- Errors after `open` are replies: 429 and 503 are REJECTED, 504 and requests over their `timeout_s`
+  are EXPIRED, all others are FAILED, including gRPC's UNAVAILABLE for a dead server.
+- The protocol has no metrics of devices.
 """
 
 from __future__ import annotations
@@ -32,20 +32,25 @@ __all__ = ["ServerTarget"]
 
 _CONNECTIONS = 512
 _OPEN_LIMIT_S = 10.0
-_MOST_KEPT = 4096
-"""Inputs of which the encoded form is kept."""
-_MOST_TEXT = 200
+_MAX_ENCODED = 4096
+"""Inputs whose encoded form is cached."""
+_MAX_PROBLEM_CHARS = 200
 _REJECTED = ("429", "503", "StatusCode.RESOURCE_EXHAUSTED")
 _EXPIRED = ("504", "StatusCode.DEADLINE_EXCEEDED")
 
 
 class ServerTarget(Target):
-    """`http://host:port[/model]` or `grpc://host:port[/model]`; by default its only model."""
+    """A model of the server at `http://host:port[/model]` or `grpc://host:port[/model]`.
+
+    The model may be left out if the server has only one.
+    """
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "grpc") or not parts.hostname:
-            raise ConfigError(f"{url}: wanted http://host:port[/model] or grpc://host:port[/model]")
+            raise ConfigError(
+                f"{url}: expected http://host:port[/model] or grpc://host:port[/model]"
+            )
         self._url = url
         self._is_grpc = parts.scheme == "grpc"
         self._address = parts.netloc
@@ -58,7 +63,10 @@ class ServerTarget(Target):
         self._outputs: list[str] = []
 
     async def open(self) -> TargetInfo:
-        """Connect and learn the model; `NoDeviceError` where nobody answers, else `ConfigError`."""
+        """Connect and read the model's metadata.
+
+        Raises `NoDeviceError` if no server answers, `ConfigError` if it refuses.
+        """
         self._triton = require(f"tritonclient.{'grpc' if self._is_grpc else 'http'}.aio", "load")
         utils = require("tritonclient.utils", "load")
         self._errors += (utils.InferenceServerException,)
@@ -70,7 +78,7 @@ class ServerTarget(Target):
                 self._address, conn_limit=_CONNECTIONS, conn_timeout=None
             )
         if not await self._ask(self._client.is_server_live()):
-            raise NoDeviceError(f"{self._url}: the server says that it is not alive")
+            raise NoDeviceError(f"{self._url}: the server reports that it is not live")
         if not self._model:
             self._model = await self._only_model()
         metadata = await self._ask(self._client.get_model_metadata(self._model, **self._json()))
@@ -78,27 +86,27 @@ class ServerTarget(Target):
         return self._info(metadata, await self._config(), utils)
 
     def send(self, inputs: Tensors, timeout_s: float | None, done: Callable[[Reply], None]) -> None:
-        """Send one request from a task of its own."""
+        """Send one request in a new task."""
         task = asyncio.get_running_loop().create_task(self._infer(inputs, timeout_s, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def sample(self) -> DeviceSample | None:
-        """Nothing: the protocol has no word for devices."""
+        """Return None: the protocol has no metrics of devices."""
         return None
 
     async def aclose(self) -> None:
-        """Give up what is out, and the connections."""
+        """Cancel the outstanding requests and close the connections."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._client is not None:
             await self._client.close()
 
-    # Learning the model
+    # The model's metadata
 
     async def _ask(self, question: Any) -> Any:
-        """What the server says; one sentence where it does not."""
+        """Await an answer of the server; turn its errors into ours."""
         try:
             return await asyncio.wait_for(question, _OPEN_LIMIT_S)
         except self._errors as error:
@@ -116,17 +124,17 @@ class ServerTarget(Target):
             index = await self._ask(self._client.get_model_repository_index(**self._json()))
         except ConfigError as error:
             raise ConfigError(
-                f"{self._url}: the server does not list its models: name one behind the port"
+                f"{self._url}: the server does not list its models: add the name after the port"
             ) from error
         models = index.get("models", []) if self._is_grpc else index
         names = sorted({each["name"] for each in models})
         if len(names) != 1:
             there = ", ".join(names) or "none"
-            raise ConfigError(f"{self._url}: name one of its models behind the port: {there}")
+            raise ConfigError(f"{self._url}: add the name of a model after the port: {there}")
         return str(names[0])
 
     async def _config(self) -> dict[str, Any]:
-        """The server's configuration of the model; empty where it has none to tell."""
+        """Return the server's configuration of the model; empty if it has none."""
         try:
             answer = await self._ask(self._client.get_model_config(self._model, **self._json()))
         except ConfigError:
@@ -135,7 +143,7 @@ class ServerTarget(Target):
         return config
 
     def _info(self, metadata: Any, config: dict[str, Any], utils: Any) -> TargetInfo:
-        # gRPC has its 64-bit numbers as text, in JSON.
+        # gRPC gives 64-bit numbers as text in JSON.
         shapes = {each["name"]: [int(n) for n in each["shape"]] for each in metadata["inputs"]}
         most = int(config.get("max_batch_size", 0))
         is_free = all(shape[:1] == [-1] for shape in shapes.values())
@@ -147,7 +155,9 @@ class ServerTarget(Target):
                 shape[0] = max(most, 1)
             dtype = utils.triton_to_np_dtype(each["datatype"])
             if dtype is None:
-                raise ConfigError(f"{self._url}: input {each['name']!r} is {each['datatype']}")
+                raise ConfigError(
+                    f"{self._url}: input {each['name']!r}: unsupported type {each['datatype']}"
+                )
             specs.append(TensorSpec(each["name"], tuple(shape), np.dtype(dtype)))
         size = max(most, 1) if is_batched else 1
         return TargetInfo(self._model, tuple(specs), size, is_batched, {}, {"url": self._url})
@@ -174,7 +184,7 @@ class ServerTarget(Target):
             done(Reply(Outcome.DONE, outputs))
 
     def _encode(self, inputs: Tensors) -> list[Any]:
-        """The client's form of the tensors, kept: the same objects are sent again and again."""
+        """Return the client's form of the tensors, cached: inputs are sent repeatedly."""
         kept = self._encoded.get(id(inputs))
         if kept is not None:
             return kept[1]
@@ -183,9 +193,9 @@ class ServerTarget(Target):
         for name, array in inputs.items():
             tensor = self._triton.InferInput(name, array.shape, to_datatype(array.dtype))
             encoded.append(tensor.set_data_from_numpy(array))
-        if len(self._encoded) >= _MOST_KEPT:
+        if len(self._encoded) >= _MAX_ENCODED:
             self._encoded.clear()
-        # With the tensors themselves, or another object could get their id.
+        # Keeps the tensors alive: another object could get their id.
         self._encoded[id(inputs)] = inputs, encoded
         return encoded
 
@@ -207,4 +217,4 @@ def _outcome(error: Exception) -> Outcome:
 
 
 def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip(": ")[:_MOST_TEXT]
+    return f"{type(error).__name__}: {error}".strip(": ")[:_MAX_PROBLEM_CHARS]

@@ -1,4 +1,4 @@
-"""What the garbage collector searches during a run, and after it."""
+"""The objects that the garbage collector visits during a run, and after it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import gc
 
 import pytest
 
-from qaic_sched.loadgen.inject.gc_freeze import own_garbage_only
+from qaic_sched.loadgen.inject.gc_freeze import gc_frozen
 
 
 class Node:
-    """Something that the collector looks at."""
+    """An object that the collector tracks."""
 
 
 def nodes() -> int:
-    """How many the collector finds in what it searches."""
+    """The number of tracked objects that the collector visits."""
     return sum(isinstance(each, Node) for each in gc.get_objects())
 
 
 def test_only_what_came_during_the_run_is_searched() -> None:
-    """What was there before is out of sight, what is made meanwhile is not."""
+    """Objects from before the block are frozen, new objects are collected as usual."""
     before = Node()
-    with own_garbage_only():
+    with gc_frozen():
         assert nodes() == 0
         during = Node()
         assert nodes() == 1
@@ -30,9 +30,9 @@ def test_only_what_came_during_the_run_is_searched() -> None:
 
 
 def test_a_run_that_fails_leaves_nothing_hidden() -> None:
-    """The collector is back at work, whatever happened."""
+    """An exception in the block unfreezes the objects, too."""
     node = Node()
-    with pytest.raises(OSError, match="broken"), own_garbage_only():
+    with pytest.raises(OSError, match="broken"), gc_frozen():
         raise OSError("broken")
 
     assert nodes() == 1

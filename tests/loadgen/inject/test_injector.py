@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qaic_sched.errors import ConfigError, InputError
-from qaic_sched.loadgen.inject.injector import Progress, inject
+from qaic_sched.errors import ConfigError
+from qaic_sched.loadgen.inject.injector import RunCounters, inject
 from qaic_sched.loadgen.inject.records import Records
 from qaic_sched.loadgen.plan.arrivals import schedule
 from qaic_sched.loadgen.plan.inputs import InputLibrary
-from qaic_sched.loadgen.plan.plan import Constant, Plan, Poisson
+from qaic_sched.loadgen.plan.plan import Plan, Poisson
 from qaic_sched.loadgen.targets.base import Outcome, Reply
-from qaic_sched.loadgen.targets.scheduler import SchedulerTarget
-from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.testing import run_virtual
-from tests.hosts import host
-from tests.loadgen.load_helpers import INFO, TimedTarget, run_on_host, run_on_target
+from tests.loadgen.load_helpers import INFO, TimedTarget, outcomes, run_on_target
 
 OPEN = Plan(scenario="open", duration_s=1.0)
 CLOSED = Plan(scenario="closed", duration_s=1.0, concurrency=4)
@@ -30,13 +25,8 @@ PLANNED = schedule(Poisson(1000), 1.0, 1)
 Planned = NDArray[np.int64] | None
 
 
-def outcomes(records: Records) -> dict[str, int]:
-    """How many requests ended how."""
-    return {each.name: int((records.outcome == each).sum()) for each in Outcome}
-
-
 def test_an_open_loop_sends_exactly_when_planned() -> None:
-    """In virtual time the injector is never late, and answers come when the target gives them."""
+    """In virtual time the injector is never late."""
     records = run_on_target(TimedTarget(0.005), OPEN, PLANNED)
 
     assert records.planned_ns.tolist() == PLANNED.tolist()
@@ -47,7 +37,7 @@ def test_an_open_loop_sends_exactly_when_planned() -> None:
 
 
 def test_an_open_loop_does_not_wait_for_answers() -> None:
-    """A target that never answers gets every request; they are unresolved after the drain."""
+    """A target that never answers gets every request; all are unresolved after the drain."""
     plan = Plan(scenario="open", duration_s=1.0, drain_s=2.5)
     target = TimedTarget(answer=lambda row: None)
 
@@ -68,7 +58,7 @@ def test_an_answer_during_the_drain_counts() -> None:
 
 
 def test_a_precise_run_spins_where_timers_are_late_and_ends_in_virtual_time() -> None:
-    """A clock that stands still while it spins is waited for by timers."""
+    """A precise run uses timers if the clock does not move while it spins."""
     plan = Plan(scenario="open", duration_s=1.0, is_precise=True)
 
     records = run_on_target(TimedTarget(), plan, PLANNED)
@@ -77,7 +67,7 @@ def test_a_precise_run_spins_where_timers_are_late_and_ends_in_virtual_time() ->
 
 
 def test_a_burst_is_sent_at_once() -> None:
-    """Offline: more than fit in a turn of the loop, all of them at the beginning."""
+    """A burst larger than one turn of the loop is sent at the start."""
     records = run_on_target(TimedTarget(), OPEN, np.zeros(1000, np.int64))
 
     assert records.sent_ns.tolist() == [0] * 1000
@@ -85,15 +75,15 @@ def test_a_burst_is_sent_at_once() -> None:
 
 
 def test_nothing_planned_is_a_run_of_no_requests() -> None:
-    """A trace may be over before it begins; that is no reason to hang."""
+    """A run without requests, like one of an empty trace, ends at once."""
     records = run_on_target(TimedTarget(), OPEN, np.empty(0, np.int64))
 
     assert len(records.planned_ns) == 0
     assert records.ended_ns == 0
 
 
-def test_a_closed_loop_keeps_so_many_out() -> None:
-    """Each caller sends its next at the answer, until the time is over."""
+def test_a_closed_loop_keeps_its_callers_busy() -> None:
+    """Each caller sends its next request at its answer, until the duration is over."""
     records = run_on_target(TimedTarget(0.010), CLOSED, None)
 
     assert len(records.planned_ns) == 4 * 100
@@ -103,8 +93,8 @@ def test_a_closed_loop_keeps_so_many_out() -> None:
     assert records.ended_ns == 1_000_000_000
 
 
-def test_a_closed_loop_ends_after_so_many() -> None:
-    """`max_requests` is exact, and more rows than there was room for at first are all kept."""
+def test_a_closed_loop_ends_after_max_requests() -> None:
+    """`max_requests` is exact, beyond the initial number of rows."""
     plan = Plan(scenario="closed", duration_s=1000.0, concurrency=100, max_requests=5000)
 
     records = run_on_target(TimedTarget(0.010), plan, None)
@@ -115,14 +105,14 @@ def test_a_closed_loop_ends_after_so_many() -> None:
 
 
 def test_a_closed_loop_of_more_callers_than_requests() -> None:
-    """Only as many as asked for are sent, though callers are left over."""
+    """`max_requests` holds even with more callers than requests."""
     plan = Plan(scenario="closed", duration_s=1.0, concurrency=300, max_requests=200)
 
     assert outcomes(run_on_target(TimedTarget(), plan, None))["DONE"] == 200
 
 
 def test_a_refused_caller_comes_back_a_millisecond_later() -> None:
-    """A target that is dead answers at once, in no time: the run ends all the same."""
+    """A target that fails every request at once does not keep the run from ending."""
     dead = TimedTarget(0.0, lambda row: Reply(Outcome.FAILED, problem="dead"))
 
     records = run_on_target(dead, CLOSED, None)
@@ -132,7 +122,7 @@ def test_a_refused_caller_comes_back_a_millisecond_later() -> None:
 
 
 def test_a_target_that_raises_costs_no_numbers() -> None:
-    """What was measured before it broke is kept, and what it raised is counted."""
+    """Measurements from before the failure are kept, and the errors are counted."""
 
     def break_later(row: int) -> Reply:
         if row >= 300:
@@ -147,7 +137,7 @@ def test_a_target_that_raises_costs_no_numbers() -> None:
 
 
 def test_a_target_that_answers_within_send_is_no_recursion() -> None:
-    """A closed loop over such a target sends its next from the loop."""
+    """A closed loop sends its next request from the event loop, not from the callback."""
 
     class Instant(TimedTarget):
         def send(self, inputs, timeout_s, done):  # type: ignore[no-untyped-def]
@@ -160,7 +150,7 @@ def test_a_target_that_answers_within_send_is_no_recursion() -> None:
 
 
 def test_every_request_has_one_outcome() -> None:
-    """Whatever mix of answers, refusals and silence: the sum is what was planned."""
+    """For any mix of outcomes, their counts add up to the planned requests."""
     kinds = [Outcome.DONE, Outcome.FAILED, Outcome.EXPIRED, Outcome.REJECTED, Outcome.CANCELLED]
 
     def answer(row: int) -> Reply | None:
@@ -172,8 +162,8 @@ def test_every_request_has_one_outcome() -> None:
     assert ((records.done_ns < 0) == (records.outcome == Outcome.UNRESOLVED)).all()
 
 
-def test_only_so_many_kinds_of_problems_are_told() -> None:
-    """Twenty by name, all others together: and none is lost."""
+def test_only_the_first_kinds_of_problems_are_counted_by_name() -> None:
+    """Twenty kinds are counted by name, all others together."""
     target = TimedTarget(answer=lambda row: Reply(Outcome.FAILED, problem=f"kind {row % 50}"))
 
     records = run_on_target(target, OPEN, PLANNED)
@@ -184,8 +174,8 @@ def test_only_so_many_kinds_of_problems_are_told() -> None:
 
 
 def test_progress_and_replies_can_be_watched() -> None:
-    """Counters agree with the records, and each reply comes with its row."""
-    progress, seen = Progress(), []
+    """The counters agree with the records, and each reply is passed on with its row."""
+    progress, seen = RunCounters(), []
     target = TimedTarget(0.004, lambda row: Reply(Outcome(row % 2)))
 
     records = run_on_target(
@@ -201,7 +191,7 @@ def test_progress_and_replies_can_be_watched() -> None:
 
 
 def test_devices_are_sampled_about_a_hundred_times() -> None:
-    """From the beginning to the end, also where a run lasts far longer than it sends."""
+    """Samples cover the whole run, even if it lasts much longer than its sending."""
     usual = run_on_target(TimedTarget(), OPEN, PLANNED).device_samples
     long = run_on_target(TimedTarget(50.0), OPEN, PLANNED)
 
@@ -215,7 +205,7 @@ def test_devices_are_sampled_about_a_hundred_times() -> None:
 
 
 def test_a_run_begins_when_it_is_told_to() -> None:
-    """Several processes agree on an instant; times count from there."""
+    """A run starts at `starts_at`, and its times count from there."""
 
     async def main() -> Records:
         plan = Plan(scenario="closed", duration_s=1.0, max_requests=3)
@@ -227,8 +217,8 @@ def test_a_run_begins_when_it_is_told_to() -> None:
     assert run_virtual(main).sent_ns.tolist() == [0, 500_000_000]
 
 
-def test_the_garbage_of_others_is_left_alone_during_a_run() -> None:
-    """No search through what was there before stops the process; afterwards there is again."""
+def test_objects_from_before_a_run_are_frozen_during_it() -> None:
+    """Objects from before the run are frozen during the run, and unfrozen afterwards."""
     frozen = []
 
     def look(row: int, reply: Reply) -> None:
@@ -243,145 +233,16 @@ def test_the_garbage_of_others_is_left_alone_during_a_run() -> None:
 
 @pytest.mark.parametrize("field", ["concurrency", "duration_s", "max_requests"])
 def test_a_plan_that_sends_nothing_is_refused(field: str) -> None:
-    """With the name of the field."""
+    """The error names the field."""
     plan = Plan(scenario="closed", **{field: 0})  # type: ignore[arg-type]
 
     with pytest.raises(ConfigError, match=f"^{field}"):
         run_on_target(TimedTarget(), plan, None)
 
 
-def test_a_healthy_host_at_80_percent_answers_all(tmp_path: Path) -> None:
-    """Conservation on a real scheduler: each request done, on a known device, in order of time."""
-    planned_ns = schedule(Poisson(0.8 * 2000), 1.0, 3)
-
-    records = run_on_host(tmp_path, Plan(scenario="open", duration_s=1.0), planned_ns)
-
-    assert outcomes(records)["DONE"] == len(planned_ns)
-    assert set(records.device.tolist()) == {0, 1, 2, 3}
-    assert len(set(records.inference.tolist())) == len(planned_ns)
-    for earlier, later in [
-        (records.planned_ns, records.sent_ns),
-        (records.sent_ns, records.submitted_ns),
-        (records.submitted_ns, records.started_ns),
-        (records.started_ns, records.completed_ns),
-        (records.completed_ns, records.done_ns),
-    ]:
-        assert (earlier <= later).all()
-    service = records.completed_ns - records.started_ns
-    last = records.device_samples[-1]
-    assert last.inferences == {i: int((records.device == i).sum()) for i in range(4)}
-    for device_id in range(4):
-        busy = service[records.device == device_id].sum() / 1e9
-        assert last.busy_s[device_id] == pytest.approx(busy, rel=1e-6)
-
-
-@pytest.mark.parametrize("is_open", [True, False])
-def test_the_same_seed_gives_the_same_records(tmp_path: Path, is_open: bool) -> None:
-    """Twice in virtual time: every array is the same to the last byte."""
-    plan = Plan(scenario="open", duration_s=0.5, concurrency=7)
-    runs = [
-        run_on_host(
-            tmp_path,
-            plan,
-            schedule(Poisson(1500), 0.5, 11) if is_open else None,
-            service_time_cv=0.3,
-        )
-        for _ in range(2)
-    ]
-
-    assert len(runs[0].planned_ns) > 500
-    for each in fields(Records):
-        first, second = (getattr(records, each.name) for records in runs)
-        if isinstance(first, np.ndarray):
-            assert first.tobytes() == second.tobytes(), each.name
-        else:
-            assert first == second, each.name
-
-
-def test_what_the_scheduler_refuses_is_a_reply(tmp_path: Path) -> None:
-    """Inputs of another model are told once per request, and nobody hangs."""
-
-    async def main() -> Records:
-        target = SchedulerTarget(Scheduler(host(tmp_path)))
-        await target.open()
-        wrong = InputLibrary(INFO, samples_per_request=1)
-        wrong[0]["data"] = wrong[0]["data"][:, :3]
-        with pytest.raises(InputError):
-            await target._scheduler.run(wrong[0])
-        records = await inject(target, INFO, OPEN, PLANNED, wrong)
-        await target.aclose()
-        return records
-
-    records = run_virtual(main)
-    failed = outcomes(records)["FAILED"]
-
-    assert failed == pytest.approx(len(PLANNED) / 64, abs=2)
-    assert outcomes(records)["DONE"] == len(PLANNED) - failed
-    assert [text for text in records.problems if "shape (1, 3)" in text]
-
-
-def _interrupted(plan: Plan, planned: Planned, at_s: float, service_s: float) -> Records:
-    """A run that is interrupted at an instant."""
-
-    async def main() -> Records:
-        loop = asyncio.get_running_loop()
-        interrupted: asyncio.Future[None] = loop.create_future()
-        loop.call_at(at_s, interrupted.set_result, None)
-        target, inputs = TimedTarget(service_s), InputLibrary(INFO)
-        return await inject(target, INFO, plan, planned, inputs, interrupted=interrupted)
-
-    return run_virtual(main)
-
-
-@pytest.mark.parametrize(("plan", "planned"), [(OPEN, PLANNED), (CLOSED, None)])
-def test_an_interrupted_run_keeps_what_was_due_and_awaits_its_answers(
-    plan: Plan, planned: Planned
-) -> None:
-    """Nothing is sent afterwards, nothing planned for later is in the records."""
-    records = _interrupted(plan, planned, 0.5, 0.030)
-
-    assert (records.outcome == Outcome.DONE).all()
-    assert 0.46e9 < records.planned_ns.max() < 0.5e9
-    assert records.ended_ns == records.planned_ns.max() + 30_000_000
-    if planned is not None:
-        assert records.planned_ns.tolist() == planned[planned < 500_000_000].tolist()
-
-
-def test_what_was_due_before_an_interruption_and_not_sent_counts() -> None:
-    """Of a burst some are sent in each turn of the loop: the others are due, too."""
-
-    async def main() -> Records:
-        interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        target, planned = TimedTarget(), np.repeat([0, 1_000_000_000], 500)
-
-        def reply(row: int) -> Reply:
-            if row == 70:
-                interrupted.set_result(None)
-            return Reply(Outcome.DONE)
-
-        target.answer = reply
-        return await inject(
-            target, INFO, OPEN, planned, InputLibrary(INFO), interrupted=interrupted
-        )
-
-    records = run_virtual(main)
-
-    assert records.planned_ns.tolist() == [0] * 500
-    assert outcomes(records)["DONE"] == 128
-    assert outcomes(records)["UNRESOLVED"] == 372
-
-
-def test_an_interruption_after_the_last_request_changes_nothing() -> None:
-    """All was sent by then."""
-    records = _interrupted(OPEN, PLANNED, 1.010, 0.5)
-
-    assert records.planned_ns.tolist() == PLANNED.tolist()
-    assert outcomes(records)["DONE"] == len(PLANNED)
-
-
 @pytest.mark.slow
 def test_room_for_many_requests_is_made_before_the_run_begins() -> None:
-    """The first of five million is on time."""
+    """The first of five million requests is sent on time."""
 
     async def main() -> Records:
         interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -398,22 +259,3 @@ def test_room_for_many_requests_is_made_before_the_run_begins() -> None:
     records = asyncio.run(main())
 
     assert records.sent_ns[0] < 50_000_000
-
-
-@pytest.mark.slow
-def test_drives_twenty_thousand_a_second(tmp_path: Path) -> None:
-    """Over a card that takes no time, what is planned is sent and answered at that rate."""
-
-    async def main() -> Records:
-        target = SchedulerTarget(Scheduler(host(tmp_path, service_time_s=0.0)))
-        info = await target.open()
-        planned_ns = schedule(Constant(20_000), 2.0, 1)
-        plan = Plan(scenario="open", duration_s=2.0)
-        records = await inject(target, info, plan, planned_ns, InputLibrary(info))
-        await target.aclose()
-        return records
-
-    records = asyncio.run(main())
-
-    assert outcomes(records)["DONE"] == 40_000
-    assert records.ended_ns < 2_200_000_000

@@ -1,4 +1,4 @@
-"""Several load processes: they send together what one would, and lose nothing."""
+"""Several load processes send together the requests of one, and lose none."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -17,8 +18,8 @@ import pytest
 from qaic_sched.errors import ConfigError
 from qaic_sched.loadgen.inject import processes
 from qaic_sched.loadgen.inject.processes import (
-    Job,
     ProcessDiedError,
+    ProcessJob,
     inject_from_processes,
     merge,
     split,
@@ -44,9 +45,18 @@ def records_of(planned_ns: list[int], first_inference: int = 0) -> Records:
     return records
 
 
+def test_the_module_that_processes_run_exists() -> None:
+    """`WORKER` is a string: no import would notice a renamed module."""
+    spec = find_spec(processes.WORKER)
+
+    assert spec is not None
+    assert spec.origin is not None
+    assert '__name__ == "__main__"' in Path(spec.origin).read_text()
+
+
 @pytest.mark.parametrize("n", [1, 2, 7, 5000])
 def test_split_and_merge_are_a_round_trip(n: int) -> None:
-    """Whatever the number of processes, each row comes back once, with all its columns."""
+    """For any number of processes, each row comes back once, with all columns."""
     parts = split(PLANNED, n)
     whole = merge([records_of(part.tolist()) for part in parts])
 
@@ -60,7 +70,7 @@ def test_split_and_merge_are_a_round_trip(n: int) -> None:
 
 
 def test_merged_inferences_stay_apart() -> None:
-    """Ids that two processes both used are two inferences; -1 is none in either."""
+    """One id in two processes means two inferences; -1 means none."""
     first, second = records_of([0, 10, 20]), records_of([5, 15, 25])
     first.inference[:] = [0, 0, 4]
     second.inference[:] = [0, -1, 2]
@@ -69,7 +79,7 @@ def test_merged_inferences_stay_apart() -> None:
 
 
 def test_merged_problems_and_samples_are_all_there() -> None:
-    """Counts add up, samples are in the order of time."""
+    """Counts are added and device samples sorted by time."""
     first, second = records_of([0]), records_of([1])
     first.problems, second.problems = {"a": 1, "others": 2}, {"a": 3, "b": 1}
     first.device_samples = [DeviceSample(at, 0, {}, {}) for at in (0, 20)]
@@ -90,14 +100,14 @@ def test_merged_problems_and_samples_are_all_there() -> None:
     ],
 )
 def test_what_cannot_be_divided_is_refused(plan: Plan, n: int, field: str) -> None:
-    """A process without a caller would be no process."""
+    """A closed loop needs a caller, and a request, for each process."""
     with pytest.raises(ConfigError, match=f"^{field}"):
         asyncio.run(inject_from_processes("http://nowhere:1", plan, None, n))
 
 
 @pytest.mark.slow
 def test_processes_send_the_plan_together() -> None:
-    """All of it, on time, each row once, answered by the server."""
+    """The whole schedule is sent on time, and each request answered once."""
     planned_ns = schedule(Constant(400), 1.5, 1)
     plan = Plan(scenario="open", duration_s=1.5)
     with running(delay=0.005) as url:
@@ -112,7 +122,7 @@ def test_processes_send_the_plan_together() -> None:
 
 @pytest.mark.slow
 def test_callers_of_a_closed_loop_are_divided() -> None:
-    """Seven callers of two processes are seven, and so many requests are so many."""
+    """Two processes share seven callers, and the limit of requests."""
     plan = Plan(scenario="closed", duration_s=20.0, concurrency=7, max_requests=101)
     with running(kind="grpc", delay=0.050) as url:
         records = asyncio.run(inject_from_processes(url, plan, None, 2))
@@ -126,7 +136,7 @@ def test_callers_of_a_closed_loop_are_divided() -> None:
 
 @pytest.mark.slow
 def test_nobody_there_is_the_workers_sentence() -> None:
-    """The process is named, with what it could not reach."""
+    """The error names the process and the server that it cannot reach."""
     plan = Plan(scenario="open", duration_s=0.1)
     with pytest.raises(ProcessDiedError, match=r"load process \d of 2 .*no KServe v2 server"):
         asyncio.run(inject_from_processes("http://127.0.0.1:9", plan, PLANNED, 2))
@@ -136,12 +146,12 @@ def test_nobody_there_is_the_workers_sentence() -> None:
 def test_a_process_that_dies_is_named_and_the_others_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The numbers of those that went on come with the error."""
+    """The error has the records of the other processes."""
     planned_ns = schedule(Constant(200), 2.0, 1)
-    begin = processes._Worker.begin
+    begin = processes._LoadProcess.begin
     killed = []
 
-    def begin_and_kill_the_second(worker: processes._Worker, starts_at: float) -> None:
+    def begin_and_kill_the_second(worker: processes._LoadProcess, starts_at: float) -> None:
         begin(worker, starts_at)
         if worker._name == "load process 2 of 2":
             assert worker._process is not None
@@ -150,7 +160,7 @@ def test_a_process_that_dies_is_named_and_the_others_are_kept(
             asyncio.get_running_loop().call_later(delay_s, os.kill, pid, signal.SIGKILL)
             killed.append(pid)
 
-    monkeypatch.setattr(processes._Worker, "begin", begin_and_kill_the_second)
+    monkeypatch.setattr(processes._LoadProcess, "begin", begin_and_kill_the_second)
     with (
         running() as url,
         pytest.raises(ProcessDiedError, match="load process 2 of 2 was killed by signal 9") as info,
@@ -166,19 +176,19 @@ def test_a_process_that_dies_is_named_and_the_others_are_kept(
 
 @pytest.mark.slow
 def test_cancelling_ends_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who gives a run up leaves no process behind."""
+    """A cancelled run leaves no process behind."""
     pids: list[int] = []
     have_begun = asyncio.Event()
-    begin = processes._Worker.begin
+    begin = processes._LoadProcess.begin
 
-    def remember(worker: processes._Worker, starts_at: float) -> None:
+    def remember(worker: processes._LoadProcess, starts_at: float) -> None:
         begin(worker, starts_at)
         assert worker._process is not None
         pids.append(worker._process.pid)
         if len(pids) == 2:
             have_begun.set()
 
-    monkeypatch.setattr(processes._Worker, "begin", remember)
+    monkeypatch.setattr(processes._LoadProcess, "begin", remember)
 
     async def main(url: str) -> None:
         plan = Plan(scenario="closed", duration_s=60.0, concurrency=2)
@@ -198,10 +208,10 @@ def test_cancelling_ends_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_process_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
-    """Nobody would ever read what it measures, nor stop it."""
+    """A load process ends when its parent is killed."""
     with running() as url:
         plan = Plan(scenario="closed", duration_s=60.0)
-        job = Job(url, plan, None, None, str(tmp_path / "records.npz"))
+        job = ProcessJob(url, plan, None, None, str(tmp_path / "records.npz"))
         (tmp_path / "job.json").write_bytes(msgspec.json.encode(job))
         command = [
             sys.executable,
@@ -224,7 +234,7 @@ def test_a_process_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_interruption_reaches_every_process() -> None:
-    """All stop, and what they had sent comes back answered."""
+    """An interruption stops all processes; sent requests are answered."""
 
     async def main(url: str) -> Records:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Raw records in a file: all of them come back."""
+"""Raw records survive a round trip through a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qaic_sched.loadgen.targets.base import DeviceSample
 
 
 def test_records_survive_a_file(tmp_path: Path) -> None:
-    """Every array to the bit, every count and sample; the name of the file is the one asked for."""
+    """Arrays, counts and samples come back unchanged, from a file of exactly that name."""
     records = Records.for_requests(np.arange(1000, dtype=np.int64))
     records.done_ns[::2] = 10**15
     records.outcome[::3] = 0
@@ -35,14 +35,14 @@ def test_records_survive_a_file(tmp_path: Path) -> None:
 
 
 def test_records_of_no_requests_survive_too(tmp_path: Path) -> None:
-    """A run may end before anything was due."""
+    """Records without rows survive, too."""
     save_records(Records.for_requests(np.empty(0, np.int64)), tmp_path / "none.npz")
 
     assert len(load_records(tmp_path / "none.npz").sent_ns) == 0
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    """Missing ones, other archives, and files that were cut off."""
+    """Missing files, other archives and truncated files raise `InputError`."""
     save_records(Records.for_requests(np.zeros(100, np.int64)), tmp_path / "whole.npz")
     whole = (tmp_path / "whole.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
@@ -50,5 +50,5 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", data=np.zeros(3))
 
     for name in ("missing.npz", "cut.npz", "empty.npz", "other.npz"):
-        with pytest.raises(InputError, match=rf"{name}: no records of a load test"):
+        with pytest.raises(InputError, match=rf"{name}: not a records file of a load test"):
             load_records(tmp_path / name)

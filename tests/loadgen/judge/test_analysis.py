@@ -1,4 +1,4 @@
-"""From records to a report."""
+"""From records to findings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from qaic_sched.loadgen.inject.records import Records
-from qaic_sched.loadgen.judge.analysis import analyse
 from qaic_sched.loadgen.plan.plan import (
     Arrivals,
     Burst,
@@ -26,12 +25,13 @@ from qaic_sched.loadgen.plan.plan import (
 from qaic_sched.loadgen.report.report import Latency, read_report, write_report
 from qaic_sched.loadgen.targets.base import Outcome
 from tests.loadgen.runs import (
-    SERVICE_NS,
+    EXECUTE_NS,
     answer_nobody,
     closed_run,
     info_of,
     plan_of,
     poisson_run,
+    report_of,
     served,
 )
 
@@ -42,28 +42,28 @@ def _value(latency: Latency | None, percentile: float) -> float | None:
 
 
 def test_the_three_latencies_are_those_of_the_records() -> None:
-    """Planned to done, sent to done, planned to sent: exact percentiles and means."""
+    """Latency, response time and dispatch lag have exact percentiles and means."""
     records = poisson_run()
     records.sent_ns = records.planned_ns + 100_000
-    report = analyse(plan_of(), info_of(), records, "hash")
+    report = report_of(plan_of(), info_of(), records, "hash")
     excluded = report.warm_up.excluded
     latencies = (records.done_ns - records.planned_ns)[excluded:]
 
     for percentile in (50.0, 99.0):
         exact = np.percentile(latencies, percentile, method="inverted_cdf") / 1e9
         assert _value(report.scheduled, percentile) == pytest.approx(exact)
-        assert _value(report.service, percentile) == pytest.approx(exact - 0.0001)
+        assert _value(report.response, percentile) == pytest.approx(exact - 0.0001)
         assert _value(report.lag, percentile) == pytest.approx(0.0001)
     assert report.counts.measured == len(latencies)
     assert report.schedule_hash == "hash"
 
 
 def test_rates_are_those_of_the_plan_and_the_records() -> None:
-    """Asked, scheduled and completed; samples, where a request has several."""
+    """Asked, scheduled and completed rates count samples."""
     records = served(np.arange(10_000) * 1_000_000)
     plan = Plan(scenario="open", arrivals=Constant(1_000), samples_per_request=8, duration_s=10)
 
-    report = analyse(plan, info_of(), records, None)
+    report = report_of(plan, info_of(), records, None)
 
     assert report.asked_rate == 8_000
     assert report.scheduled_rate == pytest.approx(8_000)
@@ -72,9 +72,9 @@ def test_rates_are_those_of_the_plan_and_the_records() -> None:
 
 
 def test_a_backlog_of_the_warm_up_does_not_lower_the_completed_rate() -> None:
-    """Beyond capacity the target does what it can, however much of the run is cut off."""
+    """A backlog from the warm-up does not lower the completed rate."""
     records = poisson_run(1.2, 5.0)
-    report = analyse(plan_of(2_400), info_of(), records, None)
+    report = report_of(plan_of(2_400), info_of(), records, None)
 
     assert report.warm_up.until_s > 1
     assert report.completed_rate == pytest.approx(2_000, rel=0.001)
@@ -96,35 +96,35 @@ def test_a_backlog_of_the_warm_up_does_not_lower_the_completed_rate() -> None:
 def test_the_asked_rate_is_the_mean_of_the_plan_s(
     arrivals: Arrivals | None, asked: float | None
 ) -> None:
-    """Where it has one."""
-    report = analyse(Plan(scenario="open", arrivals=arrivals), info_of(), poisson_run(), None)
+    """The asked rate is the mean rate of the arrivals, or None."""
+    report = report_of(Plan(scenario="open", arrivals=arrivals), info_of(), poisson_run(), None)
 
     assert report.asked_rate == asked
 
 
 def test_a_schedule_s_silent_end_belongs_to_the_run() -> None:
-    """The last request is answered after 9.5 s of 10; not so in a run that was given up."""
+    """The duration includes a pause at the end of the schedule, unless the run ended early."""
     records = served(np.arange(96) * 100_000_000)
     plan = Plan(scenario="open", arrivals=Poisson(10), duration_s=10)
-    assert analyse(plan, info_of(), records, None).duration_s == 10
+    assert report_of(plan, info_of(), records, None).duration_s == 10
 
     limited = Plan(scenario="open", arrivals=Poisson(10), duration_s=10, max_requests=96)
-    assert analyse(limited, info_of(), records, None).duration_s == pytest.approx(9.502)
+    assert report_of(limited, info_of(), records, None).duration_s == pytest.approx(9.502)
 
     answer_nobody(records, slice(90, 96), Outcome.UNRESOLVED)
     records.sent_ns[90:] = -1
     records.ended_ns = 9_100_000_000
-    assert analyse(plan, info_of(), records, None).duration_s == pytest.approx(9.1)
+    assert report_of(plan, info_of(), records, None).duration_s == pytest.approx(9.1)
 
 
 def test_counts_are_of_the_whole_run() -> None:
-    """One of each outcome; what was never sent is planned."""
+    """Counts cover the whole run, including requests that were not sent."""
     records = served(np.arange(1_000) * 1_000_000)
     for row, outcome in enumerate(Outcome):
         if outcome != Outcome.DONE:
             answer_nobody(records, row, outcome)
     records.sent_ns[Outcome.UNRESOLVED] = -1
-    counts = analyse(plan_of(), info_of(), records, None).counts
+    counts = report_of(plan_of(), info_of(), records, None).counts
 
     assert (counts.planned, counts.sent, counts.done) == (1_000, 999, 995)
     kinds = (counts.failed, counts.expired, counts.rejected, counts.cancelled, counts.unresolved)
@@ -132,15 +132,15 @@ def test_counts_are_of_the_whole_run() -> None:
 
 
 def test_a_cold_start_is_out_of_the_latencies_but_not_of_the_counts() -> None:
-    """The first second is ten times as slow, and fails half; all planned in it are excluded.
+    """Requests planned during a slow first second are excluded from the latencies.
 
-    Those who failed there do not count against the promise either, but as errors.
+    Failed ones among them count as errors, but not against the SLO.
     """
     planned = np.arange(10_000) * 1_000_000
-    services = np.where(planned < 10**9, 10 * SERVICE_NS, SERVICE_NS)
+    services = np.where(planned < 10**9, 10 * EXECUTE_NS, EXECUTE_NS)
     records = served(planned, services, servers=64)
     answer_nobody(records, slice(0, 1_000, 2), Outcome.FAILED)
-    report = analyse(plan_of(), info_of({0: 32, 1: 32}), records, None)
+    report = report_of(plan_of(), info_of({0: 32, 1: 32}), records, None)
 
     assert report.warm_up.until_s == pytest.approx(1.0, abs=0.2)
     assert report.warm_up.excluded == np.count_nonzero(
@@ -154,22 +154,22 @@ def test_a_cold_start_is_out_of_the_latencies_but_not_of_the_counts() -> None:
 
 
 def test_a_freeze_is_in_the_p999() -> None:
-    """All four activations stand for a second in the middle of twenty."""
+    """A freeze of one second in twenty is visible in p99.9."""
     planned = poisson_run(duration_s=20).planned_ns
-    services = np.full(len(planned), SERVICE_NS)
+    services = np.full(len(planned), EXECUTE_NS)
     services[len(planned) // 3 :][:4] = 10**9
-    report = analyse(plan_of(duration_s=20), info_of(), served(planned, services), None)
+    report = report_of(plan_of(duration_s=20), info_of(), served(planned, services), None)
 
     assert (_value(report.scheduled, 99.9) or 0) > 0.9
     assert report.warm_up.until_s < 1
 
 
 def test_an_offline_run_is_samples_over_time() -> None:
-    """From the burst to the last answer, all measured, nothing taken for warm-up."""
+    """An Offline run is measured from the burst to the last answer, without warm-up."""
     records = served(np.zeros(24_576, np.int64))
     plan = Plan(scenario="offline", arrivals=Burst(24_576), rules=Rules(min_duration_s=1))
 
-    report = analyse(plan, info_of(), records, None)
+    report = report_of(plan, info_of(), records, None)
 
     assert report.completed_rate == pytest.approx(2_000)
     assert report.scheduled_rate == pytest.approx(2_000)
@@ -178,11 +178,11 @@ def test_an_offline_run_is_samples_over_time() -> None:
 
 
 def test_a_single_stream_run_claims_p90() -> None:
-    """Which 64 samples are enough for."""
-    planned = np.arange(200) * SERVICE_NS
+    """A SingleStream run needs 64 samples for its p90."""
+    planned = np.arange(200) * EXECUTE_NS
     plan = Plan(scenario="single_stream", rules=Rules(min_duration_s=0.4, percentile=90))
 
-    report = analyse(plan, info_of(), served(planned), None)
+    report = report_of(plan, info_of(), served(planned), None)
 
     assert report.verdict.is_valid
     assert (report.early_stopping.percentile, report.early_stopping.needed) == (90, 64)
@@ -191,8 +191,8 @@ def test_a_single_stream_run_claims_p90() -> None:
 
 
 def test_the_bound_is_that_of_the_slo_s_percentile() -> None:
-    """Where there is one."""
-    report = analyse(plan_of(slo=Slo(95, 1)), info_of(), poisson_run(), None)
+    """Early stopping bounds the SLO's percentile."""
+    report = report_of(plan_of(slo=Slo(95, 1)), info_of(), poisson_run(), None)
 
     assert (report.early_stopping.percentile, report.early_stopping.needed) == (95, 130)
 
@@ -234,10 +234,10 @@ def _silent() -> Records:
     ],
 )
 def test_any_run_has_a_report(records: Records, done: int | None, tmp_path: Path) -> None:
-    """Nothing at all, one request, nobody answered, all failed, and a target that tells nothing."""
+    """Any run has a report: empty, one request, none answered, all failed, no metrics."""
     activations = {} if done is None else None
     for plan in (plan_of(), Plan(scenario="closed"), Plan(scenario="offline", arrivals=Burst(1))):
-        report = analyse(plan, info_of(activations), records, None)
+        report = report_of(plan, info_of(activations), records, None)
         write_report(report, tmp_path / "report.json")
 
         assert read_report(tmp_path / "report.json") == report
@@ -247,9 +247,9 @@ def test_any_run_has_a_report(records: Records, done: int | None, tmp_path: Path
         assert done is not None or report.devices == ()
 
 
-def test_a_target_that_tells_nothing_can_still_be_valid() -> None:
-    """A server without metrics: latencies, Little's law and the rest need none."""
-    report = analyse(plan_of(), info_of({}), _silent(), None)
+def test_a_target_without_metrics_can_be_valid() -> None:
+    """A target without metrics can have a valid run."""
+    report = report_of(plan_of(), info_of({}), _silent(), None)
 
     assert report.verdict.is_valid
     assert report.balance == {}
@@ -257,17 +257,17 @@ def test_a_target_that_tells_nothing_can_still_be_valid() -> None:
 
 
 def test_the_same_records_make_the_same_report() -> None:
-    """Nothing in it comes from a clock or from chance."""
-    first = analyse(plan_of(), info_of(), poisson_run(), None)
+    """Equal records give equal findings."""
+    first = report_of(plan_of(), info_of(), poisson_run(), None)
 
-    assert analyse(plan_of(), info_of(), poisson_run(), None) == first
+    assert report_of(plan_of(), info_of(), poisson_run(), None) == first
 
 
 def test_a_closed_run_is_measured_from_when_callers_were_free() -> None:
-    """8 callers on 4 activations: each waits one service and is served one."""
+    """In a closed loop latency counts from the instant at which a caller was free."""
     plan = Plan(scenario="closed", concurrency=8, rules=Rules(min_duration_s=1))
 
-    report = analyse(plan, info_of(), closed_run(), None)
+    report = report_of(plan, info_of(), closed_run(), None)
 
     assert _value(report.scheduled, 50) == pytest.approx(0.004)
     assert report.completed_rate == pytest.approx(2_000, rel=0.01)
@@ -276,12 +276,12 @@ def test_a_closed_run_is_measured_from_when_callers_were_free() -> None:
 
 @pytest.mark.long
 def test_ten_million_requests_can_be_analysed() -> None:
-    """In a minute or so: only the recursion of the ideal replay goes one by one."""
-    rate = 0.8 * 1_024 / SERVICE_NS * 1e9
+    """Ten million requests are analysed in about a minute."""
+    rate = 0.8 * 1_024 / EXECUTE_NS * 1e9
     planned = np.cumsum(np.random.default_rng(1).exponential(1e9 / rate, 10_000_000))
     records = served(planned.astype(np.int64), servers=1_024)
 
-    report = analyse(plan_of(rate), info_of({0: 512, 1: 512}), records, None)
+    report = report_of(plan_of(rate), info_of({0: 512, 1: 512}), records, None)
 
     assert report.counts.done == 10_000_000
     assert _value(report.scheduled, 99.99) is not None

@@ -1,4 +1,4 @@
-"""Correctness under load: what corrupts or caches is found, what does neither is not."""
+"""Correctness under load: corruption and caches are found, and nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REQUESTS = 1000
 
 
 class CorruptingTarget(CountingTarget):
-    """Changes one number of every 50th answer, once told to."""
+    """Changes one number of every 50th answer when switched on."""
 
     corrupts = False
     num_corrupted = 0
@@ -43,7 +43,7 @@ class CorruptingTarget(CountingTarget):
 
 
 class CachingTarget(CountingTarget):
-    """Answers what it has just answered without asking a device."""
+    """Answers a repeated input from its memory."""
 
     _last: tuple[bytes, Reply] | None = None
 
@@ -76,14 +76,14 @@ async def load(target: CountingTarget, checker: OutputChecker, requests: int = R
 
 
 def checked(target: CountingTarget, **options: Any) -> dict[str, Any]:
-    """What a checker finds of a target under load, in virtual time."""
+    """Return a checker's results for a target under load, in virtual time."""
     checker = OutputChecker(**options)
     run_virtual(load, target, checker)
     return checker.result()
 
 
 def test_a_scheduler_answers_under_load_as_it_does_alone(tmp_path: Path) -> None:
-    """Batched with others and padded, each request's rows are its own."""
+    """Batching and padding do not mix the rows of requests."""
     found = checked(CountingTarget(host(tmp_path)), every=1)
 
     assert (found["replies"], found["compared"], found["equal"]) == (REQUESTS,) * 3
@@ -92,7 +92,7 @@ def test_a_scheduler_answers_under_load_as_it_does_alone(tmp_path: Path) -> None
 
 
 def test_a_corrupted_answer_in_fifty_is_found(tmp_path: Path) -> None:
-    """All of them when every reply is compared, with input, output and error."""
+    """If every reply is compared, all corrupted ones are found, with their details."""
     target = CorruptingTarget(host(tmp_path))
     found = checked(target, every=1)
 
@@ -106,7 +106,7 @@ def test_a_corrupted_answer_in_fifty_is_found(tmp_path: Path) -> None:
 
 
 def test_a_sample_of_the_replies_finds_corruption_too(tmp_path: Path) -> None:
-    """Every fifth on average is enough for a corruption of one in fifty in a thousand."""
+    """Comparing every fifth reply finds a corruption of every 50th."""
     found = checked(CorruptingTarget(host(tmp_path)), every=5)
 
     assert 150 < found["compared"] < 260
@@ -115,7 +115,7 @@ def test_a_sample_of_the_replies_finds_corruption_too(tmp_path: Path) -> None:
 
 
 def test_the_choice_is_the_seeds() -> None:
-    """The same seed compares the same replies, another one others; on average every k-th."""
+    """The seed determines the compared replies, on average every k-th."""
 
     def compared(seed: int) -> list[int]:
         checker = OutputChecker(every=10, seed=seed)
@@ -153,7 +153,7 @@ def test_numbers_are_compared_by_their_kind(
     problem: str | None,
     max_error: float | None,
 ) -> None:
-    """Whole numbers exactly, floats within the tolerances, types and shapes always."""
+    """Integers must be equal, floats within tolerances, types and shapes equal."""
     checker = OutputChecker(every=1)
     checker._expected = [{"y": expected}]
     checker.on_reply(0, Reply(Outcome.DONE, {"y": output}))
@@ -167,7 +167,7 @@ def test_numbers_are_compared_by_their_kind(
 
 
 def test_outputs_have_the_names_of_the_reference() -> None:
-    """One too few or too many is wrong as well."""
+    """A missing and an additional output are wrong."""
     checker = OutputChecker(every=1)
     checker._expected = [{"y": np.zeros(1)}]
     checker.on_reply(0, Reply(Outcome.DONE, {}))
@@ -179,8 +179,8 @@ def test_outputs_have_the_names_of_the_reference() -> None:
     ]
 
 
-def test_what_compared_nothing_is_not_correct() -> None:
-    """Failed replies have nothing to compare, and nothing compared proves nothing."""
+def test_a_check_without_comparisons_is_not_correct() -> None:
+    """Failed replies are not compared, and a check without comparisons is not correct."""
     checker = OutputChecker(every=1)
     checker.on_reply(0, Reply(Outcome.FAILED, problem="broken"))
 
@@ -189,15 +189,15 @@ def test_what_compared_nothing_is_not_correct() -> None:
 
 
 def test_a_target_without_reference_answers_is_refused(tmp_path: Path) -> None:
-    """Who cannot answer one request alone need not be put under load."""
+    """A target that fails a single request raises `DeviceError` before the load."""
     broken = host(tmp_path, faults=[{"kind": "error", "probability": 1.0}])
 
-    with pytest.raises(DeviceError, match="input 0 has no answer even alone"):
+    with pytest.raises(DeviceError, match="input 0 has no outputs even without load"):
         run_virtual(load, CountingTarget(broken), OutputChecker())
 
 
 async def caching(target: CountingTarget) -> dict[str, Any]:
-    """The repeated-input test of a target, one request after the other."""
+    """Run the repeated-input test on a target, one request after another."""
     library = library_of(await target.open(), count=8)
 
     async def measure(is_repeated: bool) -> float:
@@ -212,7 +212,7 @@ async def caching(target: CountingTarget) -> dict[str, Any]:
 
 
 def test_a_cache_is_found(tmp_path: Path) -> None:
-    """Ten times as fast with one input repeated is no device."""
+    """A target that is ten times as fast with one repeated input has a cache."""
     found = run_virtual(caching, CachingTarget(host(tmp_path)))
 
     assert found["is_caching"]
@@ -221,7 +221,7 @@ def test_a_cache_is_found(tmp_path: Path) -> None:
 
 
 def test_a_scheduler_does_not_cache(tmp_path: Path) -> None:
-    """Simulated cards take their time for every request, seen or not."""
+    """Simulated cards are not faster with one repeated input."""
     found = run_virtual(caching, CountingTarget(host(tmp_path)))
 
     assert found["is_caching"] is False
@@ -230,7 +230,7 @@ def test_a_scheduler_does_not_cache(tmp_path: Path) -> None:
 
 
 def test_medians_are_compared_in_turns() -> None:
-    """One lucky run is no cache, and who goes first changes from round to round."""
+    """Medians are compared, and the order of the two runs alternates."""
     order: list[bool] = []
 
     async def measure(is_repeated: bool) -> float:
@@ -244,8 +244,8 @@ def test_medians_are_compared_in_turns() -> None:
     assert found["repeated_rates"] == [500.0, 100.0, 100.0]
 
 
-def test_nothing_answered_says_nothing_of_caching() -> None:
-    """No gain can be had from a rate of 0."""
+def test_without_answers_the_cache_test_has_no_result() -> None:
+    """A rate of 0 gives no result."""
 
     async def measure(is_repeated: bool) -> float:
         return 0.0
@@ -253,4 +253,4 @@ def test_nothing_answered_says_nothing_of_caching() -> None:
     found = run_virtual(repeated_input_test, measure)
 
     assert (found["gain"], found["is_caching"]) == (None, None)
-    assert "nothing was answered" in found["text"]
+    assert "no request was answered" in found["text"]

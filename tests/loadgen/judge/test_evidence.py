@@ -1,4 +1,4 @@
-"""What the records say before anyone judges it."""
+"""The facts from the records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qaic_sched.loadgen.inject.records import Records
 from qaic_sched.loadgen.judge.evidence import Evidence, balance, device_reports
 from qaic_sched.loadgen.targets.base import Outcome
 from tests.loadgen.runs import (
-    SERVICE_NS,
+    EXECUTE_NS,
     answer_nobody,
     info_of,
     plan_of,
@@ -24,7 +24,7 @@ def _evidence(records: Records, until_ns: int = 0) -> Evidence:
 
 
 def test_an_inference_counts_once() -> None:
-    """Whoever shares it; it is ready when the last of them was due."""
+    """Requests of one inference count once; it is ready when the last one was due."""
     records = served(np.array([0, 10, 20, 30]))
     records.inference[:] = [5, 3, 5, 3]
 
@@ -33,11 +33,11 @@ def test_an_inference_counts_once() -> None:
     assert inferences is not None
     assert (len(inferences), inferences.requests) == (2, 4)
     assert inferences.ready_ns.tolist() == [30, 20]
-    assert inferences.services_ns.tolist() == [SERVICE_NS, SERVICE_NS]
+    assert inferences.execute_ns.tolist() == [EXECUTE_NS, EXECUTE_NS]
 
 
-def test_one_request_that_does_not_tell_makes_all_unknown() -> None:
-    """Half a truth would look like a law that is broken; those who failed need not tell."""
+def test_one_request_without_its_inference_makes_all_unknown() -> None:
+    """Inferences are unknown if a done request lacks its inference; failed ones may lack it."""
     records = poisson_run(duration_s=1)
     answer_nobody(records, 3, Outcome.FAILED)
     assert _evidence(records).inferences is not None
@@ -47,7 +47,7 @@ def test_one_request_that_does_not_tell_makes_all_unknown() -> None:
 
 
 def test_the_measured_part_begins_after_the_warm_up() -> None:
-    """By the planned instant, and only what was done."""
+    """Measured requests are done and planned after the warm-up."""
     records = served(np.arange(10) * 1_000)
     answer_nobody(records, 8, Outcome.EXPIRED)
 
@@ -58,7 +58,7 @@ def test_the_measured_part_begins_after_the_warm_up() -> None:
 
 
 def test_totals_are_of_the_run_only() -> None:
-    """What the metrics had counted before is left out."""
+    """Totals exclude what the metrics counted before the run."""
     records = served(np.arange(100) * 1_000_000)
 
     totals = _evidence(records).totals
@@ -68,7 +68,7 @@ def test_totals_are_of_the_run_only() -> None:
 
 
 def test_a_device_s_report_is_known_by_hand() -> None:
-    """Half a second each second on two activations, and starts that are 1 ms late."""
+    """A device's report has the values computed by hand."""
     records = served(np.arange(1_000) * 2_000_000, delay_ns=1_000_000)
 
     first, second = device_reports(_evidence(records), duration_s=2.0)
@@ -76,14 +76,14 @@ def test_a_device_s_report_is_known_by_hand() -> None:
     assert (first.device_id, first.activations, first.requests) == (0, 2, 500)
     assert (first.inferences, first.busy_s) == (500, pytest.approx(1.0))
     assert first.utilisation == pytest.approx(0.25)
-    assert first.mean_service_s == pytest.approx(0.002)
+    assert first.mean_execute_s == pytest.approx(0.002)
     assert first.mean_wait_s == pytest.approx(0.001)
     assert first.p99_s == pytest.approx(0.003)
     assert second.device_id == 1
 
 
 def test_a_target_without_metrics_is_known_by_its_answers() -> None:
-    """Inferences and busy time come from the requests then; p99 needs its samples."""
+    """Without metrics, inferences and busy time come from the requests."""
     records = poisson_run(duration_s=0.2)
     with_metrics = device_reports(_evidence(records), duration_s=0.2)
     records.device_samples = []
@@ -95,8 +95,8 @@ def test_a_target_without_metrics_is_known_by_its_answers() -> None:
     assert without[0].p99_s is None
 
 
-def test_a_target_that_tells_nothing_has_no_devices() -> None:
-    """Nor is there a balance."""
+def test_a_target_without_metrics_and_inferences_has_no_devices() -> None:
+    """A target without metrics and inferences has no devices and no balance."""
     records = served(np.arange(10) * 1_000)
     records.device[:], records.inference[:] = -1, -1
     records.device_samples = []
@@ -107,7 +107,7 @@ def test_a_target_that_tells_nothing_has_no_devices() -> None:
 
 
 def test_balance_by_hand() -> None:
-    """One device does three quarters of the work."""
+    """The balance has the values computed by hand."""
     records = served(poisson_ns(100, 2))
     count = len(records.planned_ns)
     records.device = (np.arange(count) % 4 == 0).astype(np.int32)

@@ -12,7 +12,7 @@ from tests.loadgen.runs import answer_nobody, info_of, poisson_run, samples_of, 
 
 
 def test_time_out_is_exact() -> None:
-    """Two who are in for 3 and 5 overlapping nanoseconds, by hand."""
+    """The time of two overlapping requests is as computed by hand."""
     entered, left = np.array([2, 4]), np.array([5, 9])
 
     inside = time_out(entered, left, np.arange(11))
@@ -20,15 +20,15 @@ def test_time_out_is_exact() -> None:
     assert inside.tolist() == [0, 0, 0, 1, 2, 4, 5, 6, 7, 8, 8]
 
 
-def test_time_out_of_who_never_leaves_grows() -> None:
-    """There are more who came than who left."""
+def test_time_of_requests_that_never_leave_grows() -> None:
+    """The time of requests that never leave keeps growing."""
     inside = time_out(np.array([0, 0]), np.array([4]), np.array([0, 4, 10]))
 
     assert inside.tolist() == [0, 8, 14]
 
 
 def test_time_out_is_exact_where_sums_overflow() -> None:
-    """A hundred thousand requests in eleven days, each out for 7 ns: more than 64 bits hold."""
+    """Differences are exact even if the sums overflow 64 bits."""
     entered = np.arange(100_000) * 10_000_000_000
     edges = np.array([0, 10**15])
 
@@ -38,7 +38,7 @@ def test_time_out_is_exact_where_sums_overflow() -> None:
 
 
 def test_every_request_is_in_one_window() -> None:
-    """Arrivals and completions add up; the time average adds up to all time that was spent."""
+    """Windows add up to all arrivals, completions and time spent."""
     records = poisson_run(duration_s=3)
     series = over_time(records, info_of())
 
@@ -53,7 +53,7 @@ def test_every_request_is_in_one_window() -> None:
 
 
 def test_percentiles_are_those_of_the_window() -> None:
-    """Of what was planned in it, from the planned instant; None where nothing was."""
+    """Percentiles are of the requests planned in the window, or None."""
     planned = np.arange(1_000) * 10_000_000
     records = served(planned)
     records.done_ns[500:510] += 50_000_000  # planned in the window from 5 s on
@@ -67,9 +67,9 @@ def test_percentiles_are_those_of_the_window() -> None:
 
 
 def test_utilisation_is_busy_time_of_the_window() -> None:
-    """Half of two activations for the first half of the run, then all of them, then unknown.
+    """Utilisation is 0.5 in the first half of the run, then 1, then unknown.
 
-    Metrics count an inference when it ends, so a window may have more busy time than there is.
+    Metrics count an inference when it ends, so the busy time of a window may exceed its length.
     """
     records = served(np.array([0]), 10)
     records.ended_ns = 10_000_000_000
@@ -89,7 +89,7 @@ def test_utilisation_is_busy_time_of_the_window() -> None:
 
 
 def test_utilisation_of_a_run_is_its_load() -> None:
-    """On average, of each device."""
+    """The mean utilisation of each device is its load."""
     records = poisson_run(load=0.8)
     records.device_samples = samples_of(records)
 
@@ -100,7 +100,7 @@ def test_utilisation_of_a_run_is_its_load() -> None:
 
 
 def test_a_run_without_requests_has_empty_windows() -> None:
-    """It divides nothing by zero."""
+    """A run without requests has empty windows."""
     series = over_time(Records.for_requests(np.empty(0, np.int64)), info_of())
 
     assert sum(series.arrivals) == 0

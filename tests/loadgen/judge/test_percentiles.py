@@ -1,4 +1,4 @@
-"""Percentiles that say how sure they are."""
+"""Percentiles with their confidence intervals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _percentile_of(result: Latency | None, percentile: float) -> Percentile:
 
 
 def _shuffled(count: int, seed: int = 1) -> np.ndarray:
-    """1, 2, ... count milliseconds in any order: the rank is the value."""
+    """Return 1 to `count` milliseconds in random order: the value is the rank."""
     return np.random.default_rng(seed).permutation(np.arange(1, count + 1)) * MS
 
 
@@ -32,14 +32,14 @@ def _shuffled(count: int, seed: int = 1) -> np.ndarray:
     ],
 )
 def test_the_floors_are_those_of_loadgen(percentile: float, expected: list[int]) -> None:
-    """For 0, 1, 10 and 100 samples over the limit, as its early stopping has them."""
+    """The fewest samples for 0, 1, 10 and 100 above the limit are LoadGen's."""
     assert [floor(percentile, over) for over in (0, 1, 10, 100)] == expected
     assert floor(percentile) == expected[1]
 
 
 @pytest.mark.parametrize("percentile", [0, 100, -1, 150])
 def test_a_percentile_lies_between_0_and_100(percentile: float) -> None:
-    """p100 would need endless samples."""
+    """A percentile of 0 or 100 raises `ConfigError`."""
     with pytest.raises(ConfigError, match="between 0 and 100"):
         floor(percentile)
 
@@ -49,12 +49,12 @@ def test_a_percentile_lies_between_0_and_100(percentile: float) -> None:
     [(1, 50, 1), (2, 50, 1), (3, 50, 2), (1_000, 99.9, 999), (1_001, 99.9, 1_000), (5, 99, 5)],
 )
 def test_the_rank_is_the_nearest(count: int, percentile: float, rank: int) -> None:
-    """The first rank that the share of the samples does not exceed, whatever floats do to it."""
+    """The nearest rank is exact in spite of floating-point rounding."""
     assert nearest_rank(count, percentile) == rank
 
 
 def test_percentiles_are_exact() -> None:
-    """Each is the sample of its rank, in seconds; so are mean, smallest and largest."""
+    """Percentiles, mean, minimum and maximum are exact, in seconds."""
     result = latency(_shuffled(10_000))
 
     assert result is not None
@@ -75,7 +75,7 @@ def test_the_interval_is_that_of_the_binomial_distribution() -> None:
 
 @pytest.mark.parametrize("percentile", [50.0, 99.0])
 def test_the_interval_holds_the_truth_as_often_as_it_says(percentile: float) -> None:
-    """Of 1,000 runs with a known distribution at least 98.5 % have the true value inside."""
+    """At least 98.5 % of 1,000 intervals have the true percentile inside."""
     draws = np.random.default_rng(7).exponential(size=(1_000, 1_000)) * 1e9
     truth = -np.log(1 - percentile / 100)
     hits = 0
@@ -87,7 +87,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(percentile: float) -> 
     assert hits >= 985
 
 
-def test_too_few_samples_are_said_so() -> None:
+def test_too_few_samples_have_no_percentile() -> None:
     """p99.9 of 1,000 has neither a value nor an upper bound; p99 has a value."""
     result = latency(_shuffled(1_000))
 
@@ -100,7 +100,7 @@ def test_too_few_samples_are_said_so() -> None:
 
 
 def test_one_sample_and_none() -> None:
-    """One has a mean but no percentile; of none nothing is said."""
+    """One sample has a mean but no percentile; no sample has no latency."""
     one = latency(np.array([3 * MS]))
 
     assert one is not None
@@ -111,7 +111,7 @@ def test_one_sample_and_none() -> None:
 
 
 def test_the_curve_is_even_in_nines() -> None:
-    """Equal steps of log 1/(1-q), but where two fall on one sample; then the largest at 1."""
+    """The curve has equal steps of log 1/(1-q), without repeated ranks, and ends at 1."""
     result = latency(_shuffled(100_000))
 
     assert result is not None
@@ -125,7 +125,7 @@ def test_the_curve_is_even_in_nines() -> None:
 
 
 def test_early_stopping_needs_its_floor() -> None:
-    """With 661 samples nothing may be claimed of p99, with 662 the largest may."""
+    """p99 has no bound with 661 samples; with 662 the largest is the bound."""
     assert early_stopping(_shuffled(661), 99).bound_s is None
     assert early_stopping(_shuffled(662), 99).bound_s == pytest.approx(0.662)
     assert early_stopping(_shuffled(661), 99).needed == 662
@@ -133,7 +133,7 @@ def test_early_stopping_needs_its_floor() -> None:
 
 @pytest.mark.parametrize(("over", "count"), [(1, 662), (10, 2_010), (100, 12_571)])
 def test_early_stopping_sets_aside_what_its_table_allows(over: int, count: int) -> None:
-    """The t-th largest, and with one sample less the one before."""
+    """The bound is the sample that LoadGen's table gives, at the exact counts."""
     bound = early_stopping(_shuffled(count), 99).bound_s
     before = early_stopping(_shuffled(count - 1), 99).bound_s
 
@@ -142,7 +142,7 @@ def test_early_stopping_sets_aside_what_its_table_allows(over: int, count: int) 
 
 
 def test_the_bound_is_not_below_the_percentile() -> None:
-    """Certainty costs something, and less of it the more samples there are."""
+    """The bound is above the percentile, and closer with more samples."""
     gaps = []
     for count in (1_000, 10_000, 1_000_000):
         bound = early_stopping(_shuffled(count), 99).bound_s
@@ -154,7 +154,7 @@ def test_the_bound_is_not_below_the_percentile() -> None:
 
 
 def test_requests_without_an_answer_count_as_endlessly_late() -> None:
-    """A few are among those set aside; more of them than that, and nothing can be promised."""
+    """A few unanswered requests are set aside; with more there is no bound."""
     ordered = _shuffled(2_005)
 
     assert early_stopping(ordered, 99, unanswered=5).bound_s == pytest.approx(2.001)

@@ -1,6 +1,6 @@
-"""What goes between LoadGen's thread and the loop, told by a recorder in LoadGen's place.
+"""The bridge between LoadGen's thread and the event loop, with a recorder in place of LoadGen.
 
-The real LoadGen runs in `test_mlperf.py`: it needs real time.
+The real LoadGen needs real time, and runs in `test_run.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """Takes completions as LoadGen does, and reads their data while it may."""
+    """Takes completions like LoadGen, and reads their data during the call."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
@@ -48,7 +48,7 @@ class SilentTarget(CountingTarget):
 
 
 class BrokenTarget(CountingTarget):
-    """Cannot even be sent to, each time for another reason."""
+    """Raises a different error for each request."""
 
     def send(self, inputs: Tensors, timeout_s: float | None, done: Callable[[Reply], None]) -> None:
         self.num_sent += 1
@@ -61,7 +61,7 @@ def carried(
     then: Callable[[Bridge], None] = lambda bridge: None,
     **options: Any,
 ) -> tuple[Recorder, Bridge]:
-    """Issue so many queries at once, a second later do `then`, and wait another second."""
+    """Issue queries together, call `then` after a second, and wait another second."""
     recorder = Recorder()
 
     async def main() -> Bridge:
@@ -81,7 +81,7 @@ def carried(
 
 
 def test_every_query_is_completed_once_with_its_data(tmp_path: Path) -> None:
-    """What LoadGen gets is the first output of the query's own input."""
+    """Every query is completed once, with the first output for its input."""
     target = CountingTarget(host(tmp_path))
     recorder, bridge = carried(target, 40)
     library = library_of(run_virtual(CountingTarget(host(tmp_path)).open))
@@ -96,14 +96,14 @@ def test_every_query_is_completed_once_with_its_data(tmp_path: Path) -> None:
 
 
 def test_what_is_answered_together_is_completed_together(tmp_path: Path) -> None:
-    """One call for a batch of 8, not one per query."""
+    """The queries of a batch are completed in one call."""
     recorder, _ = carried(CountingTarget(host(tmp_path)), 40)
 
     assert [len(call) for call in recorder.calls] == [8] * 5
 
 
 def test_a_burst_goes_out_in_pieces(tmp_path: Path) -> None:
-    """The loop looks at the devices' answers between them."""
+    """A burst is sent in pieces, with answers handled in between."""
     target = SilentTarget(host(tmp_path))
     seen: list[int] = []
 
@@ -123,7 +123,7 @@ def test_a_burst_goes_out_in_pieces(tmp_path: Path) -> None:
 
 
 def test_queries_of_one_turn_share_one_wake_up(tmp_path: Path) -> None:
-    """Three calls of LoadGen's thread before the loop turns wake it once."""
+    """Several calls of LoadGen's thread in one turn wake the loop once."""
     target = SilentTarget(host(tmp_path))
     wakeups = []
 
@@ -151,7 +151,7 @@ def test_queries_of_one_turn_share_one_wake_up(tmp_path: Path) -> None:
 
 
 def test_failures_are_completed_without_data_and_counted(tmp_path: Path) -> None:
-    """LoadGen takes them for answers, so somebody has to count them."""
+    """Failed queries are completed without data and counted."""
     failing = host(tmp_path, faults=[{"kind": "error", "probability": 1.0}])
     replies: list[tuple[int, Outcome]] = []
     recorder, bridge = carried(
@@ -167,7 +167,7 @@ def test_failures_are_completed_without_data_and_counted(tmp_path: Path) -> None
 
 
 def test_a_deadline_is_given_to_each_request(tmp_path: Path) -> None:
-    """What one device cannot do in time expires, or is refused."""
+    """Requests get the plan's deadline, and expire or are rejected."""
     _, bridge = carried(CountingTarget(host(tmp_path)), 80, timeout_s=0.035)
 
     assert bridge.num_answered == 80
@@ -175,7 +175,7 @@ def test_a_deadline_is_given_to_each_request(tmp_path: Path) -> None:
 
 
 def test_a_target_that_raises_does_not_stop_loadgen(tmp_path: Path) -> None:
-    """Every query is completed, and of endless kinds of problems the first are kept."""
+    """A target that raises does not stop LoadGen; only the first kinds of problems are kept."""
     recorder, bridge = carried(BrokenTarget(host(tmp_path)), 30)
 
     assert len(recorder.data) == 30
@@ -186,7 +186,7 @@ def test_a_target_that_raises_does_not_stop_loadgen(tmp_path: Path) -> None:
 
 
 def test_a_target_that_is_given_up_fails_the_rest(tmp_path: Path) -> None:
-    """What is out is completed at once, what comes later is not even sent."""
+    """After giving up, outstanding queries are failed at once, and later ones not sent."""
 
     def give_up(bridge: Bridge) -> None:
         assert bridge.num_out == 10
@@ -202,8 +202,8 @@ def test_a_target_that_is_given_up_fails_the_rest(tmp_path: Path) -> None:
     assert target.num_sent == 10
 
 
-def test_an_answer_after_giving_up_is_not_told_twice(tmp_path: Path) -> None:
-    """LoadGen has forgotten the query by then, and would crash."""
+def test_an_answer_after_giving_up_is_not_reported_twice(tmp_path: Path) -> None:
+    """An answer after giving up is not reported to LoadGen."""
     late = host(tmp_path, service_time_s=1.5)
     recorder, bridge = carried(CountingTarget(late), 8, lambda bridge: bridge.give_up("no answer"))
 
@@ -211,8 +211,8 @@ def test_an_answer_after_giving_up_is_not_told_twice(tmp_path: Path) -> None:
     assert bridge.failures == {"unresolved": 8}
 
 
-def test_after_leaving_nothing_is_told(tmp_path: Path) -> None:
-    """LoadGen is left waiting, whatever the target still answers."""
+def test_after_leaving_nothing_is_reported(tmp_path: Path) -> None:
+    """After leaving, no answer is reported to LoadGen."""
     late = host(tmp_path, service_time_s=1.5)
     recorder, bridge = carried(CountingTarget(late), 8, lambda bridge: bridge.leave())
 

@@ -1,6 +1,6 @@
-"""The real LoadGen over a scheduler of simulated cards; in real time, on the command line's loop.
+"""The real LoadGen on a scheduler of simulated cards, in real time on uvloop.
 
-Other work on the machine lengthens latencies: what LoadGen must call VALID may be tried again.
+Other work on the machine lengthens latencies, so a run that must be VALID may be repeated.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from qaic_sched.loadgen.plan.scenarios import plan_for
 from qaic_sched.testing import run_virtual
 from tests.hosts import host
 from tests.loadgen.loadgen_targets import CountingTarget, library_of
+from tests.loadgen.mlperf.loadgen_runs import cards, run
 from tests.loadgen.scored_report import scored_report
 
 if TYPE_CHECKING:
@@ -31,24 +32,8 @@ GENEROUS = Slo(99.0, 60.0)
 ATTEMPTS = 5
 
 
-def cards(folder: Path, **changes: Any) -> CountingTarget:
-    """8 devices of 4 activations, 2 ms an inference of one sample."""
-    options: dict[str, Any] = {"batch": 1, "devices": 8, "service_time_s": 0.002, **changes}
-    return CountingTarget(host(folder, **options), num_activations=4)
-
-
-async def run(target: CountingTarget, plan: Plan, folder: Path, **options: Any) -> dict[str, Any]:
-    """One run under LoadGen."""
-    info = await target.open()
-    try:
-        inputs = library_of(info)
-        return await run_loadgen(target, info, inputs, plan, output_dir=folder / "logs", **options)
-    finally:
-        await target.aclose()
-
-
 def valid(plan: Plan, folder: Path) -> dict[str, Any]:
-    """What LoadGen says of a plan that such cards can do: the first of a few runs that is VALID."""
+    """Run a plan under LoadGen up to `ATTEMPTS` times; return the first VALID result."""
     for _ in range(ATTEMPTS):
         result = uvloop.run(run(cards(folder), plan, folder))
         if result["is_valid"]:
@@ -64,7 +49,7 @@ def result_of(**changes: Any) -> dict[str, Any]:
 
 
 def test_errors_make_a_run_invalid_that_loadgen_calls_valid() -> None:
-    """It does not know that a query had no answer; a share of them may be allowed."""
+    """Failed queries break our rule, unless the plan allows their share."""
     verdict, errors = loadgen_rules(result_of(failures={"failed": 1, "expired": 1}))
 
     assert verdict.holds
@@ -76,8 +61,8 @@ def test_errors_make_a_run_invalid_that_loadgen_calls_valid() -> None:
     assert loadgen_rules(result_of(answered=0))[1].holds
 
 
-def test_loadgens_reasons_are_told() -> None:
-    """Each constraint that does not hold, and what it advises."""
+def test_loadgens_reasons_are_in_the_rule() -> None:
+    """The rule has LoadGen's broken constraints and its recommendations."""
     summary = {
         "is_valid": False,
         "constraints": {"Min duration": False, "Min queries": True},
@@ -92,7 +77,7 @@ def test_loadgens_reasons_are_told() -> None:
 
 
 def test_the_two_p99_are_compared() -> None:
-    """Relative to LoadGen's, and not at all where one of them is missing."""
+    """The difference is relative to LoadGen's p99, or None if one is missing."""
     ours = scored_report(plan_for("server", rate=1.0, slo=LIMIT), None, 0.0011)
 
     assert compare_p99(ours, result_of()) == {
@@ -108,14 +93,14 @@ def test_the_two_p99_are_compared() -> None:
     ("plan", "rows", "message"),
     [
         (Plan(scenario="open"), 1, "open is not a scenario of MLPerf"),
-        (Plan(scenario="server"), 1, "not by MLPerf's rules"),
-        (plan_for("server", rate=1.0, slo=LIMIT), 3, "single, these inputs have more rows"),
+        (Plan(scenario="server"), 1, "against MLPerf's rules"),
+        (plan_for("server", rate=1.0, slo=LIMIT), 3, "one sample, these have more rows"),
     ],
 )
 def test_what_loadgen_cannot_run_is_refused(
     tmp_path: Path, plan: Plan, rows: int, message: str
 ) -> None:
-    """At once, with the reason."""
+    """A plan or inputs that LoadGen cannot run raise `ConfigError` with the reason."""
 
     async def main() -> None:
         target = CountingTarget(host(tmp_path))
@@ -132,7 +117,7 @@ def test_what_loadgen_cannot_run_is_refused(
 
 @pytest.mark.slow
 def test_server_is_valid_at_5000_queries_a_second(tmp_path: Path) -> None:
-    """In one process, with p99 within 15 ms; the score is what the seed has scheduled."""
+    """Server at 5,000 queries per second is VALID, with the scheduled rate as its score."""
     plan = plan_for("server", rate=5000.0, slo=LIMIT, duration_s=2.0)
     result = valid(plan, tmp_path)
     summary = result["loadgen"]
@@ -150,7 +135,7 @@ def test_server_is_valid_at_5000_queries_a_second(tmp_path: Path) -> None:
     ("scenario", "at_least"), [("single_stream", 64), ("multi_stream", 662 * 8)]
 )
 def test_streams_are_valid(tmp_path: Path, scenario: Any, at_least: int) -> None:
-    """One query after the other, for as long as was asked."""
+    """SingleStream and MultiStream are VALID."""
     result = valid(plan_for(scenario, duration_s=2.5), tmp_path)
 
     assert result["is_valid"], result["rules"]
@@ -163,7 +148,7 @@ def test_streams_are_valid(tmp_path: Path, scenario: Any, at_least: int) -> None
 
 @pytest.mark.slow
 def test_offline_is_valid(tmp_path: Path) -> None:
-    """A burst of 24,576 samples or more, that lasts as long as was asked."""
+    """Offline is VALID with at least 24,576 samples."""
 
     async def main() -> dict[str, Any]:
         target = cards(tmp_path)
@@ -184,7 +169,7 @@ def test_offline_is_valid(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_runs_follow_each_other_and_keep_their_logs(tmp_path: Path) -> None:
-    """No thread is left, the same seed schedules the same, every reply is shown to who asks."""
+    """Runs can follow each other, with equal schedules, separate logs and all replies."""
     plan = plan_for("server", rate=500.0, slo=GENEROUS, duration_s=0.3)
     indexes: list[int] = []
     results = [
@@ -205,7 +190,7 @@ def test_runs_follow_each_other_and_keep_their_logs(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [7, 16159082839903944936])
 def test_our_schedule_is_loadgens(tmp_path: Path, seed: int) -> None:
-    """The same number of queries at the same rate, by what LoadGen says of itself."""
+    """Our schedule has LoadGen's number of queries and rate."""
     plan = plan_for("server", rate=2000.0, slo=GENEROUS, duration_s=0.5, seed=seed)
     planned = loadgen_schedule(plan, 2000.0)
     result = uvloop.run(run(cards(tmp_path), plan, tmp_path))
@@ -217,7 +202,7 @@ def test_our_schedule_is_loadgens(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.slow
 def test_a_target_that_dies_ends_the_run_as_invalid(tmp_path: Path) -> None:
-    """LoadGen gets its completions and is content; we are not."""
+    """A dead target is VALID for LoadGen and INVALID for us."""
     dying = cards(tmp_path, faults=[{"kind": "lost", "at_s": 0.5}])
     plan = plan_for("server", rate=500.0, slo=GENEROUS, duration_s=2.0)
     result = uvloop.run(run(dying, plan, tmp_path))
@@ -231,7 +216,7 @@ def test_a_target_that_dies_ends_the_run_as_invalid(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_target_that_hangs_is_given_up(tmp_path: Path) -> None:
-    """When nothing is answered for as long as the plan waits, the rest counts as unresolved."""
+    """After a silence of `drain_s` the remaining queries are unresolved."""
     hanging = CountingTarget(
         host(tmp_path, batch=1, faults=[{"kind": "hang", "at_s": 0.5, "for_s": 2.5}]),
         health={"dispatch_timeout_s": 100.0},
@@ -253,12 +238,15 @@ from qaic_sched.errors import ConfigError
 from qaic_sched.loadgen.mlperf.run import is_left_behind
 from qaic_sched.loadgen.plan.plan import Slo
 from qaic_sched.loadgen.plan.scenarios import plan_for
-from tests.loadgen.mlperf.test_run import cards, run
+from tests.loadgen.mlperf.loadgen_runs import cards, run
 
 folder, scenario = Path(sys.argv[1]), sys.argv[2]
 # Offline sends all at once: to take back what 600 s need would itself take some seconds.
+
 duration_s = 60.0 if scenario == "offline" else 600.0
+
 plan = plan_for(scenario, rate=500.0, slo=Slo(99.0, 60.0), duration_s=duration_s)
+
 
 async def main():
     task = asyncio.create_task(run(cards(folder), plan, folder))
@@ -285,7 +273,7 @@ os._exit(7)
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["server", "single_stream", "offline"])
 def test_a_cancelled_run_leaves_its_thread_and_says_so(tmp_path: Path, scenario: str) -> None:
-    """It ends at once though LoadGen does not; no other begins; the process ends by `os._exit`."""
+    """A cancelled run ends at once, leaves its thread and forbids further runs."""
     ended = subprocess.run(
         [sys.executable, "-c", CANCELLED, str(tmp_path), scenario],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""LoadGen's schedule, made again."""
+"""LoadGen's schedule, computed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plan(rate: float, duration_s: float, seed: int = 1, samples: int = 1) -> Pla
 def test_the_instants_are_loadgens(
     rate: float, duration_s: float, queries: int, scheduled_rate: float
 ) -> None:
-    """As many as the real one has sent, and the scheduled rate that it has printed for them."""
+    """The number of queries and the rate are those of a real LoadGen run."""
     planned = loadgen_schedule(plan(rate, duration_s), rate)
 
     assert len(planned) == queries
@@ -34,7 +34,7 @@ def test_the_instants_are_loadgens(
 
 
 def test_a_schedule_goes_on_to_the_least_number() -> None:
-    """However short the duration is."""
+    """A schedule has at least the required number of requests."""
     planned = loadgen_schedule(plan(1000.0, 0.001, samples=100_000), 1000.0)
 
     assert len(planned) == 100_000
@@ -44,7 +44,7 @@ def test_a_schedule_goes_on_to_the_least_number() -> None:
 
 
 def test_official_seeds_of_64_bits_are_taken() -> None:
-    """The generator has 32 of them, as in LoadGen."""
+    """Seeds of 64 bits are reduced to 32 bits, as in LoadGen."""
     seed = 16159082839903944936
     planned = loadgen_schedule(plan(1000.0, 1.0, seed), 1000.0)
 

@@ -1,4 +1,4 @@
-"""Reading what LoadGen writes."""
+"""Reading LoadGen's summary file."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ QPS w/ loadgen overhead         : 366651.84
 
 
 def test_a_summary_is_read_whole(tmp_path: Path) -> None:
-    """The verdict with every constraint and reason, rates and latencies in seconds, settings."""
+    """A summary has verdict, constraints, reasons, rates, latencies and settings."""
     path = tmp_path / "summary.txt"
     path.write_text(SERVER)
 
@@ -97,7 +97,7 @@ def test_a_summary_is_read_whole(tmp_path: Path) -> None:
 
 
 def test_a_scenario_has_the_numbers_that_it_has(tmp_path: Path) -> None:
-    """SingleStream knows queries a second and no scheduled rate."""
+    """A scenario has its own numbers only."""
     path = tmp_path / "summary.txt"
     path.write_text(SINGLE_STREAM)
     summary = read_summary(path)
@@ -110,7 +110,7 @@ def test_a_scenario_has_the_numbers_that_it_has(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_result_is_no_summary(tmp_path: Path) -> None:
-    """LoadGen makes its files at the beginning and fills them at the end."""
+    """A file without a result raises `InputError`."""
     path = tmp_path / "summary.txt"
     with pytest.raises(InputError, match="not LoadGen's summary"):
         read_summary(path)

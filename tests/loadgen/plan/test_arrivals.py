@@ -1,4 +1,4 @@
-"""Planned instants: the rate and the burstiness that were asked for, and repeatable."""
+"""Planned instants have the given rate and burstiness, and are repeatable."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def counts(planned_ns: NDArray[np.int64], width_s: float, duration_s: float) -> 
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:
-    """The first is due at once, and the others each a period later, before the end."""
+    """Constant arrivals start at 0, a period apart, and end before the duration."""
     planned_ns = schedule(Constant(1000), 2.0, 1)
 
     assert len(planned_ns) == 2000
@@ -57,7 +57,7 @@ def test_constant_arrivals_are_evenly_spaced() -> None:
 
 @pytest.mark.parametrize("arrivals", RANDOM, ids=str)
 def test_the_mean_rate_is_the_one_asked_for(arrivals: Arrivals) -> None:
-    """Over many seeds, within four standard errors of what those seeds show, and within 5 %."""
+    """The mean over many seeds is within four standard errors, and within 5 %, of the rate."""
     found = np.array([len(schedule(arrivals, 20.0, seed)) for seed in range(60)])
     rate = mean_rate(arrivals, 20.0)
     assert rate is not None
@@ -69,7 +69,7 @@ def test_the_mean_rate_is_the_one_asked_for(arrivals: Arrivals) -> None:
 
 @pytest.mark.parametrize("arrivals", RANDOM, ids=str)
 def test_instants_ascend_from_the_beginning_to_before_the_end(arrivals: Arrivals) -> None:
-    """Nothing is due before the run begins, or when it is over."""
+    """All instants lie within the run."""
     planned_ns = schedule(arrivals, 3.0, 5)
 
     assert planned_ns.dtype == np.int64
@@ -105,7 +105,7 @@ def test_mmpp_is_as_bursty_as_theory_says() -> None:
 
 
 def test_steps_and_ramps_have_their_rate_at_every_time() -> None:
-    """Each part of the run has the arrivals of its own rate."""
+    """Each part of the run has arrivals at the rate of that part."""
     steps = counts(schedule(Step((500, 0, 2000)), 30.0, 4), 10.0, 30.0)
     ramp = counts(schedule(Ramp(0, 2000), 100.0, 4), 25.0, 100.0)
 
@@ -130,7 +130,7 @@ def test_a_burst_is_all_at_once() -> None:
 
 
 def test_the_same_seed_gives_the_same_instants() -> None:
-    """Another seed gives others; the hash tells them apart."""
+    """Another seed gives other instants and another hash."""
     for arrivals in RANDOM:
         first, again, other = (schedule(arrivals, 2.0, seed) for seed in (1, 1, 2))
         assert first.tobytes() == again.tobytes()
@@ -138,7 +138,7 @@ def test_the_same_seed_gives_the_same_instants() -> None:
 
 
 def test_a_longer_run_begins_like_a_shorter_one() -> None:
-    """And `max_requests` gives the beginning, too."""
+    """`max_requests` gives the first instants of a longer schedule."""
     for arrivals in (Poisson(1000), Gamma(1000, 5), Constant(300)):
         short, long = schedule(arrivals, 1.0, 9), schedule(arrivals, 30.0, 9)
         assert long[: len(short)].tolist() == short.tolist()
@@ -166,13 +166,13 @@ def test_a_longer_run_begins_like_a_shorter_one() -> None:
     ids=str,
 )
 def test_what_cannot_be_is_refused_by_name(arrivals: Arrivals, field: str) -> None:
-    """The sentence begins with the field that is wrong."""
+    """The error begins with the invalid field."""
     with pytest.raises(ConfigError, match=f"^{field}"):
         schedule(arrivals, 10.0, 1)
 
 
 def test_a_run_of_no_length_is_refused() -> None:
-    """So are no requests, and a seed that no generator takes."""
+    """A `max_requests` below 1 and a negative seed are invalid."""
     with pytest.raises(ConfigError, match="duration_s"):
         schedule(Poisson(1), 0.0, 1)
     with pytest.raises(ConfigError, match="max_requests"):

@@ -20,7 +20,7 @@ def spec(name: str, shape: tuple[int, ...], dtype: str) -> TensorSpec:
 
 
 def test_requests_have_so_many_rows_of_every_input() -> None:
-    """Shapes and types are the target's, the batch axis is the request's."""
+    """Inputs have the target's shapes and types, with the request's samples on axis 0."""
     info = info_of(spec("a", (8, 3), "float16"), spec("b", (8,), "int64"), spec("c", (8, 2), "?"))
 
     library = InputLibrary(info, samples_per_request=5, count=10)
@@ -36,7 +36,7 @@ def test_requests_have_so_many_rows_of_every_input() -> None:
 
 
 def test_values_are_small_and_random() -> None:
-    """Floats are standard normal, whole numbers small, truths both."""
+    """Floats are standard normal, integers small, booleans mixed."""
     info = info_of(
         spec("f", (8, 100), "float32"), spec("i", (8, 100), "uint8"), spec("b", (8,), "?")
     )
@@ -50,18 +50,18 @@ def test_values_are_small_and_random() -> None:
 
 
 def test_a_target_without_a_batch_axis_gets_its_shapes() -> None:
-    """And no more than one sample in a request."""
+    """Without a batch axis, a request has one sample."""
     info = info_of(spec("x", (3, 5), "float32"), is_batched=False)
 
     assert InputLibrary(info)[0]["x"].shape == (3, 5)
-    with pytest.raises(ConfigError, match="samples_per_request: target has no batch axis"):
+    with pytest.raises(ConfigError, match="must be 1, not 2: target has no batch axis"):
         InputLibrary(info, samples_per_request=2)
     with pytest.raises(ConfigError, match="samples_per_request: must be at least 1"):
         InputLibrary(info, samples_per_request=0)
 
 
 def test_requests_are_distinct_and_the_same_for_the_same_seed() -> None:
-    """Another seed gives others, in another order."""
+    """Another seed gives other inputs in another order."""
     first, again, other = (InputLibrary(info_of(), seed=seed) for seed in (1, 1, 2))
     contents = [first[i]["data"].tobytes() for i in range(64)]
 
@@ -73,7 +73,7 @@ def test_requests_are_distinct_and_the_same_for_the_same_seed() -> None:
 
 
 def test_the_same_objects_are_given_every_time() -> None:
-    """A request costs no copy."""
+    """Inputs are not copied per request."""
     library = InputLibrary(info_of())
 
     assert library[3] is library[3]
@@ -81,7 +81,7 @@ def test_the_same_objects_are_given_every_time() -> None:
 
 
 def test_every_input_is_sent_equally_often_in_no_simple_order() -> None:
-    """In each round of all inputs each is there once, and rounds differ."""
+    """Each round has every input once, in an order of its own."""
     library = InputLibrary(info_of(), count=64)
     rounds = [[library.index_of(i) for i in range(k, k + 64)] for k in range(0, 6400, 64)]
 
@@ -91,13 +91,13 @@ def test_every_input_is_sent_equally_often_in_no_simple_order() -> None:
 
 
 def test_what_cannot_be_drawn_is_said() -> None:
-    """Texts have to come from a file."""
+    """Strings cannot be drawn at random."""
     with pytest.raises(ConfigError, match=r"input 'text': .* give inputs in a file"):
         InputLibrary(info_of(spec("text", (8,), "object")))
 
 
 def test_rows_of_a_file_become_requests(tmp_path: Path) -> None:
-    """In their order, cast once, without copies; the last one begins again at the first row."""
+    """Rows are cut in order, without copies; the last request is filled from the first row."""
     rows = np.arange(28, dtype=np.float64).reshape(7, 4)
     np.savez(tmp_path / "rows.npz", data=rows)
 
@@ -113,7 +113,7 @@ def test_rows_of_a_file_become_requests(tmp_path: Path) -> None:
 
 
 def test_a_file_for_a_target_without_a_batch_axis(tmp_path: Path) -> None:
-    """Arrays of its shapes are one request, stacks of them are several."""
+    """Arrays of the input shapes make one request, stacks of them make several."""
     info = info_of(spec("x", (2, 3), "float32"), is_batched=False)
     np.savez(tmp_path / "one.npz", x=np.ones((2, 3), np.float32))
     np.savez(tmp_path / "four.npz", x=np.ones((4, 2, 3), np.float32))
@@ -137,7 +137,7 @@ def test_a_file_for_a_target_without_a_batch_axis(tmp_path: Path) -> None:
 def test_a_file_that_does_not_fit_is_refused_at_the_door(
     tmp_path: Path, arrays: dict[str, np.ndarray], text: str
 ) -> None:
-    """The sentence names the file and the input."""
+    """The error names the file and the input."""
     np.savez(tmp_path / "wrong.npz", **arrays)
 
     with pytest.raises(InputError, match=rf"wrong\.npz: .*{text}"):
@@ -145,7 +145,7 @@ def test_a_file_that_does_not_fit_is_refused_at_the_door(
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    """Missing, a single array, objects, or something else."""
+    """Files that are not `.npz` archives of plain arrays raise `InputError`."""
     np.save(tmp_path / "single.npy", np.zeros(3))
     np.savez(tmp_path / "objects.npz", data=np.array([{}], object))
     (tmp_path / "text.npz").write_text("no archive")

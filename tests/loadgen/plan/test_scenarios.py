@@ -14,7 +14,7 @@ LIMIT = Slo(99.0, 0.015)
 
 
 def test_single_stream_is_one_caller_and_p90() -> None:
-    """A closed loop of 1, for 600 s, 64 requests at least."""
+    """SingleStream is a closed loop of one caller for 600 s, with at least 64 requests."""
     plan = plan_for("single_stream", seed=3)
 
     assert (plan.arrivals, plan.concurrency, plan.samples_per_request) == (None, 1, 1)
@@ -23,7 +23,7 @@ def test_single_stream_is_one_caller_and_p90() -> None:
 
 
 def test_multi_stream_is_one_caller_of_queries_of_eight() -> None:
-    """p99 of 662 queries at least; `samples` count in eights."""
+    """MultiStream needs 662 queries for its p99; `samples` are divided by 8."""
     plan = plan_for("multi_stream")
 
     assert (plan.arrivals, plan.concurrency, plan.samples_per_request) == (None, 1, 8)
@@ -32,7 +32,7 @@ def test_multi_stream_is_one_caller_of_queries_of_eight() -> None:
 
 
 def test_server_is_poisson_within_its_limit() -> None:
-    """The rate is asked for, the limit is a rule, the percentile that of the limit."""
+    """Server has the given rate, and the SLO as its rule and percentile."""
     plan = plan_for("server", rate=5000.0, slo=LIMIT, timeout_s=1.0)
 
     assert plan.arrivals == Poisson(5000.0)
@@ -42,13 +42,13 @@ def test_server_is_poisson_within_its_limit() -> None:
 
 @pytest.mark.parametrize("given", [{"rate": 5000.0}, {"slo": LIMIT}, {"rate": 0.0, "slo": LIMIT}])
 def test_server_needs_a_rate_and_a_limit(given: dict[str, Any]) -> None:
-    """Without either there is nothing to score."""
+    """Server without a rate or an SLO raises `ConfigError`."""
     with pytest.raises(ConfigError, match="rate above 0 and a limit"):
         plan_for("server", **given)
 
 
 def test_offline_is_one_burst_that_lasts() -> None:
-    """24,576 samples, or a tenth more than the expected rate needs for the duration."""
+    """Offline has 24,576 samples, or 10 % more than the expected rate completes."""
     plan = plan_for("offline")
 
     assert plan.arrivals == Burst(24_576)

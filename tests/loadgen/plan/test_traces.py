@@ -1,4 +1,4 @@
-"""Recorded arrivals, in the forms that public traces have."""
+"""Recorded arrivals in the formats of public traces."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from qaic_sched.loadgen.plan.traces import read_trace
 
 
 def instants(folder: Path, text: str, name: str = "trace.csv") -> list[int]:
-    """What is read from a file of this text."""
+    """Read a file with this text."""
     path = folder / name
     path.write_text(text)
     return read_trace(path).tolist()
 
 
 def test_reads_dates_with_seven_digits(tmp_path: Path) -> None:
-    """The Azure traces: a header, dates to 100 ns, and columns that do not matter."""
+    """Azure traces have a header, dates with 100 ns resolution and further columns."""
     text = (
         "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
         "2023-11-16 18:17:03.9799600,4808,10\r\n"
@@ -31,29 +31,29 @@ def test_reads_dates_with_seven_digits(tmp_path: Path) -> None:
 
 
 def test_reads_the_column_with_the_times(tmp_path: Path) -> None:
-    """It need not be the first; cells may be quoted."""
+    """The column of arrivals need not be the first, and cells may be quoted."""
     assert instants(tmp_path, 'user,timestamp\n"a,b",5.5\nc,"7"\n') == [0, 1_500_000_000]
 
 
 def test_a_header_without_a_known_name_stands_over_the_first_column(tmp_path: Path) -> None:
-    """Whatever the first column is called, it is the times."""
+    """Without a known name, the first column has the times."""
     assert instants(tmp_path, "when,tokens\n1,100\n3,200\n") == [0, 2_000_000_000]
 
 
 def test_reads_plain_numbers_and_sorts_them(tmp_path: Path) -> None:
-    """Seconds, without a header, in any order, with empty lines."""
+    """Numbers are seconds; header, order and empty lines do not matter."""
     assert instants(tmp_path, "3.25\n\n1\n2\n") == [0, 1_000_000_000, 2_250_000_000]
 
 
 def test_dates_may_have_a_zone(tmp_path: Path) -> None:
-    """`Z` and offsets are heeded."""
+    """Dates may have `Z` or an offset."""
     text = "2024-01-01T00:00:00Z\n2024-01-01T02:00:01+02:00\n2023-12-31T22:30:02-01:30\n"
 
     assert instants(tmp_path, text) == [0, 1_000_000_000, 2_000_000_000]
 
 
 def test_reads_json_lines(tmp_path: Path) -> None:
-    """Mooncake's milliseconds, or seconds by the name of the report."""
+    """JSON lines have Mooncake's milliseconds, or seconds in `at_s`."""
     mooncake = [{"timestamp": ms, "input_length": 1} for ms in (0, 3000, 3001)]
     ours = [{"at_s": 1.5}, {"at_s": 2.0}]
 
@@ -76,20 +76,20 @@ def test_reads_json_lines(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, text: str, line: int) -> None:
-    """The sentence names the file and the line."""
+    """The error names the file and the line."""
     with pytest.raises(InputError, match=rf"trace\.csv, line {line}: "):
         instants(tmp_path, text)
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "timestamp\n"])
 def test_a_file_without_arrivals_is_refused(tmp_path: Path, text: str) -> None:
-    """Nothing to replay is said, not replayed."""
-    with pytest.raises(InputError, match="holds no arrival"):
+    """A file without arrivals raises `InputError`."""
+    with pytest.raises(InputError, match="has no arrivals"):
         instants(tmp_path, text)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """Missing, or no text at all."""
+    """Missing and binary files raise `InputError`."""
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x80")
 
     for name in ("none.csv", "binary.csv"):

@@ -1,4 +1,4 @@
-"""Numbers for people."""
+"""Numbers for readers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from qaic_sched.loadgen.report.formats import number, percent, percentile_name, 
         (999.96, "1,000"),
     ],
 )
-def test_numbers_have_four_digits_that_matter(value: float | None, text: str) -> None:
-    """Whole ones have no more than they need."""
+def test_numbers_have_four_significant_digits(value: float | None, text: str) -> None:
+    """Numbers have four significant digits; integers have no decimals."""
     assert number(value) == text
 
 
@@ -43,12 +43,12 @@ def test_numbers_have_four_digits_that_matter(value: float | None, text: str) ->
     ],
 )
 def test_times_have_the_unit_that_fits(value_s: float | None, text: str) -> None:
-    """And three digits."""
+    """Times have three digits, in the unit that fits."""
     assert seconds(value_s) == text
 
 
 def test_shares_are_percent() -> None:
-    """Of one."""
+    """A share of 1 is 100 %."""
     assert [percent(None), percent(1.0), percent(0.8012), percent(-0.0196, 2)] == [
         "-",
         "100 %",
@@ -57,13 +57,13 @@ def test_shares_are_percent() -> None:
     ]
 
 
-def test_what_is_next_to_nothing_has_no_sign() -> None:
-    """Floating point knows a zero below zero; people do not."""
+def test_a_value_that_rounds_to_zero_has_no_sign() -> None:
+    """A value that rounds to 0 has no sign."""
     assert percent(-1e-9) == "0 %"
 
 
 def test_percentiles_have_the_names_that_people_use() -> None:
-    """Without zeros that say nothing."""
+    """Percentiles have no trailing zeros."""
     assert [percentile_name(each) for each in (50.0, 99.0, 99.9, 99.99)] == [
         "p50",
         "p99",

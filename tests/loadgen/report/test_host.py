@@ -1,4 +1,4 @@
-"""What a report says of the machine, and the garbage collector during a run."""
+"""The description of the host in a report."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from qaic_sched.testing import run_virtual
 
 
 async def described() -> dict[str, Any]:
-    """By a loop that runs."""
+    """Describe the host from a running loop."""
     return describe_host()
 
 
 def test_the_host_is_described() -> None:
-    """Machine, Python, clock and versions: nothing that is not known is there."""
+    """The host has machine, Python, clock and versions, and no unknown values."""
     found = asyncio.run(described())
 
     assert found["cores"] >= found["usable_cores"] >= 1
@@ -33,15 +33,15 @@ def test_the_host_is_described() -> None:
     assert None not in found["packages"].values()
 
 
-def test_virtual_time_is_told() -> None:
-    """Or its latencies would be taken for real ones."""
+def test_virtual_time_is_named() -> None:
+    """Virtual time is named as such."""
     found = run_virtual(described)
 
     assert (found["event_loop"], found["clock"]) == ("virtual", "virtual")
 
 
 def test_the_commit_is_that_of_the_checkout_or_none(tmp_path: Path) -> None:
-    """An installed package has none, whatever lies around it; a changed checkout says so."""
+    """The commit is the checkout's, marked if it has changes; an installed package has none."""
     assert host._git_commit(tmp_path) is None
     (tmp_path / "file").write_text("1")
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
@@ -57,7 +57,7 @@ def test_the_commit_is_that_of_the_checkout_or_none(tmp_path: Path) -> None:
 def test_what_cannot_be_found_out_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a system without these files, too."""
+    """Missing system files leave their facts out."""
     monkeypatch.setattr(host, "_CPU_INFO", tmp_path / "none")
     monkeypatch.setattr(host, "_GOVERNOR", tmp_path / "none")
 

@@ -1,4 +1,4 @@
-"""A run as a point of a search, and whether it keeps a promise."""
+"""A run as a point of a search, and whether it meets the SLO."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_BOUND = EarlyStopping(percentile=99.0, bound_s=None, needed=662)
 
 
 def test_the_bound_at_99_percent_certainty_has_to_keep_the_promise_too() -> None:
-    """A p99 within the limit whose bound is beyond it is not within it."""
+    """A run fails if p99 is within the limit and its bound is not."""
     report = make_report(early_stopping=EarlyStopping(percentile=99.0, bound_s=0.051, needed=662))
 
     assert p99_of(report) < SLO.limit_s
@@ -25,7 +25,7 @@ def test_the_bound_at_99_percent_certainty_has_to_keep_the_promise_too() -> None
 
 
 def test_a_percentile_that_is_not_claimed_is_read_from_the_curve_rounded_up() -> None:
-    """p97 lies between two points of the curve: the higher one counts."""
+    """A percentile between two points of the curve has the higher value."""
     report = msgspec.structs.replace(BASE, early_stopping=NO_BOUND)
     assert report.scheduled is not None
     above_s = next(value_s for share, value_s in report.scheduled.curve if share >= 0.97)
@@ -36,7 +36,7 @@ def test_a_percentile_that_is_not_claimed_is_read_from_the_curve_rounded_up() ->
 
 
 def test_a_point_has_the_reports_numbers() -> None:
-    """Percentiles, errors, utilisation over all activations, wait by the formula."""
+    """A point has the report's percentiles, errors, utilisation and waits."""
     report = make_report(Host(devices=2, activations=1, rate=150.0, duration_s=50.0))
     counts = msgspec.structs.replace(report.counts, failed=15, done=report.counts.done - 15)
     point = point_of(msgspec.structs.replace(report, counts=counts), shape={"devices": 2})
@@ -64,7 +64,7 @@ def test_a_point_has_the_reports_numbers() -> None:
     ],
 )
 def test_what_a_run_may_break_and_still_pass(broken: tuple[str, ...], passes: bool) -> None:
-    """Its length, and an SLO of its own: the one that is asked about is judged anew."""
+    """A run may break rules on its length and its own SLO, and still pass."""
     run = judged(make_report(verdict=verdict(*broken)), SLO)
 
     assert run.passes is passes
@@ -73,7 +73,7 @@ def test_what_a_run_may_break_and_still_pass(broken: tuple[str, ...], passes: bo
 
 
 def test_a_run_too_short_to_know_whether_it_was_late_was_not_late() -> None:
-    """The rule is broken without a number; the SLO decides."""
+    """A run that is too short to judge the injector does not count as late."""
     unknown = RuleResult(name="injector_on_time", holds=False, text="too few")
     run = judged(make_report(verdict=Verdict(False, (unknown,))), SLO)
 

@@ -1,4 +1,4 @@
-"""Searches over runs: found rates are where the formula behind the runs has them."""
+"""Searches over simulated runs find the rates of the formula behind them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ BASE = make_report()
 
 @dataclass
 class Target:
-    """Runs by formula: p99 = service * (1 + 3 * load / (1 - load)), with noise."""
+    """Runs by formula: p99 = execution time * (1 + 3 * load / (1 - load)), with noise."""
 
     capacity: float
-    service_s: float = 0.010
+    execute_s: float = 0.010
     noise: float = 0.0
     seed: int = 1
     late_from: float = float("inf")
@@ -36,15 +36,15 @@ class Target:
 
     @property
     def best_rate(self) -> float:
-        """Where p99 is exactly the SLO's."""
-        excess = (SLO.limit_s / self.service_s - 1) / 3
+        """The rate at which p99 equals the SLO."""
+        excess = (SLO.limit_s / self.execute_s - 1) / 3
         return self.capacity * excess / (1 + excess)
 
     async def measure(self, rate: float) -> Report:
         self.rates.append(rate)
         load = rate / self.capacity
         chance = float(np.exp(self.noise * self._chance.standard_normal()))
-        p99_s = self.service_s * (1 + 3 * load / (1 - load)) * chance if load < 1 else 10.0
+        p99_s = self.execute_s * (1 + 3 * load / (1 - load)) * chance if load < 1 else 10.0
         broken = [] if load < 1 else ["steady_state"]
         broken += [LATE_RULE] if rate >= self.late_from else []
         broken += ["duration", "samples"] if self.too_short else []
@@ -62,7 +62,7 @@ class Target:
 @pytest.mark.parametrize("capacity", [3.0, 90.0, 1_234.0, 250_000.0])
 @pytest.mark.parametrize("start_rate", [1.0, 100.0, 5_000.0])
 def test_the_highest_rate_is_found_within_the_tolerance(capacity: float, start_rate: float) -> None:
-    """From below and from above, however far away the search begins."""
+    """The highest rate is found from any start rate."""
     target = Target(capacity)
     search = asyncio.run(find_highest_rate(target.measure, SLO, start_rate=start_rate))
 
@@ -81,7 +81,7 @@ def test_the_highest_rate_is_found_within_the_tolerance(capacity: float, start_r
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("capacity", [40.0, 7_000.0])
 def test_noise_moves_the_highest_rate_by_little(capacity: float, seed: int) -> None:
-    """A p99 that varies by 5 % between runs: the majority of repeats still passes."""
+    """Noise of 5 % in p99 moves the best rate only a little."""
     target = Target(capacity, noise=0.05, seed=seed)
     search = asyncio.run(find_highest_rate(target.measure, SLO, start_rate=100.0))
 
@@ -93,7 +93,7 @@ def test_noise_moves_the_highest_rate_by_little(capacity: float, seed: int) -> N
 
 
 def test_the_interval_is_students_over_the_repeats() -> None:
-    """Of three rates: their mean and 4.303 standard errors on each side."""
+    """The interval of three rates is 4.303 standard errors on each side."""
     target = Target(100.0, noise=0.002)
     search = asyncio.run(find_highest_rate(target.measure, SLO, start_rate=50.0))
     rates = [each.completed_rate for each in search.points if each.offered_rate == search.best_rate]
@@ -105,8 +105,8 @@ def test_the_interval_is_students_over_the_repeats() -> None:
 
 
 def test_a_target_that_fails_at_all_rates_has_no_best_rate() -> None:
-    """The search gives up three orders below the first rate and says how far it went."""
-    target = Target(1_000.0, service_s=0.060)
+    """A target that fails at all rates has no best rate, and the note names the lowest."""
+    target = Target(1_000.0, execute_s=0.060)
     search = asyncio.run(find_highest_rate(target.measure, SLO, start_rate=1_024.0))
 
     assert search.best_rate is search.bracket is search.interval is None
@@ -115,7 +115,7 @@ def test_a_target_that_fails_at_all_rates_has_no_best_rate() -> None:
 
 
 def test_a_target_that_never_fails_ends_the_search_by_its_runs() -> None:
-    """The best rate is the last one, repeated, and the bracket is open."""
+    """A target that never fails has an open bracket."""
     target = Target(1e30)
     search = asyncio.run(find_highest_rate(target.measure, SLO, start_rate=1.0, max_runs=12))
 
@@ -127,29 +127,29 @@ def test_a_target_that_never_fails_ends_the_search_by_its_runs() -> None:
 
 
 def test_runs_that_end_early_leave_a_wide_bracket_and_say_so() -> None:
-    """With six runs: a bracket of a factor, one bisection, two repeats."""
+    """With too few runs the bracket is wide, and the note says so."""
     target = Target(500.0)
     search = asyncio.run(find_highest_rate(target.measure, SLO, start_rate=100.0, max_runs=6))
 
     assert len(target.rates) == 6
     assert search.bracket is not None
     assert search.bracket[0] <= target.best_rate < (search.bracket[1] or 0.0)
-    assert "wide: the runs ended before" in search.note
+    assert "wide: no runs were left" in search.note
 
 
 def test_a_late_injector_ends_the_search() -> None:
-    """What it measured until then stands; the run that was late decides nothing."""
+    """A late injector ends the search, and its run has no influence."""
     target = Target(1_000.0, late_from=300.0)
     search = asyncio.run(find_highest_rate(target.measure, SLO, start_rate=100.0))
 
     assert target.rates == [100.0, 200.0, 400.0]
     assert search.bracket == (200.0, None)
     assert "The injector was late at 400/s" in search.note
-    assert "precise mode" in search.note
+    assert "Use --precise" in search.note
 
 
 def test_a_late_injector_in_the_first_run_leaves_nothing() -> None:
-    """No best rate, and the reason."""
+    """A late injector in the first run leaves no best rate and a note."""
     target = Target(1_000.0, late_from=0.0)
     search = asyncio.run(find_highest_rate(target.measure, SLO, start_rate=100.0))
 
@@ -159,18 +159,18 @@ def test_a_late_injector_in_the_first_run_leaves_nothing() -> None:
 
 
 def test_runs_that_are_only_too_short_pass() -> None:
-    """A search may use short runs; how many were is said."""
+    """Runs that are only too short pass, and the note counts them."""
     target = Target(100.0, too_short=True)
     search = asyncio.run(find_highest_rate(target.measure, SLO, start_rate=50.0))
 
     assert search.best_rate == pytest.approx(target.best_rate, rel=0.021)
     assert not any(each.is_valid for each in search.points)
-    assert "were too short to be valid by themselves" in search.note
+    assert "were too short to be valid on their own" in search.note
 
 
 @pytest.mark.parametrize("name", ["errors", "conservation", "littles_law"])
 def test_a_run_that_breaks_another_rule_fails(name: str) -> None:
-    """Fast answers do not help a run that lost requests."""
+    """A run that breaks any other rule fails."""
     target = Target(1_000.0)
 
     async def measure(rate: float) -> Report:
@@ -183,7 +183,7 @@ def test_a_run_that_breaks_another_rule_fails(name: str) -> None:
 
 
 def test_a_best_rate_that_was_luck_is_given_up() -> None:
-    """One run passes above the capacity; its repeats do not, so the search goes down."""
+    """A rate that passes once but not in the majority of repeats is given up."""
     target = Target(100.0)
     lucky: set[float] = set()
 
@@ -202,7 +202,7 @@ def test_a_best_rate_that_was_luck_is_given_up() -> None:
 
 
 def test_latency_that_falls_with_the_rate_is_noted() -> None:
-    """Bisection takes it to rise; a cold start is what breaks that most often."""
+    """A p99 that falls at a higher rate is noted."""
     target = Target(1_000.0)
 
     async def measure(rate: float) -> Report:
@@ -213,12 +213,12 @@ def test_latency_that_falls_with_the_rate_is_noted() -> None:
     search = asyncio.run(find_highest_rate(measure, SLO, start_rate=100.0))
     in_order = asyncio.run(find_highest_rate(target.measure, SLO, start_rate=100.0))
 
-    assert "Not monotone: p99 was 45.0 ms at 100/s but 17.5 ms at 200/s" in search.note
-    assert "Not monotone" not in in_order.note
+    assert "Not monotonic: p99 was 45.0 ms at 100/s but 17.5 ms at 200/s" in search.note
+    assert "Not monotonic" not in in_order.note
 
 
 def test_a_cliff_across_the_bracket_is_noted() -> None:
-    """p99 of 20 ms at one rate and of 10 s two percent above."""
+    """A jump of p99 across the bracket is noted."""
     target = Target(100.0)
 
     async def measure(rate: float) -> Report:
@@ -227,11 +227,11 @@ def test_a_cliff_across_the_bracket_is_noted() -> None:
     search = asyncio.run(find_highest_rate(measure, SLO, start_rate=10.0))
 
     assert search.best_rate == pytest.approx(77.0, rel=0.02)
-    assert "A cliff: p99 jumps from 20.0 ms to 10.0 s across the bracket." in search.note
+    assert "Cliff: p99 jumps from 20.0 ms to 10.0 s across the bracket." in search.note
 
 
 def test_a_sweep_has_its_knee_where_power_is_highest() -> None:
-    """Known by hand: power of rate over 1 + 3 * load / (1 - load) is highest at load 0.366."""
+    """The knee is at the load of maximum power, 0.366 by hand."""
     target = Target(1_000.0)
     rates = np.linspace(20.0, 980.0, 97).tolist()
     search = asyncio.run(sweep_rates(target.measure, rates))
@@ -244,7 +244,7 @@ def test_a_sweep_has_its_knee_where_power_is_highest() -> None:
 
 
 def test_a_sweep_says_where_the_slo_ends() -> None:
-    """The best rate passes, the next one does not; the SLO is the plan's."""
+    """A sweep with an SLO has the best rate and its bracket."""
     target = Target(1_000.0)
     search = asyncio.run(sweep_rates(target.measure, [100.0, 500.0, 550.0, 600.0, 900.0, 1_100.0]))
 
@@ -256,7 +256,7 @@ def test_a_sweep_says_where_the_slo_ends() -> None:
 
 
 def test_a_sweep_without_slo_has_no_best_rate() -> None:
-    """Nothing was promised, so nothing is claimed."""
+    """A sweep without an SLO has no best rate."""
     plan = msgspec.structs.replace(BASE.plan, rules=Rules())
 
     async def measure(rate: float) -> Report:
@@ -270,7 +270,7 @@ def test_a_sweep_without_slo_has_no_best_rate() -> None:
 
 
 def test_a_knee_at_an_end_is_said_to_be_there() -> None:
-    """The rates below were all too low to show it."""
+    """A knee at an end of the sweep is noted as such."""
     search = asyncio.run(sweep_rates(Target(1_000.0).measure, [50.0, 100.0, 200.0]))
 
     assert search.knee_rate == 200.0
@@ -278,7 +278,7 @@ def test_a_knee_at_an_end_is_said_to_be_there() -> None:
 
 
 def test_late_runs_of_a_sweep_are_named_and_no_best() -> None:
-    """A sweep goes on, but what was late proves nothing."""
+    """Late runs are named, and cannot be the best."""
     target = Target(1_000.0, late_from=400.0)
     search = asyncio.run(sweep_rates(target.measure, [100.0, 300.0, 500.0]))
 
@@ -288,7 +288,7 @@ def test_late_runs_of_a_sweep_are_named_and_no_best() -> None:
 
 
 def test_a_sweep_over_concurrency_is_about_completed_rates() -> None:
-    """Closed loops offer no rate; the knee of a pipe of eight is at eight."""
+    """A sweep over callers uses completed rates; eight slots have their knee at eight."""
 
     async def measure(level: int) -> Report:
         rate = min(level, 8) * 100.0

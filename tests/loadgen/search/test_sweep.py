@@ -1,4 +1,4 @@
-"""Sweeps over shapes: what is best, what cannot be, and how it scales."""
+"""Sweeps over shapes: the best, impossible ones, and the scaling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CORES = 4
 
 
 def gain(shape: Shape, contention: float = 0.0, coherency: float = 0.0) -> float:
-    """Samples per second of a host that obeys the scalability law exactly."""
+    """Return the rate of a host that obeys the scalability law exactly."""
     count = shape.devices
     scaled = count / (1 + contention * (count - 1) + coherency * count * (count - 1))
     filled = min(shape.set_size, 2) / 2
@@ -24,19 +24,19 @@ def gain(shape: Shape, contention: float = 0.0, coherency: float = 0.0) -> float
 
 
 async def measure(shape: Shape) -> Report:
-    """A run on cards of four cores."""
+    """Make the report of a run on cards with four cores."""
     if shape.num_activations > CORES:
         raise ConfigError(f"{shape.num_activations} activations: only {CORES} fit")
     return make_report(completed_rate=gain(shape), asked_rate=None)
 
 
 def sweep(grid: Grid) -> Search:
-    """A sweep over those cards."""
+    """Sweep over those cards."""
     return asyncio.run(sweep_shapes(measure, grid))
 
 
 def test_every_shape_of_the_grid_is_run_once_and_the_best_is_found() -> None:
-    """Over all four fields; more of each gives more here, but set_size beyond two."""
+    """Every combination is run once, and the best is found."""
     grid = Grid(devices=(1, 2), num_activations=(1, 4), set_size=(1, 2), batch=(1, 4))
     search = sweep(grid)
 
@@ -52,8 +52,8 @@ def test_every_shape_of_the_grid_is_run_once_and_the_best_is_found() -> None:
     }
 
 
-def test_the_best_of_each_value_is_told() -> None:
-    """One line for each value of a field that has several."""
+def test_the_best_of_each_value_is_noted() -> None:
+    """The note has a line for each value of a field with several."""
     note = sweep(Grid(devices=(1,), num_activations=(1, 2), batch=(1, 4))).note
 
     assert "Best with num_activations 1: 200/s with devices 1, num_activations 1" in note
@@ -63,7 +63,7 @@ def test_the_best_of_each_value_is_told() -> None:
 
 
 def test_a_shape_that_does_not_fit_is_skipped_and_named() -> None:
-    """The others are run; why is said in the words of the error."""
+    """An impossible shape is skipped, and named with its error."""
     search = sweep(Grid(num_activations=(4, 5, 8)))
 
     assert [point.shape["num_activations"] for point in search.points] == [4]
@@ -75,7 +75,7 @@ def test_a_shape_that_does_not_fit_is_skipped_and_named() -> None:
 
 
 def test_a_grid_of_which_nothing_fits_has_no_best() -> None:
-    """No points, and the reasons."""
+    """A grid of impossible shapes has no best rate, and names the reasons."""
     search = sweep(Grid(num_activations=(9,)))
 
     assert search.points == ()
@@ -84,7 +84,7 @@ def test_a_grid_of_which_nothing_fits_has_no_best() -> None:
 
 
 def test_other_errors_end_the_sweep() -> None:
-    """A device that is lost is no shape that does not fit."""
+    """Errors other than `ConfigError` end the sweep."""
 
     async def broken(shape: Shape) -> Report:
         raise DeviceError(f"lost with {shape}", 0, kind="lost")
@@ -94,7 +94,7 @@ def test_other_errors_end_the_sweep() -> None:
 
 
 def test_a_run_that_does_not_pass_is_not_the_best() -> None:
-    """However much it gave; unless none passes, which is said."""
+    """A failed run is not the best, unless all failed, which is noted."""
 
     async def measure_wrong(shape: Shape) -> Report:
         broken = ["errors"] if shape.devices in wrong else []
@@ -103,7 +103,7 @@ def test_a_run_that_does_not_pass_is_not_the_best() -> None:
     wrong = {2}
     search = asyncio.run(sweep_shapes(measure_wrong, Grid(devices=(1, 2))))
     assert search.best_rate == 100.0
-    assert "Not passed: devices 2" in search.note
+    assert "Failed: devices 2" in search.note
 
     wrong = {1, 2}
     search = asyncio.run(sweep_shapes(measure_wrong, Grid(devices=(1, 2))))
@@ -111,16 +111,16 @@ def test_a_run_that_does_not_pass_is_not_the_best() -> None:
     assert search.note.startswith("No run passed")
 
 
-def test_scaling_is_told_per_card() -> None:
-    """Of the least number measured."""
+def test_scaling_is_noted_per_device() -> None:
+    """Scaling is per device, relative to the fewest devices."""
 
     async def measure_cards(shape: Shape) -> Report:
         return make_report(completed_rate={2: 200.0, 4: 380.0, 8: 600.0}[shape.devices])
 
     search = asyncio.run(sweep_shapes(measure_cards, Grid(devices=(2, 4, 8))))
 
-    assert "Scaling per card, of that with 2: 2 × 100 %, 4 × 95 %, 8 × 75 %." in search.note
-    assert "take four numbers of devices" in search.note
+    assert "Rate per device, relative to 2: 2 × 100 %, 4 × 95 %, 8 × 75 %." in search.note
+    assert "at least four numbers of devices" in search.note
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_scaling_is_told_per_card() -> None:
 def test_the_scalability_law_is_found_again(
     contention: float, coherency: float, peak: str | None
 ) -> None:
-    """Its contention, coherency and peak, sqrt((1 - a) / b), from six numbers of devices."""
+    """The fitted law has the contention, coherency and peak of the simulated host."""
 
     async def measure_law(shape: Shape) -> Report:
         return make_report(completed_rate=gain(shape, contention, coherency))
@@ -147,7 +147,7 @@ def test_the_scalability_law_is_found_again(
 
 
 def test_the_best_by_devices_is_the_best_shape_of_each_number() -> None:
-    """Ascending, whatever the order of the grid."""
+    """The best points are ordered by the number of devices."""
     search = sweep(Grid(devices=(4, 1), num_activations=(2, 1)))
     best = best_by_devices(search.points)
 

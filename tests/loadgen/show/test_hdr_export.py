@@ -1,4 +1,4 @@
-"""Percentile distributions as HdrHistogram's tools read them."""
+"""Percentile distributions in HdrHistogram's format."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qaic_sched.loadgen.show.hdr_export import write_hgrm
+from qaic_sched.loadgen.show.hdr_export import write_percentiles
 
 
 def _read(path: Path) -> tuple[dict[float, float], dict[str, float], list[int]]:
-    """(Milliseconds by quantile, the numbers of the foot, running counts)."""
+    """Return milliseconds by quantile, the footer's numbers and the running counts."""
     values, counts = {}, []
     for line in path.read_text().splitlines():
         cells = line.split()
@@ -24,10 +24,10 @@ def _read(path: Path) -> tuple[dict[float, float], dict[str, float], list[int]]:
 
 
 def test_the_distribution_is_that_of_the_latencies(tmp_path: Path) -> None:
-    """In milliseconds, three digits exact, each latency once."""
+    """The distribution is in milliseconds, with three exact digits, and counts every latency."""
     latencies = (np.random.default_rng(1).lognormal(1, 1, 50_000) * 1e6).astype(np.int64)
 
-    write_hgrm(latencies, tmp_path / "run.hgrm")
+    write_percentiles(latencies, tmp_path / "run.hgrm")
 
     values, foot, counts = _read(tmp_path / "run.hgrm")
     for quantile, value_ms in values.items():
@@ -42,8 +42,8 @@ def test_the_distribution_is_that_of_the_latencies(tmp_path: Path) -> None:
 
 
 def test_it_begins_as_plotters_expect(tmp_path: Path) -> None:
-    """The header of every tool of the family."""
-    write_hgrm(np.array([1_000_000, 3_000_000]), tmp_path / "run.hgrm")
+    """The file begins with the header that plotters expect."""
+    write_percentiles(np.array([1_000_000, 3_000_000]), tmp_path / "run.hgrm")
 
     header = (tmp_path / "run.hgrm").read_text().splitlines()[0].split()
     assert header == ["Value", "Percentile", "TotalCount", "1/(1-Percentile)"]
@@ -51,8 +51,8 @@ def test_it_begins_as_plotters_expect(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("latencies", [[], [0], [5], [2**40 + 1]])
 def test_ends_of_the_scale(tmp_path: Path, latencies: list[int]) -> None:
-    """Nothing at all, no time, next to none and eighteen minutes."""
-    write_hgrm(np.array(latencies, np.int64), tmp_path / "run.hgrm")
+    """No latency, 0, very short and very long latencies are written."""
+    write_percentiles(np.array(latencies, np.int64), tmp_path / "run.hgrm")
 
     _, foot, _ = _read(tmp_path / "run.hgrm")
     assert foot["TotalCount"] == len(latencies)

@@ -1,4 +1,4 @@
-"""The page: complete, self-contained, and what others wrote on it stays text."""
+"""The page: complete, self-contained, and escaped."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class Page(HTMLParser):
 
 
 def page_of(report: Report, folder: Path, plots: tuple[Path, ...] = ()) -> Page:
-    """The page of a report, read."""
+    """Write and read the page of a report."""
     path = folder / "report.html"
     write_page(report, path, plots)
     return Page(path.read_text(encoding="utf-8"))
 
 
 def test_the_verdict_comes_first(tmp_path: Path) -> None:
-    """The heading above everything, in the title, and in the colour of the header."""
+    """The verdict is the heading and the title, and sets the colour."""
     valid = page_of(make_report(), tmp_path)
     invalid = page_of(make_report(Host(rate=830.0)), tmp_path)
 
@@ -67,7 +67,7 @@ def test_the_verdict_comes_first(tmp_path: Path) -> None:
 
 
 def test_several_broken_rules_are_all_listed(tmp_path: Path) -> None:
-    """The heading has room for the first only."""
+    """All broken rules are listed below the heading."""
     page = page_of(make_report(verdict=verdict("samples", "errors")), tmp_path)
 
     assert page.texts["h1"] == ["INVALID: samples: 1 of 2 (and 1 more broken rule)"]
@@ -90,7 +90,7 @@ def test_every_table_is_there_with_every_cell(tmp_path: Path) -> None:
 
 
 def test_images_stand_in_the_page_itself(tmp_path: Path) -> None:
-    """Byte for byte, with a text for who cannot see them."""
+    """Images are embedded unchanged, with alternative text."""
     image = tmp_path / "latency_over_time.png"
     image.write_bytes(b"\x89PNG\r\n\x1a\n of a sort")
     page = page_of(make_report(), tmp_path, (image,))
@@ -104,7 +104,7 @@ def test_images_stand_in_the_page_itself(tmp_path: Path) -> None:
 
 
 def test_the_page_loads_nothing(tmp_path: Path) -> None:
-    """No script, no address that a browser would ask; its own policy forbids it as well."""
+    """The page has no scripts and loads nothing, and its policy forbids both."""
     page = page_of(make_report(), tmp_path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
 
@@ -120,7 +120,7 @@ def test_the_page_loads_nothing(tmp_path: Path) -> None:
 
 
 def test_there_are_two_sets_of_colours(tmp_path: Path) -> None:
-    """For light and dark; each name has a value in both."""
+    """Every colour has a value for light and for dark."""
     page_of(make_report(), tmp_path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     light, dark = (part.split("}")[0] for part in text.split(":root {")[1:])
@@ -130,8 +130,8 @@ def test_there_are_two_sets_of_colours(tmp_path: Path) -> None:
     assert len(names[0] - {""}) == 8
 
 
-def test_what_a_target_says_stays_text(tmp_path: Path) -> None:
-    """A problem's text is whatever a server answered."""
+def test_messages_of_a_target_are_escaped(tmp_path: Path) -> None:
+    """Messages of a server are escaped."""
     evil = '</td><script>alert("x")</script>'
     report = make_report(problems={evil: 1}, target="<b>&target")
     page = page_of(msgspec.structs.replace(report, config={"model": evil}), tmp_path)
@@ -141,17 +141,17 @@ def test_what_a_target_says_stays_text(tmp_path: Path) -> None:
     assert page.texts["title"] == ["VALID: <b>&target"]
 
 
-def test_a_run_of_which_nothing_was_done_has_a_page(tmp_path: Path) -> None:
-    """With what there is to say."""
+def test_a_run_without_done_requests_has_a_page(tmp_path: Path) -> None:
+    """A run without done requests has a page."""
     report = make_report(
-        scheduled=None, service=None, lag=None, devices=(), balance={}, checks=(), config={}
+        scheduled=None, response=None, lag=None, devices=(), balance={}, checks=(), config={}
     )
     page = page_of(report, tmp_path)
 
     assert page.texts["h2"] == ["Rules", "Requests", "Plan", "Host"]
-    assert page.texts["p"][0].endswith("nothing was done.")
+    assert page.texts["p"][0].endswith("no request was done.")
 
 
 def test_the_template_is_part_of_the_package() -> None:
-    """An installed package has it, too."""
+    """The template is found in the package."""
     assert "loadgen/show/report.html.j2" in (PROJECT / "pyproject.toml").read_text(encoding="utf-8")

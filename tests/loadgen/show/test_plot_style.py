@@ -1,4 +1,4 @@
-"""What all plots share: axes that can be read, whatever the values span."""
+"""The style of all plots: readable axes for any span of values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qaic_sched.loadgen.show.plot_style import latency_axis
 
 @pytest.mark.parametrize("least", [0.5, 0.02, 1e-4, 1e-13])
 def test_a_latency_axis_has_numbers(least: float) -> None:
-    """From three to a dozen of them, from next to nothing up to the greatest."""
+    """A latency axis has three to twelve labels for any span."""
     axes = Figure().add_subplot()
     axes.plot([1, 2, 3], [least, 1.0, 4.0])
     latency_axis(axes, [least, 1.0, None, 4.0], "wait, ms")

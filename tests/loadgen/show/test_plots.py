@@ -1,4 +1,4 @@
-"""Plots of a run: what stands on them, and that a figure without numbers is left out."""
+"""Plots of a run: their content, and figures left out for missing numbers."""
 
 from __future__ import annotations
 
@@ -18,36 +18,22 @@ from qaic_sched.loadgen.show.plots import (
     plot,
 )
 from tests.loadgen.reports import Host, make_report, make_search
+from tests.loadgen.show.figures import texts, ticks
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from qaic_sched.loadgen.report.report import Report
 
 BASE = make_report()
 ALL = figure_for_percentiles, figure_for_utilisation, figure_for_queue, figure_for_latency_over_time
 
 
-def texts(figure: Figure) -> set[str]:
-    """Every legend's entry and every axis' label and title."""
-    found = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
-    for axes in figure.axes:
-        found |= {axes.get_xlabel(), axes.get_ylabel(), axes.get_title(loc="left")}
-    return found - {""}
-
-
-def ticks(figure: Figure, axis: str) -> list[str]:
-    """The labels of the first axes' ticks."""
-    return [label.get_text() for label in getattr(figure.axes[0], f"get_{axis}ticklabels")()]
-
-
 def without_series(**changes: object) -> Report:
-    """A report with other numbers over time."""
+    """A report with other time series."""
     return make_report(series=msgspec.structs.replace(BASE.series, **changes))
 
 
 def test_percentiles_stand_on_a_logarithmic_axis_of_rarity() -> None:
-    """Planned and service curves both, the SLO, and ticks up to what so many requests show."""
+    """Both curves, the SLO, and ticks up to the percentile that the requests support."""
     figure = figure_for_percentiles(BASE)
     assert figure is not None
 
@@ -55,17 +41,17 @@ def test_percentiles_stand_on_a_logarithmic_axis_of_rarity() -> None:
     assert ticks(figure, "x") == ["50", "90", "99", "99.9", "99.99"]
     assert np.allclose(figure.axes[0].get_xticks(), [2, 10, 100, 1_000, 10_000])
     assert texts(figure) == {
-        "from the planned instant",
-        "from when it was sent",
+        "latency (from planned)",
+        "response time (from sent)",
         "SLO: p99 at most 50.0 ms",
         "latency, ms",
-        "percentile, % (each step to the right is ten times as rare)",
+        "percentile, % (logarithmic in the share of slower requests)",
         BASE.target,
     }
 
 
 def test_the_curve_ends_at_the_maximum_where_one_of_all_requests_is() -> None:
-    """So the axis stays finite, and no request is hidden."""
+    """The curve ends with the maximum, at a finite position."""
     figure = figure_for_percentiles(BASE)
     assert figure is not None
     assert BASE.scheduled is not None
@@ -76,7 +62,7 @@ def test_the_curve_ends_at_the_maximum_where_one_of_all_requests_is() -> None:
 
 
 def test_few_requests_have_few_ticks() -> None:
-    """Of a hundred, nobody sees a p99.9."""
+    """A hundred requests have no tick for p99.9."""
     figure = figure_for_percentiles(make_report(Host(rate=5.0, duration_s=20.0)))
     assert figure is not None
 
@@ -92,7 +78,7 @@ def test_few_requests_have_few_ticks() -> None:
     ],
 )
 def test_utilisation_has_a_row_for_each_device(devices: int, labels: list[str]) -> None:
-    """On a scale of 0 to 100 %, with as many labels as can be read."""
+    """Each device has a row from 0 to 100 %, with a readable number of labels."""
     figure = figure_for_utilisation(make_report(Host(devices=devices, duration_s=5.0)))
     assert figure is not None
     mesh = figure.axes[0].collections[0]
@@ -101,22 +87,22 @@ def test_utilisation_has_a_row_for_each_device(devices: int, labels: list[str]) 
     assert mesh.get_clim() == (0, 100)
     assert mesh.get_array() is not None
     assert mesh.get_array().size == devices * 100
-    assert {"device", "busy, %", "time since the run began, s"} <= texts(figure)
+    assert {"device", "busy, %", "time since the start, s"} <= texts(figure)
 
 
 def test_utilisation_that_is_not_known_is_grey_and_said_to_be() -> None:
-    """A hole is not an idle device."""
+    """Unknown utilisation is grey, and the label says so."""
     holes = {key: (None, *row[1:]) for key, row in BASE.series.utilisation.items()}
     figure = figure_for_utilisation(without_series(utilisation=holes))
     assert figure is not None
 
     array = figure.axes[0].collections[0].get_array()
     assert np.ma.count_masked(array) == 4
-    assert "time since the run began, s (grey: not known)" in texts(figure)
+    assert "time since the start, s (grey: unknown)" in texts(figure)
 
 
 def test_the_queue_stands_before_the_arrivals() -> None:
-    """Lines on the left axis, bars per second on the right one, behind."""
+    """Lines are on the left axis, in front of the bars of arrivals."""
     figure = figure_for_queue(BASE)
     assert figure is not None
     front, behind = figure.axes
@@ -128,14 +114,14 @@ def test_the_queue_stands_before_the_arrivals() -> None:
     assert {
         "requests in flight",
         "samples queued",
-        "arrivals (right)",
+        "arrivals (right axis)",
         "arrivals per second",
         "requests, samples",
     } <= texts(figure)
 
 
-def test_a_queue_that_is_not_told_has_no_line() -> None:
-    """The rest is drawn all the same."""
+def test_an_unknown_queue_has_no_line() -> None:
+    """An unknown queue has no line, and the rest is drawn."""
     figure = figure_for_queue(without_series(queued_samples=(None,) * 100))
     assert figure is not None
 
@@ -144,7 +130,7 @@ def test_a_queue_that_is_not_told_has_no_line() -> None:
 
 
 def test_latency_over_time_shades_the_warm_up() -> None:
-    """p50 and p99 of each window with gaps where nothing was planned, and the SLO."""
+    """p50 and p99 have gaps for empty windows; the warm-up is shaded."""
     gaps = (None, *BASE.series.p99_s[1:])
     figure = figure_for_latency_over_time(without_series(p99_s=gaps))
     assert figure is not None
@@ -156,15 +142,15 @@ def test_latency_over_time_shades_the_warm_up() -> None:
         "p99 of each window",
         "p50 of each window",
         "SLO: p99 at most 50.0 ms",
-        "warm-up, not counted: 1.00 s",
+        "warm-up, excluded: 1.00 s",
         "latency, ms",
-        "planned instant, s since the run began",
+        "planned instant, s since the start",
         BASE.target,
     }
 
 
 def test_a_wide_range_of_latencies_is_logarithmic_with_plain_numbers() -> None:
-    """10 ms to 800 ms of an overloaded host; 10 to 27 ms of a calm one stay linear."""
+    """A wide span is logarithmic with plain numbers, a small one linear."""
     wild = figure_for_latency_over_time(make_report(Host(rate=830.0)))
     calm = figure_for_latency_over_time(BASE)
     assert wild is not None
@@ -176,17 +162,17 @@ def test_a_wide_range_of_latencies_is_logarithmic_with_plain_numbers() -> None:
 
 
 def test_figures_without_numbers_are_none() -> None:
-    """A run of which nothing was done and no device told anything."""
+    """A report without numbers has no figures."""
     nothing = without_series(
         arrivals=(), p50_s=(None,) * 100, p99_s=(None,) * 100, utilisation={"0": (None,) * 100}
     )
-    nothing = msgspec.structs.replace(nothing, scheduled=None, service=None, lag=None)
+    nothing = msgspec.structs.replace(nothing, scheduled=None, response=None, lag=None)
 
     assert [make(nothing) for make in ALL] == [None] * 4
 
 
 def test_an_empty_report_writes_no_files(tmp_path: Path) -> None:
-    """But its folder."""
+    """An empty report writes no files, only the folder."""
     series = msgspec.structs.replace(
         BASE.series, arrivals=(), p50_s=(), p99_s=(), utilisation={}, queued_samples=()
     )
@@ -197,7 +183,7 @@ def test_an_empty_report_writes_no_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_figure_becomes_a_png(tmp_path: Path) -> None:
-    """Seven of them, of a run with a search and of one over shapes, of a sane size."""
+    """All seven figures become PNG files of a sensible size."""
     paths = plot(make_report(search=make_search()), tmp_path)
     paths += plot(make_report(search=make_search("shapes")), tmp_path)
 

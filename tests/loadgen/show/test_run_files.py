@@ -9,7 +9,7 @@ import pytest
 
 from qaic_sched.errors import ConfigError, InputError
 from qaic_sched.loadgen.inject.records_file import load_records
-from qaic_sched.loadgen.load import Run, run_load
+from qaic_sched.loadgen.load import LoadRun, run_load
 from qaic_sched.loadgen.plan.plan import Plan, Poisson
 from qaic_sched.loadgen.report.report import encode_report, read_report
 from qaic_sched.loadgen.show.run_files import prepare, write_run
@@ -17,11 +17,11 @@ from qaic_sched.testing import run_virtual
 from tests.loadgen.load_helpers import TimedTarget
 
 
-def make_run(duration_s: float = 2.0) -> Run:
-    """A short one."""
+def make_run(duration_s: float = 2.0) -> LoadRun:
+    """Make a short run."""
     plan = Plan(scenario="open", arrivals=Poisson(500), duration_s=duration_s)
 
-    async def main() -> Run:
+    async def main() -> LoadRun:
         return await run_load(TimedTarget(0.002), plan)
 
     return run_virtual(main)
@@ -29,7 +29,7 @@ def make_run(duration_s: float = 2.0) -> Run:
 
 @pytest.mark.slow
 def test_everything_is_there(tmp_path: Path) -> None:
-    """Report, page, raw records, distributions and plots; all of them not empty."""
+    """All files are written, and none is empty."""
     run, folder = make_run(), tmp_path / "new" / "out"
     paths = write_run(run, folder)
 
@@ -55,17 +55,17 @@ def test_everything_is_there(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_of_nothing_has_files_too(tmp_path: Path) -> None:
-    """Interrupted before it began, say."""
+    """A run without requests has its files as well."""
     run = make_run(duration_s=1e-6)
 
     assert run.report.counts.planned == 0
     assert all(path.exists() for path in write_run(run, tmp_path))
 
 
-def test_a_place_that_cannot_be_is_told_before_the_run(tmp_path: Path) -> None:
-    """A file in its place."""
+def test_a_folder_that_cannot_be_created_raises_before_the_run(tmp_path: Path) -> None:
+    """A folder that cannot be created is reported before the run."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be created"):
         prepare(tmp_path / "file" / "out")
     prepare(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
@@ -74,7 +74,7 @@ def test_a_place_that_cannot_be_is_told_before_the_run(tmp_path: Path) -> None:
 def test_a_missing_package_is_told_before_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the command that installs it."""
+    """A missing package is reported before the run, with the command that installs it."""
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
     with pytest.raises(ConfigError, match=r"pip install 'qaic-sched\[load\]'"):
         prepare(tmp_path / "out")

@@ -8,20 +8,20 @@ import pytest
 
 from qaic_sched.loadgen.report.report import Search
 from qaic_sched.loadgen.show.search_plots import (
-    CLOSE,
+    LABEL_DISTANCE,
     figure_for_scaling,
     figure_for_throughput,
     figure_for_wait,
 )
 from tests.loadgen.reports import make_report, make_search
-from tests.loadgen.show.test_plots import texts, ticks
+from tests.loadgen.show.figures import texts, ticks
 
 SLO_SEARCH = make_search()
 SHAPES = make_search("shapes")
 
 
 def test_throughput_has_three_percentiles_the_slo_the_knee_and_the_best() -> None:
-    """Against completed samples; each run is labelled with what was offered."""
+    """Latency is plotted over completed samples; labels are the offered rates."""
     figure = figure_for_throughput(make_report(search=SLO_SEARCH))
     assert figure is not None
     axes = figure.axes[0]
@@ -51,7 +51,7 @@ def test_throughput_has_three_percentiles_the_slo_the_knee_and_the_best() -> Non
 
 
 def test_labels_of_runs_that_are_close_are_left_out() -> None:
-    """A bisection ends in many points at one place."""
+    """Labels of close points are left out."""
     points = [
         msgspec.structs.replace(point, offered_rate=700.0 + step, completed_rate=699.0 + step)
         for step in range(10)
@@ -67,11 +67,11 @@ def test_labels_of_runs_that_are_close_are_left_out() -> None:
     assert 5 <= len(at) < len(search.points)
     for row, (x, y) in enumerate(at):
         for x2, y2 in at[:row]:
-            assert abs(x - x2) > CLOSE[0] * 0.9 or abs(y - y2) > CLOSE[1] * 0.9
+            assert abs(x - x2) > LABEL_DISTANCE[0] * 0.9 or abs(y - y2) > LABEL_DISTANCE[1] * 0.9
 
 
 def test_closed_loops_are_labelled_with_their_concurrency() -> None:
-    """No rate was offered."""
+    """Points of closed loops have their number of callers as labels."""
     points = tuple(
         msgspec.structs.replace(point, offered_rate=None, concurrency=2**row)
         for row, point in enumerate(SLO_SEARCH.points)
@@ -81,11 +81,11 @@ def test_closed_loops_are_labelled_with_their_concurrency() -> None:
     assert figure is not None
 
     assert {text.get_text() for text in figure.axes[0].texts} >= {"64", "2", "1"}
-    assert "completed samples per second (labels: requests out)" in texts(figure)
+    assert "completed samples per second (labels: callers)" in texts(figure)
 
 
 def test_scaling_has_the_ideal_line_and_the_efficiency_of_each() -> None:
-    """The best shape of each number of devices; all others are dots."""
+    """The best shape for each number of devices is a line, the others are dots."""
     figure = figure_for_scaling(make_report(search=SHAPES))
     assert figure is not None
     axes = figure.axes[0]
@@ -108,7 +108,7 @@ def test_scaling_has_the_ideal_line_and_the_efficiency_of_each() -> None:
 
 @pytest.mark.parametrize(("most", "scale"), [(4, "linear"), (16, "log")])
 def test_many_cards_stand_on_logarithmic_axes(most: int, scale: str) -> None:
-    """On linear ones the first few would touch."""
+    """A wide span of devices has logarithmic axes."""
     points = tuple(point for point in SHAPES.points if point.shape["devices"] <= most)
     search = msgspec.structs.replace(SHAPES, points=points)
     figure = figure_for_scaling(make_report(search=search))
@@ -118,7 +118,7 @@ def test_many_cards_stand_on_logarithmic_axes(most: int, scale: str) -> None:
 
 
 def test_wait_has_what_theory_says_and_what_was_measured() -> None:
-    """Over the load in percent."""
+    """Predicted and measured waits are plotted over the load in percent."""
     figure = figure_for_wait(make_report(search=SLO_SEARCH))
     assert figure is not None
     predicted, measured = (line.get_data() for line in figure.axes[0].lines)
@@ -129,7 +129,7 @@ def test_wait_has_what_theory_says_and_what_was_measured() -> None:
 
 
 def test_searches_without_the_numbers_have_no_figure() -> None:
-    """No search, no shapes, one load only, nothing that was done."""
+    """A search without the numbers of a figure has no figure."""
     report = make_report()
     nothing = tuple(
         msgspec.structs.replace(point, p50_s=None, predicted_wait_s=None)

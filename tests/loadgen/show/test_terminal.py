@@ -1,4 +1,4 @@
-"""The report on a terminal, plain text elsewhere, and the view of a run that goes on."""
+"""The report on a terminal and as plain text, and the live view of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.loadgen.reports import Host, make_report, make_search
 
 @dataclass
 class Counters:
-    """A run's counters."""
+    """The progress of a run."""
 
     planned: int | None = 10_000
     sent: int = 0
@@ -30,7 +30,7 @@ class Counters:
 
 
 def printed(report: object, width: int = 80, *, terminal: bool = False, **options: object) -> str:
-    """What a console gets to see."""
+    """Return the output of a console."""
     colours = "standard" if terminal else None
     console = Console(file=StringIO(), width=width, force_terminal=terminal, color_system=colours)
     print_report(report, console, **options)  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ def printed(report: object, width: int = 80, *, terminal: bool = False, **option
 
 
 def test_the_first_line_is_the_verdict() -> None:
-    """Alone on it, whatever comes after."""
+    """The first line has the verdict only."""
     invalid = make_report(Host(rate=830.0))
 
     assert printed(make_report()).splitlines()[0] == "VALID"
@@ -48,7 +48,7 @@ def test_the_first_line_is_the_verdict() -> None:
 
 
 def test_every_table_and_cell_is_printed() -> None:
-    """Rules, requests, latencies, devices, checks, search, problems, files."""
+    """Every table and cell is printed, and the files."""
     report = make_report(search=make_search(), problems={"DeviceError: [3] is lost": 2})
     text = printed(report, files=[Path("out/report.json"), Path("out/report.html")])
 
@@ -60,7 +60,7 @@ def test_every_table_and_cell_is_printed() -> None:
 
 
 def test_elsewhere_than_on_a_terminal_it_is_plain_text_of_whole_lines() -> None:
-    """No control characters; a row of a table is one line, however narrow the console."""
+    """Plain output has no control characters and no wrapped lines."""
     report = make_report(search=make_search())
     text = printed(report, width=40)
 
@@ -70,7 +70,7 @@ def test_elsewhere_than_on_a_terminal_it_is_plain_text_of_whole_lines() -> None:
 
 
 def test_on_a_terminal_lines_fit_and_the_verdict_has_a_colour() -> None:
-    """Green or red."""
+    """On a terminal lines fit its width, and the verdict is green or red."""
     valid = printed(make_report(), width=90, terminal=True)
     invalid = printed(make_report(Host(rate=830.0)), width=90, terminal=True)
 
@@ -81,7 +81,7 @@ def test_on_a_terminal_lines_fit_and_the_verdict_has_a_colour() -> None:
 
 
 def test_the_consoles_width_is_left_as_it_was() -> None:
-    """It is the caller's."""
+    """The console keeps its width."""
     console = Console(file=StringIO(), width=55)
     print_report(make_report(), console)
 
@@ -89,7 +89,7 @@ def test_the_consoles_width_is_left_as_it_was() -> None:
 
 
 def test_progress_is_one_line() -> None:
-    """Counts, time and latencies so far; a plan without an end has no `of`."""
+    """The line has counts, time and latencies, and the total if it is known."""
     counters = Counters(sent=5_000, done=4_990, errors=1, elapsed_s=12.04, p50_s=0.0081, p99_s=0.02)
 
     assert progress_line(counters) == (
@@ -99,7 +99,7 @@ def test_progress_is_one_line() -> None:
 
 
 async def watched(console: Console, steps: int) -> None:
-    """A run of seconds; each sends a hundred."""
+    """Simulate a run that sends a hundred requests per second."""
     counters = Counters()
     async with LiveView(console, counters):
         for _ in range(steps):
@@ -109,7 +109,7 @@ async def watched(console: Console, steps: int) -> None:
 
 
 def test_a_live_view_elsewhere_is_a_plain_line_now_and_then() -> None:
-    """Every ten seconds, and nothing for a short run."""
+    """Plain output has a line every ten seconds."""
     console = Console(file=StringIO(), width=20)
     run_virtual(watched, console, 35)
     assert isinstance(console.file, StringIO)
@@ -126,7 +126,7 @@ def test_a_live_view_elsewhere_is_a_plain_line_now_and_then() -> None:
 
 
 def test_a_live_view_on_a_terminal_changes_one_line_and_takes_it_away() -> None:
-    """What was counted is shown while it is; in the end the cursor is seen again."""
+    """On a terminal one line is updated, and removed at the end."""
     console = Console(file=StringIO(), width=100, force_terminal=True)
     run_virtual(watched, console, 5)
     assert isinstance(console.file, StringIO)
@@ -140,7 +140,7 @@ def test_a_live_view_on_a_terminal_changes_one_line_and_takes_it_away() -> None:
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_live_view_ends_when_the_run_fails(terminal: bool) -> None:
-    """The error goes on; nothing stays behind on the loop."""
+    """If the run fails, the view ends and the error is passed on."""
 
     async def failing(console: Console) -> int:
         with pytest.raises(ZeroDivisionError):

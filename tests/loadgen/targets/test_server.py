@@ -23,7 +23,7 @@ KINDS = pytest.mark.parametrize("kind", ["http", "grpc"])
 
 
 def open_info(url: str) -> TargetInfo:
-    """What a target says when it is opened."""
+    """Open a target and return its facts."""
 
     async def main() -> TargetInfo:
         target = ServerTarget(url)
@@ -52,14 +52,14 @@ def load(url: str, plan: Plan, rate: float | None = None, **options: Any) -> Rec
 
 
 def count(records: Records, outcome: Outcome) -> int:
-    """How many requests ended so."""
+    """Count the requests with an outcome."""
     return int((records.outcome == outcome).sum())
 
 
 @pytest.mark.parametrize("url", ["ftp://host:1", "host:8000", "http://", "grpc:///model"])
 def test_other_urls_are_refused(url: str) -> None:
-    """The sentence says what one looks like."""
-    with pytest.raises(ConfigError, match=r"wanted http://host:port"):
+    """The error for another URL shows the expected form."""
+    with pytest.raises(ConfigError, match=r"expected http://host:port"):
         ServerTarget(url)
 
 
@@ -80,7 +80,7 @@ def test_learns_the_only_model(kind: str) -> None:
 @pytest.mark.slow
 @KINDS
 def test_a_server_without_a_configuration_takes_batches_of_unknown_size(kind: str) -> None:
-    """The free first axis says that it takes them."""
+    """A free first axis means batches, of a size that is not known."""
     with running(kind, max_batch_size=0) as url:
         info = open_info(f"{url}/means")
 
@@ -90,9 +90,9 @@ def test_a_server_without_a_configuration_takes_batches_of_unknown_size(kind: st
 @pytest.mark.slow
 @KINDS
 def test_the_model_has_to_be_clear_and_there(kind: str) -> None:
-    """Several models, or another than was named, are the operator's to mend."""
+    """Several models without a name, and an unknown name, raise `ConfigError`."""
     with running(kind, models="means,other") as url:
-        with pytest.raises(ConfigError, match="name one of its models behind the port: means, oth"):
+        with pytest.raises(ConfigError, match="add the name of a model after the port: means, oth"):
             open_info(url)
         with pytest.raises(ConfigError, match="no model nothing"):
             open_info(f"{url}/nothing")
@@ -101,8 +101,8 @@ def test_the_model_has_to_be_clear_and_there(kind: str) -> None:
 
 @pytest.mark.slow
 @KINDS
-def test_nobody_there_is_one_sentence(kind: str) -> None:
-    """A port on which nobody listens is found out at once."""
+def test_a_missing_server_is_one_sentence(kind: str) -> None:
+    """A closed port raises `NoDeviceError` in one sentence."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -131,7 +131,7 @@ def test_answers_are_the_servers(kind: str) -> None:
 @pytest.mark.slow
 @KINDS
 def test_a_closed_loop_sees_the_servers_delay(kind: str) -> None:
-    """Eight callers at 20 ms each: every answer takes that long, and little more."""
+    """With eight callers and a delay of 20 ms, every answer takes little more than that."""
     plan = Plan(scenario="closed", duration_s=1.0, concurrency=8)
     with running(kind, delay=0.020) as url:
         records = load(url, plan)
@@ -145,7 +145,7 @@ def test_a_closed_loop_sees_the_servers_delay(kind: str) -> None:
 @pytest.mark.slow
 @KINDS
 def test_errors_are_counted_by_what_they_are(kind: str) -> None:
-    """The server's words, as often as it said them."""
+    """Errors are counted by the server's message."""
     with running(kind, error_share=0.25) as url:
         records = load(url, Plan(scenario="open", duration_s=1.0), 200)
 
@@ -155,7 +155,7 @@ def test_errors_are_counted_by_what_they_are(kind: str) -> None:
 
 @pytest.mark.slow
 def test_a_full_server_rejects() -> None:
-    """503 is not a failure but a refusal."""
+    """A reply with status 503 is REJECTED."""
     with running(error_share=1.0, error_status=503) as url:
         records = load(url, Plan(scenario="open", duration_s=0.5), 100)
 
@@ -165,7 +165,7 @@ def test_a_full_server_rejects() -> None:
 @pytest.mark.slow
 @KINDS
 def test_what_takes_too_long_is_expired(kind: str) -> None:
-    """The deadline of a request is the client's."""
+    """A request over its `timeout_s` is EXPIRED."""
     plan = Plan(scenario="open", duration_s=0.5, timeout_s=0.1)
     with running(kind, delay=5.0) as url:
         records = load(url, plan, 100)
@@ -178,7 +178,7 @@ def test_what_takes_too_long_is_expired(kind: str) -> None:
 @pytest.mark.slow
 @KINDS
 def test_a_server_that_dies_leaves_its_numbers(kind: str) -> None:
-    """What it answered before is kept, the rest failed, and the run ends."""
+    """A dead server leaves its answers, the rest is FAILED, and the run ends."""
     with running(kind, die_after=120) as url:
         records = load(url, Plan(scenario="open", duration_s=1.0), 300)
 
