@@ -125,7 +125,7 @@ def test_a_full_disk_costs_no_request(
 
     run_virtual(main)
     assert [record.message for record in caplog.records] == [
-        "event_log: writing failed, it ends here"
+        "event_log: writing failed, the log ends here"
     ]
 
 

@@ -184,7 +184,7 @@ def test_buffers_are_used_again_only_after_the_answer() -> None:
     async def main() -> None:
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_completed = pool.take_completed
+        pool.deliver_to(pool.take_completed)
         await pool.open([0], 1, 1)
         for _ in range(2):
             pool.submit(batch_of(1), [tensors(1)])
@@ -205,7 +205,7 @@ def test_what_was_taken_before_its_turn_wakes_nobody() -> None:
     async def main() -> None:
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_completed = lambda: pytest.fail("there is nothing left to take")
+        pool.deliver_to(lambda: pytest.fail("there is nothing left to take"))
         await pool.open([0], 1, 1)
         batch = batch_of(4)
         pool.submit(batch, [tensors(4)])
@@ -229,7 +229,7 @@ def reload(answer: Answer, limit_s: float | None = None) -> Echo:
     async def main() -> Echo:
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_completed = lambda: pytest.fail("a probe is nobody's batch")
+        pool.deliver_to(lambda: pytest.fail("a probe belongs to no batch"))
         await pool.open([0], 1, 1)
         reloading = asyncio.ensure_future(pool.reload(0, limit_s))
         await asyncio.sleep(0.01)
@@ -313,7 +313,7 @@ def test_answers_of_many_threads_share_wake_ups() -> None:
 
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_completed = on_completed
+        pool.deliver_to(on_completed)
         await pool.open([0], 1, 1)
         for _ in range(400):
             pool.submit(batch_of(4), [tensors(4)])

@@ -41,7 +41,11 @@ T = TypeVar("T")
 CALL_LIMIT_S = 120.0
 """Longest that the vendor's libraries may take to load, or a QPC to be read."""
 LOAD_LIMIT_S = 300.0
-"""Longest that loading a program on a device may take."""
+"""Longest that loading a program on a device may take.
+
+`load` comes to 570 s with `CALL_LIMIT_S` for the SDK and for the QPC, and `QUERY_LIMIT_S`. The
+scheduler's pool gives up on any load after 600 s: this limit stops the load's threads before that.
+"""
 MAX_ACTIVATIONS = 16
 """A device has this many DMA channels, and each activation needs one."""
 
