@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qaic_sched.backends.aic import backend as aic
+from qaic_sched.backends.aic.devices import QUERY_LIMIT_S
 from qaic_sched.backends.base import Backend, DeviceInfo, Executable, OnCompleted, unused_indexes
 from qaic_sched.backends.cpu import CpuBackend
 from qaic_sched.config.keys import ModelOptions
@@ -130,6 +132,13 @@ def test_a_load_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         assert backend.loaded[0].is_closed
 
     run_virtual(main)
+
+
+def test_the_limit_leaves_backends_time_to_give_up_first() -> None:
+    """The steps of a load on a card have limits of their own, whose sum is less than the pool's."""
+    steps = 2 * aic.CALL_LIMIT_S + QUERY_LIMIT_S + aic.LOAD_LIMIT_S
+
+    assert steps < pool_module.LOAD_LIMIT_S
 
 
 def test_opening_that_is_cancelled_closes_what_was_loaded() -> None:
