@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,8 @@ class Echo:
         return {"num_of_inferences": 3}
 
     def statistics(self, *, model: str | None = None) -> Statistics:
-        return Statistics(*[0] * 11, devices={0: DeviceStatistics("ready", 2, 0)})
+        zeros: dict[str, Any] = dict.fromkeys((each.name for each in fields(Statistics)), 0)
+        return Statistics(**{**zeros, "devices": {0: DeviceStatistics("ready", 2, 0)}})
 
     def totals(self, *, model: str | None = None) -> Totals:
         return Totals(5, {0: DeviceTotals(3, 0.5)})
