@@ -45,7 +45,7 @@ class Explanation:
     """How a request ended, where its parts ran, and where its time went, in seconds.
 
     `parts` has every part that was sent, in the order of the samples, with the device that answered
-    it, or else the last one that it was sent to. The four phases add up to `total_s`. They are
+    it, or otherwise the last device it was sent to. The four phases add up to `total_s`. They are
     those of the part whose answer ended the request:
 
     - `queue_s`: waiting for a device, failed attempts included;

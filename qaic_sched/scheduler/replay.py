@@ -30,7 +30,7 @@ __all__ = ["Difference", "ReplayResult", "Tally", "replay"]
 class Difference:
     """The first decision that differs; None stands for a decision that is missing.
 
-    `line` is its line number in the log, or the one that it would have.
+    `line` is the line number of the logged decision, or where it is missing.
     """
 
     line: int

@@ -250,7 +250,7 @@ def reload(answer: Answer, limit_s: float | None = None) -> Echo:
             assert pool.executables[0] is again
         finally:
             for _, _, done in again.submitted:
-                done({}, 0.0)  # a late answer, and one that comes twice, reach nobody
+                done({}, 0.0)  # a late answer, and a second one, are dropped
             await asyncio.sleep(0.01)
         return again
 
