@@ -1,4 +1,4 @@
-"""Which clock goes with an event loop. The only place in the package that chooses one."""
+"""The clock of an event loop; the only module that chooses a clock."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["clock_of", "tick_of"]
 
 
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
-    """The clock, in seconds, that the loop's timers follow, at the best resolution there is.
+    """Return the clock of the loop's timers, in seconds, at the best resolution available.
 
-    uvloop's own `time()` moves in steps of a millisecond, but counts from the same origin as
-    `time.monotonic`; every other loop, a virtual one included, is asked itself.
+    uvloop's `time()` moves in steps of a millisecond, but has the origin of `time.monotonic`. For
+    any other loop, virtual ones included, it is the loop's own `time`.
     """
     return time.monotonic if _is_uvloop(loop) else loop.time
 
 
 def tick_of(loop: asyncio.AbstractEventLoop) -> float:
-    """By how many seconds the loop's timers may miss the clock, to either side, by themselves."""
+    """Return the number of seconds by which a timer may fire before or after its time."""
     return 0.001 if _is_uvloop(loop) else 0.0
 
 

@@ -1,11 +1,11 @@
-"""Runs a script that says `import qaic`, unchanged: `python -m qaic_sched.compat SCRIPT [ARGS…]`.
+"""Runs a script that uses `import qaic`, unchanged: `python -m qaic_sched.compat SCRIPT [ARGS…]`.
 
 Rules of the file:
-- The script sees what it would see under `python SCRIPT`: arguments, paths, tracebacks, exit
-  status. What we have to say goes to stderr.
+- The script runs as it would under `python SCRIPT`: arguments, paths, tracebacks, exit status. Our
+  own messages go to stderr.
 - A script for cards runs without one: its devices are then those of the CPU backend, where each
-  device id needs a core; the error for an id beyond them says how many there are.
-- The vendor's low-level `qaicrt` is not provided, and processes that the script starts are ordinary
+  device id needs a core. The error for an id beyond them has the number of cores.
+- The vendor's low-level `qaicrt` is not provided. Processes that the script starts are ordinary
   Python again, without `qaic`.
 """
 
@@ -39,10 +39,10 @@ USAGE = "usage: python -m qaic_sched.compat SCRIPT [ARGS...]"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a script with its arguments as `__main__`, and return 0; all that it raises passes.
+    """Run a script with its arguments as `__main__` and return 0; its exceptions pass through.
 
-    Returns 2 where there is no script. Changes the process for good: modules, paths and arguments
-    are the script's from here on.
+    Returns 2 if there is no script. This changes the process for good: modules, paths and arguments
+    are those of the script from then on.
     """
     if not argv or argv[0].startswith("-"):
         print(USAGE, file=sys.stderr)
@@ -59,14 +59,14 @@ def main(argv: Sequence[str]) -> int:
     if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = os.path.dirname(os.path.realpath(script))
     sys.excepthook = _show_from(script)
-    logger.propagate = False  # a script that configures logging would show our lines twice
+    logger.propagate = False  # or a script that configures logging shows our lines twice
     with log_on_stderr():
         runpy.run_path(script, run_name="__main__")
     return 0
 
 
 def install() -> None:
-    """From here on `import qaic` and `from qaic.session import Session` find our Session."""
+    """Make `import qaic` and `from qaic.session import Session` find our `Session`."""
     for name in ("qaic", "qaic.session"):
         module = module_from_spec(ModuleSpec(name, None, is_package=True))
         vars(module)["Session"] = make_session
@@ -77,9 +77,9 @@ def install() -> None:
 def make_session(
     model_path: str | Path, *, options_path: str | Path | None = None, **options: object
 ) -> Session:
-    """What the vendor's factory function `qaic.Session` does.
+    """Make a `Session` as the vendor's factory function `qaic.Session` does.
 
-    `backend="aic"` counts as `auto`: a card if one is ready, else the CPU.
+    `backend="aic"` means `auto`: a card if one is ready, else the CPU.
     """
     config = make_config(model_path, options_path=options_path, **options)
     if config.backend == "aic":
@@ -91,7 +91,7 @@ def make_session(
 def _show_from(
     script: str,
 ) -> Callable[[type[BaseException], BaseException, TracebackType | None], Any]:
-    """An excepthook that shows tracebacks from the script's own first frame on."""
+    """Return an excepthook that shows tracebacks from the script's first frame on."""
 
     def show(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None

@@ -1,4 +1,4 @@
-"""The one tree of errors: each says whose fault it is and which HTTP status fits it."""
+"""All errors of the package; each says whose fault it is and which HTTP status fits it."""
 
 from __future__ import annotations
 
@@ -20,22 +20,26 @@ __all__ = [
 
 
 DeviceErrorKind: TypeAlias = Literal["inference", "lost", "restarted", "stuck"]
-"""What failed: one inference only; the device, which is gone; the program, which a restart of its
-cores has taken off the device and which must be loaded again; or an inference that never ended.
+"""How much failed.
+
+- "inference": one inference only.
+- "lost": the device is gone.
+- "restarted": a restart of the cores has unloaded the program, which must be loaded again.
+- "stuck": an inference never ended.
 """
 
 
 class SchedulerError(Exception):
-    """Anything that qaic_sched raises on purpose.
+    """Base class of every error that qaic_sched raises on purpose.
 
-    `http_status_hint` is the status that an HTTP front end may answer with.
+    `http_status_hint` is the status with which an HTTP server may answer.
     """
 
     http_status_hint: int = 500
 
 
 class InputError(SchedulerError, ValueError):
-    """The caller's fault: the inputs of a request do not fit the program."""
+    """The caller's fault: the request does not fit the program, or names an unknown model."""
 
     http_status_hint = 400
 
@@ -45,24 +49,29 @@ class ConfigError(SchedulerError, ValueError):
 
 
 class CompileError(SchedulerError):
-    """The model's or its options' fault: the compiler refused it."""
+    """The fault of the model or its options: the compiler rejected it."""
 
 
 class QueueFullError(SchedulerError):
-    """The load's fault: there is no room for the request now.
+    """Overload: the request was rejected, because the queue is full or its deadline too close.
 
-    `retry_after_s` is when room is expected, None while nothing has been measured yet.
+    `retry_after_s` is the number of seconds until the same request is expected to be accepted,
+    None while nothing has been measured. `wait_s` is set where the deadline was the reason: the
+    number of seconds that the request would have taken.
     """
 
     http_status_hint = 503
 
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, retry_after_s: float | None = None, wait_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.wait_s = wait_s
 
 
 class DeadlineExceededError(SchedulerError, TimeoutError):
-    """The load's fault, or the caller's: the request's `timeout_s` ran out."""
+    """Overload, or the caller's fault: `timeout_s` was over before the request was done."""
 
     http_status_hint = 504
 
@@ -70,8 +79,8 @@ class DeadlineExceededError(SchedulerError, TimeoutError):
 class DeviceError(SchedulerError):
     """The device's fault: an inference or a load failed on it. The request may be sent again.
 
-    `kind` says how much of the device the failure takes with it; after `lost` and `restarted`
-    whatever is loaded there answers with errors only.
+    `device_id` is None where the device is not known. `kind` says how much of the device failed:
+    after "lost" and "restarted", every inference of the loaded program fails.
     """
 
     def __init__(
@@ -87,16 +96,16 @@ class DeviceError(SchedulerError):
 
 
 class NoDeviceError(SchedulerError):
-    """The host's fault: no device is there that could run the program."""
+    """The host's fault: there is no device that could run the program now."""
 
     http_status_hint = 503
 
 
 class SchedulerClosedError(SchedulerError):
-    """The caller's fault: used before it was opened, or while or after it was closed."""
+    """The caller's fault: used before it was opened, while it drains, or after it was closed."""
 
     http_status_hint = 503
 
 
 class InternalError(SchedulerError):
-    """Our fault: a rule of the scheduler was broken. Please report it."""
+    """A bug of this package: a rule of the scheduler was broken. Please report it."""

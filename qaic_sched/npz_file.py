@@ -1,4 +1,4 @@
-"""Reads the arrays of an `.npz` file; errors name the file and what is wrong with it."""
+"""Reads the arrays of an `.npz` file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["read_arrays"]
 
 
 def read_arrays(path: Path) -> Tensors:
-    """All arrays of an `.npz` file, by name; `InputError` names the file."""
+    """Return all arrays of an `.npz` file by name; `InputError` names the file and the problem."""
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
-                raise zipfile.BadZipFile("no zip archive of arrays, as numpy.savez writes")
+                raise zipfile.BadZipFile("not a zip archive of arrays, as numpy.savez writes it")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}

@@ -1,4 +1,4 @@
-"""What a compiled model takes and gives, and in which batch sizes. Knows nothing of devices."""
+"""The inputs, outputs and batch sizes of a compiled model. Knows nothing of devices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Tensors: TypeAlias = "dict[str, NDArray[Any]]"
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output: its shape at the largest compiled batch size, and its type."""
+    """One input or output: name, shape at the largest compiled batch size, and type."""
 
     name: str
     shape: tuple[int, ...]
@@ -28,10 +28,10 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A compiled model: inputs, outputs and the batch sizes that it was compiled for.
+    """The inputs and outputs of a compiled model, and the batch sizes it was compiled for.
 
-    `batch_sizes` ascends; the last is the first dimension of every input and output.
-    It is empty where they have no common first dimension: such a model runs one request at a time.
+    `batch_sizes` is in ascending order; the largest is the first dimension of every input and
+    output. It is empty if they have no common first dimension: then each request is an inference.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -45,7 +45,7 @@ class Program:
         outputs: Sequence[TensorSpec],
         batch_sizes: Sequence[int] | None = None,
     ) -> Program:
-        """Describe a program; `batch_sizes` defaults to the one that the shapes share, if any."""
+        """Make a program; `batch_sizes` defaults to the common first dimension, if there is one."""
         if batch_sizes is None:
             firsts = {spec.shape[0] if spec.shape else None for spec in (*inputs, *outputs)}
             first = firsts.pop() if len(firsts) == 1 else None
@@ -54,10 +54,10 @@ class Program:
 
     @property
     def is_batched(self) -> bool:
-        """Whether requests can share an inference."""
+        """True if requests can share an inference."""
         return bool(self.batch_sizes)
 
     @property
     def max_batch_size(self) -> int:
-        """Most samples in one inference; 1 where requests cannot share one."""
+        """The most samples in one inference; 1 if requests cannot share one."""
         return self.batch_sizes[-1] if self.batch_sizes else 1

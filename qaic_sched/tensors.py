@@ -1,8 +1,8 @@
-"""Tensors of requests and batches: validate at the door, gather, pad and scatter.
+"""Tensors of requests and batches: validate, gather, pad and scatter.
 
 Rules of the file:
-- A tensor that fits is passed on as it is; what must be copied is copied once.
-- Nobody writes to an array that a caller handed in.
+- A tensor that fits is passed on without a copy; any other is copied once.
+- A caller's array is never written to.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = ["BatchBuffer", "BatchBuffers", "allocate_outputs", "copy_rows", "gath
 
 
 def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
-    """Check a request's inputs; return them as the program takes them, and their row count.
+    """Check the inputs of a request; return the arrays to run and the number of rows.
 
-    The arrays come back in the program's order, C-contiguous and of its types; those that were so
-    are the caller's own, not copies. A batched program takes one row or more of the batch axis, any
-    other exactly its shapes, which count as one row. Raises `InputError`, which names the input,
-    what came and what was wanted.
+    The arrays are in the program's order, C-contiguous and of its types; an array that is so
+    already is returned itself, not copied. A batched program takes one or more rows of the batch
+    axis, any other program exactly its shapes, which count as one row. Raises `InputError`, which
+    names the input, what was given and what is wanted.
     """
     given: dict[object, object]
     if type(inputs) is dict:
@@ -54,7 +54,7 @@ def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
                 raise _wrong_names(program, given)
             value = _as_plain_array(value, spec)
         shape = value.shape
-        # What has all the rows of a batch needs no cut; what has no axis at all has no rows either.
+        # An array of a full batch has the wanted shape; one without axes has no rows.
         if shape != wanted and (shape[first_fixed:] != wanted[first_fixed:] or not shape):
             raise _wrong_shape(program, spec, value)
         if first_fixed:
@@ -71,14 +71,14 @@ def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
 
 
 def _as_plain_array(value: object, spec: TensorSpec) -> NDArray[np.generic]:
-    # A masked array is no plain one: the device would compute with what the mask hides.
+    # A masked array is refused: the device would compute with the values under the mask.
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
         raise InputError(f"input {spec.name!r}: {_describe(value)}; wanted a numpy array")
     return np.asarray(value)
 
 
 def _cast(array: NDArray[np.generic], spec: TensorSpec) -> NDArray[np.generic]:
-    """A C-contiguous, aligned copy of the wanted type; a float too large for it becomes inf."""
+    """Copy to the wanted type, C-contiguous and aligned; a float beyond its range becomes inf."""
     if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
         raise InputError(
             f"input {spec.name!r}: dtype {array.dtype} cannot be cast to {spec.dtype} without "
@@ -136,7 +136,7 @@ def _listed(names: list[str]) -> str:
 
 
 class BatchBuffer(dict[str, "NDArray[np.generic]"]):
-    """The input arrays of one compiled batch size. Rows from `dirty_rows` on are zero."""
+    """Input arrays of one compiled batch size. Rows from `dirty_rows` on are zero."""
 
     __slots__ = ("dirty_rows",)
 
@@ -148,9 +148,9 @@ class BatchBuffer(dict[str, "NDArray[np.generic]"]):
 
 
 class BatchBuffers:
-    """Input buffers of a batched program, used again and again, one free list per compiled size.
+    """Reusable input buffers of a batched program, with a free list per compiled batch size.
 
-    Not thread-safe. A buffer that never comes back is simply forgotten.
+    Not thread-safe. A buffer may be dropped instead of given back.
     """
 
     __slots__ = ("_free", "_program")
@@ -160,20 +160,20 @@ class BatchBuffers:
         self._free: dict[int, list[BatchBuffer]] = {size: [] for size in program.batch_sizes}
 
     def take(self, size: int) -> BatchBuffer:
-        """A buffer of a compiled batch size that nobody else holds."""
+        """Return a free buffer of a compiled batch size."""
         free = self._free[size]
         return free.pop() if free else BatchBuffer(self._program, size)
 
     def give_back(self, size: int, buffer: BatchBuffer) -> None:
-        """Allow the buffer to be taken again: the device must have answered."""
+        """Let the buffer be taken again; the device must have answered."""
         self._free[size].append(buffer)
 
 
 def gather(buffer: BatchBuffer, parts: Sequence[tuple[Tensors, int, int]]) -> None:
-    """Fill a buffer with (source, its first row, rows) one after the other; pad with zeros."""
+    """Copy parts, each (source, first row, rows), into a buffer in order; pad it with zeros."""
     end = sum(rows for _, _, rows in parts)
     for name, target in buffer.items():
-        # One call for all parts: numpy's price is by the call, and by the slice.
+        # One call for all parts: numpy costs per call and per slice.
         arrays = [
             array if len(array := source[name]) == rows else array[offset : offset + rows]
             for source, offset, rows in parts
@@ -185,14 +185,14 @@ def gather(buffer: BatchBuffer, parts: Sequence[tuple[Tensors, int, int]]) -> No
 
 
 def allocate_outputs(program: Program, rows: int) -> Tensors:
-    """Output arrays of a batched program for so many rows, not filled."""
+    """Return uninitialized output arrays of a batched program for `rows` rows."""
     return {spec.name: np.empty((rows, *spec.shape[1:]), spec.dtype) for spec in program.outputs}
 
 
 def copy_rows(
     source: Tensors, source_offset: int, target: Tensors, target_offset: int, rows: int
 ) -> None:
-    """Copy rows of every tensor of `target` from those of the same names in `source`."""
+    """Copy `rows` rows into every tensor of `target` from the one of its name in `source`."""
     source_end, target_end = source_offset + rows, target_offset + rows
     for name, array in target.items():
         # A whole array needs no slice, which costs about as much as the copy of a few rows.

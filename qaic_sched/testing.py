@@ -1,4 +1,4 @@
-"""What tests of code on a scheduler need: virtual time. No product module imports this one."""
+"""Virtual time for tests of code that uses a scheduler. No other module imports this one."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Virtual time: an event loop whose clock jumps to the next timer instead of waiting.
 
 Rules of this file:
-- Time moves only when nothing is ready, and then exactly onto the next timer: what runs takes no
-  time, and two timers a nanosecond apart fire each at its own.
-- What could wait for ever, or could not be repeated, is refused with a sentence: nothing left to
-  wait for, and threads, which live in real time.
+- Time moves only when nothing is ready, and then exactly to the next timer: running code takes no
+  time, and two timers that are a nanosecond apart fire at two times.
+- Waiting without a timer would never end, and threads, which live in real time, could not be
+  repeated: both raise an error that says so.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _NO_THREADS = (
 
 
 class DeadlockError(RuntimeError):
-    """The test's fault, or that of what it tests: every task waits, and no timer will wake one."""
+    """The fault of the test or the tested code: every task waits, and no timer is left."""
 
 
 class _Selector(selectors.DefaultSelector):
-    """Looks for what is ready, and where asyncio would wait for it lets the loop's clock jump."""
+    """Moves the loop's clock to the next timer where asyncio would wait for something."""
 
     loop: VirtualLoop
 
@@ -48,11 +48,10 @@ class _Selector(selectors.DefaultSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose `time()` starts at 0.0 and jumps to the next timer when nothing is ready.
 
-    Sockets and threads have no place in it: nothing waits for them. The thread that makes it is
-    the one that runs it.
+    It does not wait for sockets and threads. Run it in the thread that makes it.
     """
 
-    # asyncio's own, which no public method reaches.
+    # Attributes of asyncio's loop, for which there is no public method.
     _scheduled: list[asyncio.TimerHandle]
     _clock_resolution: float
 
@@ -66,14 +65,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._set_time(0.0)
 
     def time(self) -> float:
-        """Virtual seconds since the loop was made."""
+        """Return the virtual seconds since the loop was made."""
         return self._now
 
     def jump(self) -> None:
-        """Move the clock onto the next timer; `DeadlockError` if there is none."""
+        """Move the clock to the next timer; `DeadlockError` if there is none."""
         self._refuse_threads()
-        # Not from the selector's timeout: adding a difference would miss the timer by a rounding,
-        # and asyncio cuts timeouts at a day.
+        # Not from the selector's timeout: adding it would miss the timer by a rounding error, and
+        # asyncio limits it to a day.
         when = self._scheduled[0].when() if self._scheduled else math.inf
         if when == math.inf:
             raise DeadlockError(
@@ -82,41 +81,41 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._set_time(when)
 
     def run_in_executor(self, *args: object) -> NoReturn:
-        """Refuse with a RuntimeError: a thread cannot live in virtual time."""
+        """Raise `RuntimeError`: a thread cannot live in virtual time."""
         raise RuntimeError(_NO_THREADS.format("an executor's thread"))
 
     def call_soon_threadsafe(
         self, callback: Callable[..., object], *args: object, context: Context | None = None
     ) -> asyncio.Handle:
-        """As asyncio's, but a call from another thread fails the run."""
+        """Do as asyncio does; a call from another thread fails the run."""
         if threading.current_thread() is not self._home:
             self._foreign_thread = threading.current_thread()
         return super().call_soon_threadsafe(callback, *args, context=context)
 
     def _set_time(self, now: float) -> None:
         self._now = float(now)  # a caller may sleep for a numpy scalar
-        # asyncio runs every timer before now + resolution: with one step of a float, those due.
+        # asyncio runs timers before now + resolution: with the smallest float step, only those due.
         self._clock_resolution = math.ulp(now)
 
     def _refuse_threads(self) -> None:
-        """Raise if another thread has used the loop, or holds it as anyio's worker threads do."""
+        """Raise if another thread has used the loop, or refers to it as anyio's threads do."""
         thread = self._foreign_thread
         if threading.active_count() > self._num_threads:
             holders = (t for t in threading.enumerate() if getattr(t, "loop", None) is self)
             thread = thread or next(holders, None)
         if thread is not None:
-            # Said once, so that what is left can clean up after it.
+            # Reported once, so that the remaining tasks can clean up.
             self._foreign_thread = None
             self._num_threads = threading.active_count()
             raise RuntimeError(_NO_THREADS.format(f"the thread {thread.name!r}"))
 
 
 def run_virtual(async_function: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
-    """Run `async_function(*args)` in virtual time from 0.0, and return its result.
+    """Run `async_function(*args)` in virtual time, which starts at 0.0, and return its result.
 
-    Like `asyncio.run`, it then cancels the tasks that are left and closes async generators.
-    Raises `DeadlockError` when every task waits and no timer is left, and `RuntimeError` when
-    another thread takes part, or when an event loop runs in this thread already.
+    Like `asyncio.run`, it then cancels the remaining tasks and closes async generators. Raises
+    `DeadlockError` if every task waits and no timer is left, and `RuntimeError` if another thread
+    uses the loop, or if an event loop is running in this thread already.
     """
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("run_virtual() makes its own event loop: call it from synchronous code")
@@ -132,7 +131,7 @@ def run_virtual(async_function: Callable[..., Coroutine[Any, Any, T]], *args: ob
 
 
 async def _cancel_tasks(loop: VirtualLoop) -> None:
-    """Cancel every other task, wait for them, and report what they raised instead."""
+    """Cancel all other tasks, wait for them, and report the exceptions they raise."""
     tasks = [task for task in _tasks(loop) if task is not asyncio.current_task()]
     for task in tasks:
         task.cancel()
@@ -150,18 +149,18 @@ async def _cancel_tasks(loop: VirtualLoop) -> None:
 
 
 def _tasks(loop: VirtualLoop) -> list[asyncio.Task[Any]]:
-    """The unfinished tasks, in the order of their names: Task-2 before Task-10."""
+    """Return the unfinished tasks ordered by name, Task-2 before Task-10."""
     return sorted(asyncio.all_tasks(loop), key=lambda task: (len(task.get_name()), task.get_name()))
 
 
 def _waiting(loop: VirtualLoop) -> str:
-    """Which tasks wait, each with the line where it does."""
+    """Describe the waiting tasks, each with the line where it waits."""
     lines = [f"{task.get_name()} waits in {_innermost(task)}" for task in _tasks(loop)]
-    return "; ".join(lines) or "no task is there"
+    return "; ".join(lines) or "there is no task"
 
 
 def _innermost(task: asyncio.Task[Any]) -> str:
-    """The innermost coroutine of ours that a task waits in, with its line."""
+    """Describe the innermost coroutine that a task waits in, with its line."""
     coroutine: Any = task.get_coro()
     while getattr(getattr(coroutine, "cr_await", None), "cr_frame", None) is not None:
         coroutine = coroutine.cr_await

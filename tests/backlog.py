@@ -1,4 +1,4 @@
-"""Watches the core of an open scheduler: when work waits, and what devices have meanwhile."""
+"""Finds idle devices in a run: replays its event log and looks at the devices while work waits."""
 
 from __future__ import annotations
 
@@ -6,73 +6,82 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from qaic_sched.core.events import Completed
-from tests.hosts import replace_handle
+from qaic_sched.core.state import SchedulerState
+from qaic_sched.scheduler.event_log import EventLogReader
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from pathlib import Path
 
-    from qaic_sched.core.commands import Commands
-    from qaic_sched.core.events import Event
-    from qaic_sched.core.model import Activation
-    from qaic_sched.scheduler.front import Scheduler
+    from qaic_sched.core.model import Activation, Batch
+    from qaic_sched.core.values import Statistics
+    from qaic_sched.scheduler.event_log import Call
 
 __all__ = ["Backlog"]
 
 
 class Backlog:
-    """When work waited in a scheduler, and which of the `watched` devices it had forgotten then."""
+    """The times when work waited in a run, and the `watched` devices that had too little of it."""
 
-    def __init__(self, scheduler: Scheduler, watched: Collection[int]) -> None:
-        assert scheduler._shell is not None
-        self._core = scheduler._shell.core
+    def __init__(self, log: Path, watched: Collection[int]) -> None:
         self._watched = watched
+        self._activations: defaultdict[int, set[Activation]] = defaultdict(set)
+        self._batches: dict[int, Batch] = {}
         self._since: float | None = None
         self.spans: list[tuple[float, float]] = []
-        """From when to when work waited: samples of the queue, or parts to be tried again."""
+        """Start and end of each span in which requests were queued, retries included."""
         self.answers: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
-        """When each activation of each device answered."""
-        self.left_idle: list[Activation] = []
-        """Those with nothing to do after a call of the core that left work waiting."""
-        self.without_next: list[Activation] = []
-        """Those with a free slot after a call that left a full batch for every activation.
+        """Times of the answers of each activation, by device id and index."""
+        self.left_idle: list[int] = []
+        """Devices with an idle activation after a call of the core that left work waiting."""
+        self.without_next: list[int] = []
+        """Devices with a free slot after a call that left a full batch for every activation.
 
-        An inference that should have ended is no place to wait behind: it may never end.
+        An activation whose inference should have ended is left out: it may never end.
         """
-        replace_handle(scheduler, self._watch)
+        with EventLogReader(str(log)) as reader:
+            self._core = SchedulerState(reader.policy)
+            for call in reader:
+                self._replay(call)
 
     def length_s(self) -> float:
-        """Seconds in which work waited."""
+        """Return the number of seconds in which work waited."""
         return sum(end - start for start, end in self.spans)
 
     def overlap_s(self, gaps: Sequence[tuple[float, float]]) -> float:
-        """Seconds of these gaps in which work waited."""
+        """Return the number of seconds of these gaps in which work waited."""
         return sum(
             max(0.0, min(end, gap_end) - max(start, gap_start))
             for start, end in self.spans
             for gap_start, gap_end in gaps
         )
 
-    def _watch(self, now: float, events: Sequence[Event] = ()) -> Commands:
-        for event in events:
+    def _replay(self, call: Call) -> None:
+        for event in call.events:
             if isinstance(event, Completed):
-                activation = self._core.batches[event.batch_id].activation
+                activation = self._batches.pop(event.batch_id).activation
                 self.answers[activation.device_id, activation.index].append(event.completed_at)
-        commands = self._core.handle(now, events)
-        if self._core.admission.queued.samples or self._core.retries.devices():
-            self._look_at_devices(now)
-            self._since = now if self._since is None else self._since
+        for batch in self._core.handle(call.at, call.events).dispatch:
+            self._batches[batch.id] = batch
+            self._activations[batch.activation.device_id].add(batch.activation)
+        statistics = self._core.statistics()
+        if statistics.queued:
+            self._look_at_devices(call.at, statistics)
+            self._since = call.at if self._since is None else self._since
         elif self._since is not None:
-            self.spans.append((self._since, now))
+            self.spans.append((self._since, call.at))
             self._since = None
-        return commands
 
-    def _look_at_devices(self, now: float) -> None:
-        ledger = self._core.ledger
-        batches = self._core.admission.queued.samples // self._core.policy.max_batch_size
-        is_plenty = batches >= ledger.num_activations
+    def _look_at_devices(self, now: float, statistics: Statistics) -> None:
+        devices = statistics.devices
+        live = [each.num_activations for each in devices.values() if each.state != "quarantined"]
+        is_plenty = statistics.queued_samples // self._core.policy.max_batch_size >= sum(live)
         for device_id in self._watched:
-            for each in ledger.devices[device_id]:
+            activations = self._activations[device_id]
+            if len(activations) < devices[device_id].num_activations:
+                self.left_idle.append(device_id)
+            for each in activations:
                 if not each.held:
-                    self.left_idle.append(each)
-                if is_plenty and len(each.held) < ledger.set_size and each.free_at >= now:
-                    self.without_next.append(each)
+                    self.left_idle.append(device_id)
+                if is_plenty and len(each.held) < self._core.set_size and each.free_at >= now:
+                    self.without_next.append(device_id)

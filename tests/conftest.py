@@ -1,4 +1,4 @@
-"""What tests have: a cache of compiled models that is not the user's; and, if asked for, cards."""
+"""Fixtures of all tests: a cache for compiled models, event logs that are checked, and cards."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.backends.aic.aic_cards import until
+from tests.hosts import check_log
 from tests.standin import control
 from tests.standin.qpc import write_qpc
 
@@ -29,8 +30,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
+def checked_log(tmp_path: Path) -> Iterator[str]:
+    """The path for an event log; afterwards it is replayed to check the core's invariants."""
+    path = tmp_path / "checked.jsonl"
+    yield str(path)
+    check_log(path)
+
+
+@pytest.fixture
 def cards(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, control.Device]]:
-    """Two ready devices of the stand-in, which is where the SDK would be; by id."""
+    """Two ready devices of the stand-in for the SDK, by id."""
     monkeypatch.syspath_prepend(str(STANDIN))
     monkeypatch.delenv("QAIC_VISIBLE_DEVICES", raising=False)
     control.reset()
@@ -44,5 +53,5 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, control.Device]
 
 @pytest.fixture
 def qpc(tmp_path: Path, cards: Any) -> str:
-    """The path of a QPC with one batch size, 8."""
+    """The path of a QPC with the batch size 8."""
     return write_qpc(tmp_path / "qpc")

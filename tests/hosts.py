@@ -1,31 +1,34 @@
-"""Simulated hosts for the tests of what stands on backends."""
+"""Simulated hosts for tests of everything above the backends."""
 
 from __future__ import annotations
 
-from types import FunctionType
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
+from qaic_sched.backends.sim.backend import SimExecutable
+from qaic_sched.core.state import SchedulerState
+from qaic_sched.scheduler.event_log import EventLogReader, decisions_of
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
+    import pytest
     from numpy.typing import NDArray
 
-    from qaic_sched.core.commands import Commands
-    from qaic_sched.core.events import Event
-    from qaic_sched.core.state import SchedulerState
-    from qaic_sched.scheduler.front import Scheduler
+    from qaic_sched.backends.base import OnCompleted
 
-    Handle = Callable[[float, Sequence[Event]], Commands]
-
-__all__ = ["check_after_every_event", "expected", "host", "replace_handle", "rows"]
+__all__ = ["answer_twice", "check_log", "expected", "host", "now", "rows", "two_hosts"]
 
 
 def host(folder: Path, *, batch: int = 8, **changes: Any) -> str:
-    """Write a host of one simulated device, 10 ms an inference, with `changes`; give its path."""
+    """Write a host of one simulated device that takes 10 ms per inference; return its path.
+
+    `changes` replace keys of the specification.
+    """
     spec = {
         "inputs": {"data": {"shape": [batch, 4], "dtype": "float32"}},
         "outputs": {"mean": {"shape": [batch, 2], "dtype": "float32"}},
@@ -38,48 +41,61 @@ def host(folder: Path, *, batch: int = 8, **changes: Any) -> str:
     return str(path)
 
 
+def two_hosts(folder: Path, *, fast: dict[str, Any] | None = None, **slow: Any) -> dict[str, str]:
+    """Write two models that share simulated devices: `fast` takes 10 ms per inference, `slow` 50.
+
+    `fast` and `slow` are changes of each; returns their paths by name.
+    """
+    paths = {}
+    for name, changes in (("fast", fast or {}), ("slow", {"service_time_s": 0.050, **slow})):
+        (folder / name).mkdir(exist_ok=True)
+        paths[name] = host(folder / name, **changes)
+    return paths
+
+
+def now() -> float:
+    """Return the time of the running event loop, which is virtual in most tests."""
+    return asyncio.get_running_loop().time()
+
+
 def rows(count: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Inputs of so many random rows."""
+    """Return inputs of `count` random samples."""
     return {"data": np.random.default_rng(seed).random((count, 4), dtype=np.float32)}
 
 
 def expected(inputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """What a simulated card answers: each row's mean, in both columns."""
+    """Return the outputs of a simulated device: each row's mean, in both columns."""
     means = inputs["data"].astype(np.float64).mean(axis=1).astype(np.float32)
     return np.repeat(means[:, None], 2, axis=1)
 
 
-class _OtherHandle:
-    """Stands before a core, with another `handle`."""
-
-    def __init__(self, core: SchedulerState, handle: Handle) -> None:
-        self._core = core
-        self.handle = handle
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._core, name)
-
-
-def replace_handle(scheduler: Scheduler, handle: Handle) -> None:
-    """From here on, an open scheduler calls this for the `handle` of its core."""
-    assert scheduler._shell is not None
-    core = scheduler._shell.core
-    scheduler._shell.core = _OtherHandle(core, handle)  # type: ignore[assignment]
+def check_log(log: Path) -> None:
+    """Replay an event log: the decisions must repeat, and all invariants hold after each call."""
+    with EventLogReader(str(log)) as reader:
+        core = SchedulerState(reader.policy)
+        for call in reader:
+            commands = core.handle(call.at, call.events)
+            core.check_invariants()
+            assert list(decisions_of(call.number, call.at, commands)) == call.decisions
 
 
-def check_after_every_event(scheduler: Scheduler) -> None:
-    """From here on, an open scheduler's core checks all its rules after each call of `handle`.
+def answer_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have simulated devices answer each inference twice, which breaks a rule of the scheduler.
 
-    Not where it is compiled: there nothing can stand before it.
+    Only inferences that are submitted from here on.
     """
-    assert scheduler._shell is not None
-    core = scheduler._shell.core
-    if not isinstance(type(core).handle, FunctionType):
-        return
+    submit = SimExecutable.submit
 
-    def checked(now: float, events: Sequence[Event] = ()) -> Commands:
-        commands = core.handle(now, events)
-        core.check_invariants()
-        return commands
+    def submit_once(
+        self: SimExecutable,
+        activation: int,
+        inputs: Mapping[str, object],
+        on_completed: OnCompleted,
+    ) -> None:
+        def complete_twice(*answer: Any) -> None:
+            on_completed(*answer)
+            on_completed(*answer)
 
-    replace_handle(scheduler, checked)
+        submit(self, activation, inputs, complete_twice)
+
+    monkeypatch.setattr(SimExecutable, "submit", submit_once)

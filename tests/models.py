@@ -37,12 +37,12 @@ B_WEIGHT = np.arange(8, dtype=np.float32).reshape(2, 4) - 3
 
 
 def linear(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What `linear_model` computes: `a` of shape (rows, 3) and `b` (rows, 2) to (rows, 4)."""
+    """Compute what `linear_model` does: `a` (rows, 3) and `b` (rows, 2) give (rows, 4)."""
     return a @ A_WEIGHT + b @ B_WEIGHT
 
 
 def linear_inputs(rows: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Inputs of `linear_model`, small whole numbers so that results are exact."""
+    """Return inputs of `linear_model`: small whole numbers, so that results are exact."""
     random = np.random.default_rng(seed)
     return {
         name: random.integers(-4, 5, (rows, width)).astype(np.float32)
@@ -118,7 +118,7 @@ def sequence_model(path: Path) -> str:
 
 
 def tensor(name: str, shape: Sequence[Size] | None, kind: int = FLOAT) -> onnx.ValueInfoProto:
-    """The declaration of an input or output."""
+    """Return the declaration of an input or output."""
     return helper.make_tensor_value_info(name, kind, shape)
 
 
@@ -129,7 +129,7 @@ def save_model(
     outputs: Sequence[onnx.ValueInfoProto],
     constants: dict[str, NDArray[np.generic]] | None = None,
 ) -> str:
-    """Write the graph to `path`, for versions of ONNX Runtime that are a few years old as well."""
+    """Write the graph to `path`, in a form that older versions of ONNX Runtime read, too."""
     initializers = [numpy_helper.from_array(v, k) for k, v in (constants or {}).items()]
     graph = helper.make_graph(nodes, "test", inputs, outputs, initializers)
     opsets = [helper.make_opsetid("", 17)]

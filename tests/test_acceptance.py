@@ -1,4 +1,4 @@
-"""What the project promises as a whole, on the real parts and on simulated hosts."""
+"""The promises of the project as a whole, with real models and on simulated hosts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import yaml
 
 from qaic_sched import ConfigError, Scheduler, SchedulerError
 from qaic_sched.testing import run_virtual
-from tests.hosts import check_after_every_event, expected, host, rows
+from tests.hosts import check_log, expected, host, rows
 from tests.models import linear_inputs, linear_model, unbatched_model
 
 MAGIKA = "pkg://magika/models/standard_v3_3/model.onnx"
@@ -31,10 +31,11 @@ MAGIKA = "pkg://magika/models/standard_v3_3/model.onnx"
 @pytest.mark.parametrize("concurrency", [1, 16, 256])
 def test_outputs_equal_onnxruntime(
     tmp_path: Path,
+    checked_log: str,
     concurrency: int,
     new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
-    """Whatever mix of sizes and concurrency requests came in, rows are those of onnxruntime."""
+    """For any mix of request sizes and concurrency, outputs equal those of onnxruntime."""
     model = linear_model(tmp_path / "model.onnx")
     reference = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     random = np.random.default_rng(concurrency)
@@ -43,8 +44,7 @@ def test_outputs_equal_onnxruntime(
     async def main() -> None:
         room = asyncio.Semaphore(concurrency)
         options: dict[str, Any] = {"devices": 2, "onnx_define_symbol": {"N": 8}}
-        async with Scheduler(model, **options) as scheduler:
-            check_after_every_event(scheduler)
+        async with Scheduler(model, event_log=checked_log, **options) as scheduler:
 
             async def one(inputs: dict[str, Any]) -> None:
                 async with room:
@@ -61,7 +61,7 @@ def test_outputs_equal_onnxruntime(
 
 @pytest.mark.slow
 def test_magika_equals_onnxruntime() -> None:
-    """The trained model, with mixed request sizes at once on two devices."""
+    """A trained model answers mixed request sizes on two devices as onnxruntime does."""
     from qaic_sched.backends.choose import find_model
 
     reference = onnxruntime.InferenceSession(find_model(MAGIKA))
@@ -83,7 +83,7 @@ def test_magika_equals_onnxruntime() -> None:
 
 
 def test_a_model_without_a_batch_axis_runs_one_request_at_a_time(tmp_path: Path) -> None:
-    """Its requests have exactly its shapes, and each is an inference of its own."""
+    """Each request has exactly the model's shapes and is one inference."""
     model = unbatched_model(tmp_path / "model.onnx")
     random = np.random.default_rng(0)
 
@@ -102,7 +102,7 @@ def test_a_model_without_a_batch_axis_runs_one_request_at_a_time(tmp_path: Path)
 
 
 def run_requests(model: str, log: Path, count: int) -> str:
-    """Run so many requests of mixed sizes, check each row, and return the log's digest."""
+    """Run `count` requests of mixed sizes, check outputs and log; return the log's digest."""
     random = np.random.default_rng(7)
     gaps = random.exponential(1 / 380.0, count).tolist()
     sizes = random.integers(1, 25, count).tolist()
@@ -113,7 +113,6 @@ def run_requests(model: str, log: Path, count: int) -> str:
     async def main() -> None:
         nonlocal resolved
         async with Scheduler(model, event_log=str(log)) as scheduler:
-            check_after_every_event(scheduler)
 
             async def one(size: int) -> None:
                 nonlocal resolved
@@ -131,11 +130,12 @@ def run_requests(model: str, log: Path, count: int) -> str:
 
     run_virtual(main)
     assert resolved == count
+    check_log(log)
     return hashlib.sha256(log.read_bytes()).hexdigest()
 
 
 class _Tasks:
-    """`asyncio.TaskGroup` for Python 3.10, as far as it is used here."""
+    """The part of `asyncio.TaskGroup` that is used here, for Python 3.10."""
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
@@ -152,7 +152,7 @@ class _Tasks:
 
 @pytest.mark.slow
 def test_100_000_requests_on_8_devices_twice(tmp_path: Path) -> None:
-    """Each is resolved once, each row is right, all rules hold, and the seed repeats the log."""
+    """Each request is resolved once and right, invariants hold, and the same seed gives one log."""
     model = host(
         tmp_path,
         devices=8,
@@ -172,7 +172,7 @@ def test_100_000_requests_on_8_devices_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cycles", [50])
 def test_opening_and_closing_leaks_nothing(tmp_path: Path, cycles: int) -> None:
-    """After 50 open/run/close cycles, threads and open files are what they were."""
+    """After 50 cycles of opening, running and closing, no thread or open file is left."""
     onnx = linear_model(tmp_path / "model.onnx", batch=4)
     simulated = host(tmp_path)
 
@@ -199,7 +199,7 @@ def _threads_and_files() -> tuple[int, int]:
 
 @pytest.mark.parametrize("content", [b"", b"not a model at all", None])
 def test_a_bad_model_is_one_clear_error(tmp_path: Path, content: bytes | None) -> None:
-    """Missing, empty, not ONNX: `ConfigError` names the file."""
+    """A missing, empty or non-ONNX file is a `ConfigError` that names it."""
     path = tmp_path / "bad.onnx"
     if content is not None:
         path.write_bytes(content)
@@ -208,7 +208,7 @@ def test_a_bad_model_is_one_clear_error(tmp_path: Path, content: bytes | None) -
 
 
 def test_a_truncated_model_is_one_clear_error(tmp_path: Path) -> None:
-    """Half of an ONNX file is refused with its name."""
+    """Half of an ONNX file is a `ConfigError` that names it."""
     path = Path(linear_model(tmp_path / "half.onnx"))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ConfigError, match=r"half\.onnx"):
@@ -227,7 +227,7 @@ def test_a_truncated_model_is_one_clear_error(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_configuration_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
-    """YAML that does not parse, wrong types, misspelt keys: `ConfigError` says where."""
+    """Invalid YAML, wrong types and misspelt keys are a `ConfigError` that says where."""
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message) as error:
@@ -236,7 +236,7 @@ def test_a_bad_configuration_is_one_clear_error(tmp_path: Path, text: str, messa
 
 
 def test_shipped_configurations_open() -> None:
-    """Each file in configs/ that describes a scheduler is valid and its model is found."""
+    """Each scheduler configuration in configs/ is valid and its model is found."""
     files = [each for each in Path("configs").glob("*.yaml") if ".sim." not in each.name]
     assert len(files) >= 3
     for path in files:

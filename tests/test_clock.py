@@ -1,4 +1,4 @@
-"""Which clock, and how coarse timers, go with which event loop."""
+"""The clock of an event loop, and the resolution of its timers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from qaic_sched.clock import clock_of, tick_of
 from qaic_sched.testing import run_virtual
 
 
-def test_uvloop_counts_finer_than_its_timers() -> None:
-    """Its own time moves in milliseconds, from the same origin as the clock that goes with it."""
+def test_uvloop_has_a_finer_clock_than_its_timers() -> None:
+    """uvloop's own time moves in milliseconds, and has the origin of `time.monotonic`."""
     loop = uvloop.new_event_loop()
     try:
         assert clock_of(loop) is time.monotonic
@@ -23,8 +23,8 @@ def test_uvloop_counts_finer_than_its_timers() -> None:
         loop.close()
 
 
-def test_other_loops_are_asked_themselves() -> None:
-    """Real or virtual: timers fire by the clock that they are set by."""
+def test_other_loops_have_their_own_clock() -> None:
+    """The clock of any other loop, real or virtual, is its own `time`."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

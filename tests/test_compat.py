@@ -1,4 +1,4 @@
-"""Scripts that say `import qaic`, run unchanged on the CPU: those in `scripts/`, in processes."""
+"""Scripts that use `import qaic`, from `scripts/`, run unchanged on the CPU in processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ INPUT = {"a": np.zeros((4, 3), np.float32), "b": np.zeros((4, 2), np.float32)}
 
 
 def run_script(name: str, *arguments: object, flags: str = "") -> subprocess.CompletedProcess[str]:
-    """Run one of `scripts/` through compat, in a process that heeds SIGINT."""
+    """Run one of `scripts/` through compat, in a process that reacts to SIGINT."""
     command = [sys.executable, *flags.split(), "-m", "qaic_sched.compat", str(SCRIPTS / name)]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -45,7 +45,7 @@ def run_script(name: str, *arguments: object, flags: str = "") -> subprocess.Com
 
 
 def lines_of(name: str, *arguments: object) -> list[str]:
-    """What a script prints that ends well; on stderr there is nothing but our own lines."""
+    """Return the output of a script that succeeds; stderr must have our own lines only."""
     done = run_script(name, *arguments)
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("qaic-sched: ") for line in done.stderr.splitlines())
@@ -54,13 +54,13 @@ def lines_of(name: str, *arguments: object) -> list[str]:
 
 @pytest.fixture
 def linear_path(tmp_path: Path) -> str:
-    """A model with a symbolic batch axis."""
+    """The path of a model with a symbolic batch axis."""
     return linear_model(tmp_path / "linear.onnx")
 
 
 @pytest.fixture
 def options_path(tmp_path: Path) -> str:
-    """Options for it in the vendor's way, hyphens among them."""
+    """The path of its options in the vendor's form, with hyphens."""
     options: dict[str, Any] = {
         "aic-num-cores": 1,
         "num-activations": 1,
@@ -77,7 +77,7 @@ def options_path(tmp_path: Path) -> str:
 
 @pytest.mark.slow
 def test_latencies_are_printed_in_the_vendors_words(tmp_path: Path) -> None:
-    """Shapes before `setup`, metrics after the runs; every line is the vendor's."""
+    """Shapes before `setup` and metrics after the runs are printed as the vendor prints them."""
     model = identity_model(tmp_path / "m.onnx", [1, 128], [1, 128])
     first, *lines = lines_of("latencies.py", model, "x", 20)
     assert first == "(1, 128) float32"
@@ -110,7 +110,7 @@ def test_a_profile_is_printed(linear_path: str, options_path: str) -> None:
 
 @pytest.mark.slow
 def test_a_benchmark_is_run(linear_path: str, options_path: str) -> None:
-    """By number, by default, by time, and after a live change; `backend="aic"` needs no card."""
+    """A benchmark runs by number, by time and after a change; `backend="aic"` needs no card."""
     lines = lines_of("measure_rate.py", linear_path, options_path)
     assert lines == ["100 4 100", "40", "True True", "2 4"]
 
@@ -132,14 +132,14 @@ def test_outputs_are_read_flat_and_shaped(linear_path: str, options_path: str) -
 
 @pytest.mark.slow
 def test_ten_threads_share_a_session(tmp_path: Path) -> None:
-    """Token ids from files, outputs to files, each in its place."""
+    """Each thread reads its inputs from a file and writes its own outputs."""
     model = gather_model(tmp_path / "m.onnx")
     assert lines_of("many_threads.py", model, tmp_path) == ["int64 True"]
 
 
 @pytest.mark.slow
 def test_a_program_is_described(tmp_path: Path) -> None:
-    """`getattr` with a default, `.items()` and `str(dtype)`; a group of sessions is accepted."""
+    """A script reads the program by `getattr`, `.items()` and `str(dtype)`."""
     done = run_script("describe_program.py", gather_model(tmp_path / "m.onnx", 3, 3))
     assert done.stdout.splitlines() == [
         "model_input_shape_dict x (3,) int64 24 3",
@@ -150,14 +150,14 @@ def test_a_program_is_described(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_decoder_slices_its_logits(tmp_path: Path) -> None:
-    """`logits[:, i, :]` of a float64 input that is cast."""
+    """`logits[:, i, :]` works on outputs of a float64 input that was cast."""
     model = identity_model(tmp_path / "m.onnx", [1, 5, 4], [1, 5, 4])
     assert lines_of("decode.py", model) == ["[2, 3, 0, 1, 2, 3]"]
 
 
 @pytest.mark.slow
 def test_two_devices_work_side_by_side(linear_path: str, options_path: str) -> None:
-    """One session each, joined by a pool of two threads; a host of one core has one device."""
+    """Two sessions run in two threads; a host with one core has one device only."""
     second = min(1, len(usable_cores()) - 1)
     lines = lines_of("two_devices.py", linear_path, options_path, "--device2", second)
     assert lines == [f"0.0 [0, {second}]"]
@@ -165,7 +165,7 @@ def test_two_devices_work_side_by_side(linear_path: str, options_path: str) -> N
 
 @pytest.mark.slow
 def test_a_device_beyond_the_cores_is_named(linear_path: str, options_path: str) -> None:
-    """On the CPU there are as many devices as cores; the error says so."""
+    """The error says that the CPU has as many devices as cores."""
     done = run_script("two_devices.py", linear_path, options_path, "--device2", 9999)
     assert done.returncode == 1
     assert "ConfigError: devices: got [9999]; each cpu device needs a core" in done.stderr
@@ -183,7 +183,7 @@ def test_async_handlers_may_block(linear_path: str, options_path: str) -> None:
     [("0", 0, ""), ("7", 7, ""), ("a last word", 1, "a last word\n")],
 )
 def test_a_script_sees_what_python_shows_it(how: str, status: int, said: str) -> None:
-    """Its name, file, arguments, neighbours and exit status are those of `python SCRIPT`."""
+    """Name, file, arguments, imports and exit status are those of `python SCRIPT`."""
     done = run_script("see_itself.py", how, "--flag")
     assert done.stdout.splitlines() == [
         f"__main__ see_itself.py see_itself.py {[how, '--flag']}",
@@ -195,7 +195,7 @@ def test_a_script_sees_what_python_shows_it(how: str, status: int, said: str) ->
 
 @pytest.mark.slow
 def test_tracebacks_begin_in_the_script() -> None:
-    """As under `python SCRIPT`, status 1; our own errors too."""
+    """Tracebacks and status are those of `python SCRIPT`, for our own errors, too."""
     done = run_script("see_itself.py", "raise")
     assert done.returncode == 1
     heading, first, *_, last = done.stderr.splitlines()
@@ -212,7 +212,7 @@ def test_tracebacks_begin_in_the_script() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere Ctrl-C is an exit status")
 def test_an_interrupted_script_dies_of_the_signal() -> None:
-    """A KeyboardInterrupt that passes ends the process as Python does."""
+    """An uncaught KeyboardInterrupt ends the process as in Python."""
     done = run_script("see_itself.py", "interrupt")
     assert done.returncode == -signal.SIGINT
     assert done.stderr.endswith("KeyboardInterrupt\n")
@@ -241,7 +241,7 @@ def _everything_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def script(folder: Path, text: str) -> str:
-    """A script of this text."""
+    """Write a script and return its path."""
     path = folder / "script.py"
     path.write_text(text)
     return str(path)
@@ -251,7 +251,7 @@ def script(folder: Path, text: str) -> str:
 def test_without_a_script_there_is_usage(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No script, or an option before it: usage on stderr, status 2."""
+    """Without a script, or with an option before it, usage is printed and the status is 2."""
     assert compat.main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -261,14 +261,14 @@ def test_without_a_script_there_is_usage(
 def test_a_script_that_is_not_there_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A missing file and a folder are status 2, as Python has it."""
+    """A missing file and a folder have status 2, as in Python."""
     for path in (tmp_path / "none.py", tmp_path):
         assert compat.main([str(path)]) == 2
         assert f"can't open file {str(path)!r}: " in capsys.readouterr().err
 
 
 def test_a_script_runs_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It gets its arguments; a script that ends is status 0."""
+    """The script gets its arguments, and the status is 0."""
     text = "import sys, qaic.session\nprint(__name__, sys.argv[1:], qaic.session.Session.__name__)"
     assert compat.main([script(tmp_path, text), "-x", "1"]) == 0
     assert capsys.readouterr().out == "__main__ ['-x', '1'] make_session\n"
@@ -278,7 +278,7 @@ def test_a_script_runs_in_this_process(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_path_that_is_safe_is_not_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With `python -P` the script's folder is not put in front."""
+    """With `python -P` the script's folder is not added to the path."""
     monkeypatch.setattr(sys, "flags", types.SimpleNamespace(safe_path=True))
     before = [*sys.path]
     assert compat.main([script(tmp_path, "")]) == 0
@@ -295,7 +295,7 @@ def test_a_path_that_is_safe_is_not_changed(
 def test_the_hook_shows_the_scripts_frames_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, shown: list[str]
 ) -> None:
-    """An error has the script's frames; one in its syntax has none, as Python has it."""
+    """An error shows the script's frames; a syntax error shows none, as in Python."""
     frames: list[str] = []
 
     def note(kind: object, error: BaseException, traceback: types.TracebackType | None) -> None:
@@ -314,7 +314,7 @@ def test_the_hook_shows_the_scripts_frames_only(
 def test_our_lines_go_to_stderr_once(
     linear_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where the script configures logging; it is told what runs its cards' work."""
+    """Our lines appear once even if the script configures logging."""
     text = (
         "import logging, sys, qaic\n"
         "logging.basicConfig(level=logging.INFO, force=True)\n"
@@ -328,7 +328,7 @@ def test_our_lines_go_to_stderr_once(
 
 
 def test_the_factory_makes_our_session(linear_path: str, options_path: str) -> None:
-    """Options by keyword and by file, as `Session` takes them; other backends are refused."""
+    """The factory takes options by keyword and by file; unknown backends are refused."""
     with compat.make_session(linear_path, options_path=options_path, set_size=3) as session:
         assert isinstance(session, Session)
         assert session.backend_options["set_size"] == 3

@@ -30,7 +30,7 @@ ORDERS: dict[str, list[str]] = {
     ],
     "backends": ["base threads", "compiling", "cpu sim aic", "choose"],
     "scheduler": [
-        "pool explain event_log",
+        "api pool explain event_log",
         "request replay",
         "shell mapping",
         "opening live_change several",

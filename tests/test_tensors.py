@@ -1,4 +1,4 @@
-"""Tensors: what is let in at the door, and what gathering, padding and scattering do."""
+"""Tensors: validation of inputs, gathering, padding and scattering."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ UNBATCHED = Program.of(
 
 
 def inputs_of(rows: int = 5) -> dict[str, Any]:
-    """Inputs that fit BATCHED."""
+    """Return inputs that fit BATCHED."""
     data = np.arange(rows * 3, dtype=F32).reshape(rows, 3)
     return {"data": data, "ids": np.arange(rows, dtype=I32)}
 
 
 def refused(program: Program, inputs: object) -> str:
-    """The message with which the inputs are refused."""
+    """Return the message with which the inputs are refused."""
     with pytest.raises(InputError) as caught:
         validate(program, inputs)
     return str(caught.value)
@@ -42,7 +42,7 @@ def refused(program: Program, inputs: object) -> str:
 
 @pytest.mark.parametrize("rows", [1, 5, 8, 100])
 def test_fitting_inputs_are_passed_on_without_a_copy(rows: int) -> None:
-    """Arrays of the right type and layout come back as the caller's own, whatever their rows."""
+    """Arrays of the right type and layout are returned themselves, for any number of rows."""
     inputs = inputs_of(rows)
     tensors, found = validate(BATCHED, inputs)
     assert found == rows
@@ -50,7 +50,7 @@ def test_fitting_inputs_are_passed_on_without_a_copy(rows: int) -> None:
 
 
 def test_inputs_come_back_in_the_programs_order() -> None:
-    """The order of the caller's mapping does not matter, nor does its kind."""
+    """The order and the type of the caller's mapping do not matter."""
     for kind in (OrderedDict, MappingProxyType):
         tensors, _ = validate(BATCHED, kind(dict(reversed(inputs_of().items()))))
         assert list(tensors) == ["data", "ids"]
@@ -58,7 +58,7 @@ def test_inputs_come_back_in_the_programs_order() -> None:
 
 @pytest.mark.parametrize("inputs", [None, [np.zeros(3)], np.zeros((2, 3), F32), "data"])
 def test_inputs_that_are_no_mapping_are_refused(inputs: object) -> None:
-    """What is not a mapping is refused with a sentence that says what is wanted."""
+    """Anything but a mapping is refused, with the type that is wanted."""
     assert "wanted a dict of input name to numpy array" in refused(BATCHED, inputs)
 
 
@@ -69,7 +69,7 @@ def test_a_missing_input_is_named() -> None:
 
 
 def test_an_unknown_input_is_named_with_the_nearest_known_one() -> None:
-    """A misspelt name is answered with the right one; a foreign one with all there are."""
+    """For a misspelt name the error suggests the nearest one, for any other it lists all."""
     inputs = inputs_of()
     misspelt = {"dta": inputs["data"], "ids": inputs["ids"]}
     assert refused(BATCHED, misspelt).endswith(
@@ -84,7 +84,7 @@ def test_an_unknown_input_is_named_with_the_nearest_known_one() -> None:
     "value",
     [[[1.0, 2.0, 3.0]], 1.0, None, np.float32(1), np.ma.zeros((5, 3), F32), memoryview(b"abc")],
 )
-def test_what_is_no_plain_array_is_refused(value: object) -> None:
+def test_values_other_than_plain_arrays_are_refused(value: object) -> None:
     """Lists, scalars and masked arrays are refused by type."""
     message = refused(BATCHED, {**inputs_of(), "data": value})
     assert message.startswith("input 'data': got ")
@@ -92,7 +92,7 @@ def test_what_is_no_plain_array_is_refused(value: object) -> None:
 
 
 def test_subclasses_of_arrays_come_back_as_plain_arrays() -> None:
-    """A matrix would change what slicing means, so its plain view is passed on."""
+    """A matrix is passed on as a plain array, because slicing a matrix differs."""
     matrix = np.ones((5, 3), F32).view(np.matrix)
     tensors, _ = validate(BATCHED, {**inputs_of(), "data": matrix})
     assert type(tensors["data"]) is np.ndarray
@@ -101,26 +101,26 @@ def test_subclasses_of_arrays_come_back_as_plain_arrays() -> None:
 
 @pytest.mark.parametrize("shape", [(), (5,), (5, 4), (5, 3, 1), (5, 0)])
 def test_a_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
-    """Rank and dimensions past the batch axis must be the program's."""
+    """The rank, and all dimensions but the batch axis, must be the program's."""
     message = refused(BATCHED, {**inputs_of(), "data": np.zeros(shape, F32)})
     assert message == f"input 'data': shape {shape}; wanted (rows, 3) of float32"
 
 
 def test_rows_must_be_the_same_in_every_input() -> None:
-    """Inputs that differ in rows are refused with both counts."""
+    """Inputs with different numbers of rows are refused, with both numbers."""
     message = refused(BATCHED, {**inputs_of(5), "ids": np.zeros(4, I32)})
     assert message.startswith("input 'ids': 4 rows, but input 'data' has 5")
 
 
 def test_a_request_has_at_least_one_row() -> None:
-    """No rows are refused, in the first input and in a later one."""
+    """An input without rows is refused, be it the first or a later one."""
     assert "input 'data': no rows" in refused(BATCHED, inputs_of(0))
     assert "'ids': 0 rows" in refused(BATCHED, {**inputs_of(2), "ids": np.zeros(0, I32)})
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f2", "i8", "u1", "?", ">f4"])
 def test_safe_casts_are_silent(dtype: str) -> None:
-    """Types that can become the program's without changing kind are cast, byte order included."""
+    """Types of the program's kind are cast, byte order included."""
     data = np.array([[0, 1, 1]], dtype)
     tensors, _ = validate(ONE_INPUT, {"data": data})
     assert tensors["data"].dtype == F32
@@ -137,7 +137,7 @@ def test_casts_that_change_the_kind_are_refused(dtype: str) -> None:
 
 @pytest.mark.parametrize("value", [2**31, -(2**31) - 1])
 def test_integers_that_do_not_fit_are_refused(value: int) -> None:
-    """A narrowing cast never wraps a value around in silence."""
+    """A narrowing cast never wraps values around: it is refused."""
     inputs = {**inputs_of(1), "ids": np.array([value])}
     assert f"int64 values from {value} to {value} do not fit int32" in refused(BATCHED, inputs)
 
@@ -151,7 +151,7 @@ def test_integers_that_fit_are_narrowed() -> None:
 
 
 def test_an_empty_array_can_be_narrowed() -> None:
-    """A dimension of size 0 leaves no values to look at."""
+    """An array with a dimension of size 0 has no values that could not fit."""
     program = Program.of([TensorSpec("x", (2, 0), I32)], [TensorSpec("y", (2,), F32)])
     tensors, rows = validate(program, {"x": np.zeros((2, 0), np.int64)})
     assert (tensors["x"].dtype, rows) == (I32, 2)
@@ -164,7 +164,7 @@ def test_floats_keep_what_cannot_be_a_number() -> None:
 
 
 def unaligned() -> np.ndarray[Any, Any]:
-    """An array that starts at an odd address."""
+    """Return an array that starts at an odd address."""
     return np.frombuffer(bytes(1 + 24), np.uint8)[1:].view(F32).reshape(2, 3)
 
 
@@ -186,7 +186,7 @@ def test_other_layouts_are_copied_to_c_order(array: np.ndarray[Any, Any]) -> Non
 
 
 def test_an_unbatched_program_takes_its_shapes_exactly() -> None:
-    """Without a batch axis every dimension counts, and a request is one row."""
+    """Without a batch axis every dimension must match, and a request is one row."""
     inputs = {"x": np.zeros((2, 3), F32), "scale": np.array(2, F32)}
     tensors, rows = validate(UNBATCHED, inputs)
     assert rows == 1
@@ -196,14 +196,14 @@ def test_an_unbatched_program_takes_its_shapes_exactly() -> None:
 
 
 def test_a_program_without_inputs_takes_none() -> None:
-    """An empty mapping is then the only valid request."""
+    """An empty mapping is the only valid request of such a program."""
     program = Program.of([], [TensorSpec("y", (2,), F32)], [])
     assert validate(program, {}) == ({}, 1)
     assert "the program takes no inputs" in refused(program, {"x": np.zeros(1)})
 
 
 def test_buffers_are_used_again_by_size() -> None:
-    """A buffer given back is the next one taken, of its own size only."""
+    """A buffer that was given back is the next one taken of its size."""
     buffers = BatchBuffers(BATCHED)
     four, eight = buffers.take(4), buffers.take(8)
     assert (four["data"].shape, four["ids"].shape) == ((4, 3), (4,))
@@ -215,7 +215,7 @@ def test_buffers_are_used_again_by_size() -> None:
 
 
 def test_gather_pads_only_what_an_earlier_batch_left() -> None:
-    """Rows beyond the parts are zero after a fuller batch, too; fresh rows are not written."""
+    """Rows beyond the parts are zero, also after a fuller batch; only dirty rows are written."""
     buffer = BatchBuffers(ONE_INPUT).take(4)
     ones = {"data": np.ones((4, 3), F32)}
     gather(buffer, [(ones, 0, 3)])
@@ -235,7 +235,7 @@ def test_gather_pads_only_what_an_earlier_batch_left() -> None:
 def test_gather_then_scatter_gives_every_part_its_rows(
     parts: list[tuple[int, int]], dirty_rows: int
 ) -> None:
-    """Whatever the buffer held before, each part finds its rows again, and zeros follow."""
+    """Whatever the buffer held before, each part gets its rows back, and zeros follow."""
     rng = np.random.default_rng(len(parts))
     sources = [
         {"data": rng.random((7, 3)).astype(F32), "ids": rng.integers(1, 9, 7).astype(I32)}
@@ -261,7 +261,7 @@ def test_gather_then_scatter_gives_every_part_its_rows(
 
 
 def test_outputs_have_the_requests_rows() -> None:
-    """Output arrays are the program's with another number of rows, and share no memory."""
+    """Output arrays have the program's shapes with the request's rows, and share no memory."""
     outputs = allocate_outputs(BATCHED, 100)
     assert {name: (each.shape, each.dtype) for name, each in outputs.items()} == {
         "prob": ((100, 2), F32),

@@ -1,4 +1,4 @@
-"""Virtual time: exact timers, refusals instead of hangs, and the end of a run."""
+"""Virtual time: exact timers, errors instead of hangs, and the end of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_returns_the_result_and_passes_arguments() -> None:
 
 
 def test_exceptions_come_out_unchanged() -> None:
-    """What the coroutine raises is what run_virtual raises."""
+    """`run_virtual` raises the exception of the coroutine unchanged."""
 
     async def fail() -> None:
         await asyncio.sleep(1)
@@ -37,7 +37,7 @@ def test_exceptions_come_out_unchanged() -> None:
 
 
 def test_time_starts_at_zero_and_sleeps_are_exact() -> None:
-    """Time is 0.0 at first, and after a sleep it is the sum of the floats, no more."""
+    """Time starts at 0.0, and a sleep adds exactly its duration."""
 
     async def main() -> list[float]:
         loop = asyncio.get_running_loop()
@@ -88,7 +88,7 @@ def test_timers_in_the_past_fire_without_moving_time() -> None:
 
 
 def test_cancelled_timers_do_not_move_time() -> None:
-    """Time jumps over a cancelled timer onto the next one that will fire."""
+    """Time jumps over a cancelled timer to the next one that will fire."""
 
     async def main() -> float:
         loop = asyncio.get_running_loop()
@@ -100,7 +100,7 @@ def test_cancelled_timers_do_not_move_time() -> None:
 
 
 def test_two_virtual_hours_take_no_time() -> None:
-    """7200 sleeps of a second, and one of many days, are over at once."""
+    """7200 sleeps of a second, and one of many days, end at once."""
 
     async def main() -> float:
         for _ in range(7200):
@@ -115,7 +115,7 @@ def test_two_virtual_hours_take_no_time() -> None:
 
 
 def test_asyncio_timeouts_fire_in_virtual_time() -> None:
-    """wait_for gives up exactly at its timeout."""
+    """`asyncio.wait_for` raises exactly at its timeout."""
 
     async def main() -> float:
         with pytest.raises(asyncio.TimeoutError):
@@ -143,7 +143,7 @@ def test_asyncio_timeout_and_task_group_work() -> None:
 
 
 def test_anyio_scopes_and_task_groups_work() -> None:
-    """anyio's fail_after, move_on_after and task groups live in virtual time."""
+    """anyio's `fail_after`, `move_on_after` and task groups work in virtual time."""
 
     async def main() -> float:
         async with anyio.create_task_group() as group:
@@ -177,8 +177,8 @@ def test_a_deadlock_names_the_tasks_that_wait_and_where() -> None:
     assert "test_a_deadlock_names_the_tasks_that_wait_and_where.<locals>.main (" in message
 
 
-def test_a_bare_future_that_nobody_resolves_is_a_deadlock() -> None:
-    """Waiting for a future without any coroutine below is named by the coroutine above it."""
+def test_a_bare_future_that_is_never_resolved_is_a_deadlock() -> None:
+    """If a task awaits a bare future, the error names the coroutine that awaits it."""
 
     async def main() -> None:
         await asyncio.get_running_loop().create_future()
@@ -188,10 +188,10 @@ def test_a_bare_future_that_nobody_resolves_is_a_deadlock() -> None:
 
 
 def test_a_loop_without_any_task_says_so() -> None:
-    """A future that no task waits for is a deadlock of no task."""
+    """The error says that there is no task."""
     loop = VirtualLoop()
 
-    with pytest.raises(DeadlockError, match="no task is there"):
+    with pytest.raises(DeadlockError, match="there is no task"):
         loop.run_until_complete(loop.create_future())
 
     loop.close()
@@ -204,7 +204,7 @@ def test_sleeping_forever_is_a_deadlock() -> None:
 
 
 def test_asyncio_to_thread_is_refused_in_a_sentence() -> None:
-    """An executor's thread is refused at once, with what to use instead."""
+    """An executor's thread is refused at once, with an alternative."""
 
     async def main() -> None:
         await asyncio.to_thread(print)
@@ -214,7 +214,7 @@ def test_asyncio_to_thread_is_refused_in_a_sentence() -> None:
 
 
 def test_anyio_to_thread_is_refused_in_a_sentence() -> None:
-    """anyio's own worker thread is found before time moves, even while a timer is there."""
+    """anyio's worker thread is found before time moves, even while there is a timer."""
     release = threading.Event()
     before = threading.enumerate()
 
@@ -231,7 +231,7 @@ def test_anyio_to_thread_is_refused_in_a_sentence() -> None:
 
 
 def test_a_call_from_another_thread_fails_the_run() -> None:
-    """call_soon_threadsafe from a foreign thread is refused by the loop, naming the thread."""
+    """`call_soon_threadsafe` from another thread fails the run, and the error names the thread."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -256,7 +256,7 @@ def test_call_soon_threadsafe_from_the_loop_itself_works() -> None:
     assert run_virtual(main) == "here"
 
 
-def test_threads_that_leave_the_loop_alone_are_nobody_s_business() -> None:
+def test_threads_that_do_not_use_the_loop_are_allowed() -> None:
     """A thread that never touches the loop does not disturb virtual time."""
     release = threading.Event()
     thread = threading.Thread(target=release.wait)
@@ -272,7 +272,7 @@ def test_threads_that_leave_the_loop_alone_are_nobody_s_business() -> None:
 
 
 def test_left_over_tasks_are_cancelled_and_generators_closed() -> None:
-    """At the end tasks are cancelled in the order of their making, and generators are closed."""
+    """At the end tasks are cancelled in the order of their creation, and generators are closed."""
     log: list[str] = []
 
     async def linger(name: str) -> None:
@@ -302,8 +302,8 @@ def test_left_over_tasks_are_cancelled_and_generators_closed() -> None:
     assert log == ["a", "b", "generator"]
 
 
-def test_what_a_cancelled_task_raises_is_reported() -> None:
-    """A task that answers its cancellation with an error is shown to the exception handler."""
+def test_an_error_of_a_cancelled_task_is_reported() -> None:
+    """If a task raises an error when cancelled, the exception handler gets it."""
     reports: list[dict[str, Any]] = []
 
     async def stubborn() -> None:
@@ -325,7 +325,7 @@ def test_what_a_cancelled_task_raises_is_reported() -> None:
 
 
 def test_it_does_not_run_inside_a_loop() -> None:
-    """Called from a coroutine it says that it makes its own loop, and starts nothing."""
+    """Called from a coroutine, it raises an error and starts nothing."""
 
     async def inner() -> None:
         raise AssertionError
@@ -338,7 +338,7 @@ def test_it_does_not_run_inside_a_loop() -> None:
 
 
 def test_debug_mode_changes_no_time() -> None:
-    """With asyncio's debug mode on, the same run has the same times."""
+    """asyncio's debug mode does not change the times of a run."""
 
     async def main(debug: bool) -> list[float]:
         loop = asyncio.get_running_loop()

@@ -142,7 +142,11 @@ class Backend(ABC):
         self.model_path = model_path
         self.options = options
         self.others: dict[str, CoreDemand] = {}
-        """What other models take of the same devices, by name."""
+        """The demands of other models on the same devices, by name; set by `expect_other`."""
+
+    def expect_other(self, name: str, demand: CoreDemand) -> None:
+        """Take into account what another model demands of each device from now on."""
+        self.others[name] = demand
 
     @abstractmethod
     async def find(self) -> list[DeviceInfo]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import sys
 import traceback
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from qaic_sched.errors import ConfigError, InputError, InternalError, SchedulerError
+from qaic_sched.extras import require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,10 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         for package in ("typer", "rich"):
-            import_module(package)
-    except ImportError as error:
-        problem = f"the command line needs {error.name}: pip install 'qaic-sched[cli]'"
-        print(f"qaic-sched: {problem}", file=sys.stderr)
+            require(package, "cli", needed_by="the command line")
+    except ConfigError as error:
+        print(f"qaic-sched: {error}", file=sys.stderr)
         return 2
     return _run(argv)
 

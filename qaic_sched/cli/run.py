@@ -147,7 +147,7 @@ async def _run(
     with CtrlC() as ctrl_c:
         async with scheduler:
             try:
-                program = scheduler.shell_of(model).program
+                program = scheduler.program_of(model)
                 job = FileJob(program, inputs, keeps_outputs=keeps_outputs, model=model)
             except InputError as error:
                 raise InputError(f"{input_path}: {error}") from error

@@ -1,1 +1,1 @@
-"""Counters and latency histograms, and the forms in which they are shown."""
+"""Counters and latency histograms, and their forms of output."""

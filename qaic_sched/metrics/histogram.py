@@ -1,12 +1,12 @@
 """A latency histogram of fixed memory that merges without loss.
 
 Rules of this file:
-- Buckets are log-linear: each power of two of seconds is cut into equal parts, so that the middle
-  of a bucket is never further than 0.4 % from what was recorded, between 1 ns and 6 days.
-- Recording is an append to a list; numpy sorts a buffer of values into buckets at once. That buffer
-  is an array: a full collection of garbage would look at each number of a long list, on every
-  device. The list is short; appending to the array itself would take several times as long.
-- It belongs to one thread: who records from several holds a lock.
+- Buckets are log-linear: each power of two of seconds is divided into equal parts, so that the
+  middle of a bucket differs from a recorded value by at most 0.4 %, from 1 ns to 6 days.
+- Recording appends to a short list. Full lists go into an array, and numpy sorts a full array into
+  buckets at once. One long list would cost the garbage collector a visit to each number, on every
+  device; appending to the array directly takes several times as long.
+- It belongs to one thread; recording from several threads needs a lock.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ _BUFFER_SIZE: Final = 1024
 
 
 class Histogram:
-    """Durations in seconds; count, sum, min and max are exact, percentiles within 0.4 %.
+    """A histogram of durations in seconds.
 
-    Values below 1 ns, zero and negative ones included, count to the first bucket, values beyond
-    6 days to the last. Everything reads 0 while nothing has been recorded.
+    Count, sum, minimum and maximum are exact, percentiles within 0.4 %. Values below 1 ns, zero and
+    negative ones included, fall into the first bucket, values above 6 days into the last. Without
+    values everything reads 0.
     """
 
     __slots__ = ("_buckets", "_buffer", "_count", "_max", "_min", "_newest", "_sum")
@@ -46,7 +47,7 @@ class Histogram:
         self._max = -math.inf
 
     def record(self, seconds: float) -> None:
-        """Count one duration."""
+        """Record one duration, in seconds."""
         self._newest.append(seconds)
         if len(self._newest) >= _LIST_SIZE:
             self._buffer_newest()
@@ -54,7 +55,7 @@ class Histogram:
                 self._flush()
 
     def merge(self, other: Histogram) -> None:
-        """Count everything that the other has counted; the other stays as it is."""
+        """Add all values of another histogram, which stays unchanged."""
         self._flush()
         other._flush()
         self._buckets += other._buckets
@@ -64,38 +65,38 @@ class Histogram:
         self._max = max(self._max, other._max)
 
     def copy(self) -> Histogram:
-        """A histogram of the same values that goes its own way from here."""
+        """Return an independent histogram with the same values."""
         copied = Histogram()
         copied.merge(self)
         return copied
 
     @property
     def count(self) -> int:
-        """How many durations were recorded."""
+        """The number of values."""
         return self._count + len(self._buffer) + len(self._newest)
 
     @property
     def sum(self) -> float:
-        """All durations together, in seconds."""
+        """The sum of all values, in seconds."""
         self._flush()
         return self._sum
 
     @property
     def min(self) -> float:
-        """The shortest duration in seconds."""
+        """The smallest value, in seconds."""
         self._flush()
         return self._min if self._count else 0.0
 
     @property
     def max(self) -> float:
-        """The longest duration in seconds."""
+        """The largest value, in seconds."""
         self._flush()
         return self._max if self._count else 0.0
 
     def percentile(self, q: float) -> float:
-        """The duration in seconds that `q` percent (0 to 100) do not exceed, by nearest rank."""
+        """Return the percentile `q` (0 to 100) in seconds, by nearest rank."""
         self._flush()
-        # Rounded, because 99.9 % of 1000 is 999 and a little in floating point.
+        # Rounded, because in floating point 99.9 % of 1000 is slightly more than 999.
         rank = max(1, math.ceil(round(q * self._count / 100, 6)))
         if rank >= self._count:
             return self.max
@@ -124,7 +125,7 @@ class Histogram:
 def _buckets_of(
     values: np.ndarray[tuple[int], np.dtype[np.float64]],
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The bucket of each value: its power of two, and how far into it."""
+    """Return the bucket of each value, from its power of two and its position within."""
     mantissas, exponents = np.frexp(values)
     octaves = (exponents.astype(np.int64) - _MIN_EXPONENT) * _PARTS
     parts = ((mantissas * 2 - 1) * _PARTS).astype(np.int64)

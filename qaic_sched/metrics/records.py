@@ -1,4 +1,4 @@
-"""What a scheduler counts: one record per device, and the outcomes of requests.
+"""The counters of a scheduler: a record per device, and the outcomes of requests.
 
 Percentiles over several devices come from merged histograms, never from averages.
 """
@@ -21,7 +21,7 @@ _OUTCOMES = ("failed", "cancelled", "expired", "rejected")
 
 @dataclass(slots=True)
 class _DeviceRecord:
-    """What one device has done since the scheduler opened."""
+    """The counters of one device since the scheduler opened."""
 
     activations: int
     counted_until: float
@@ -32,10 +32,10 @@ class _DeviceRecord:
     hedges: int = 0
     busy_s: float = 0.0
     run_samples: int = 0
-    """Samples in all that ran, failed inferences included; `run_size` is the room there was."""
+    """Samples of all inferences, failed ones included; `run_size` is their batch sizes' sum."""
     run_size: int = 0
     available_s: float = 0.0
-    """Activations times seconds, up to `counted_until`."""
+    """Seconds that activations were loaded, summed over them, up to `counted_until`."""
 
     def count_available(self, now: float) -> None:
         self.available_s += self.activations * (now - self.counted_until)
@@ -47,7 +47,7 @@ class _DeviceRecord:
         self.busy_s += execute_s
 
     def merge(self, other: _DeviceRecord) -> None:
-        """Add what another model did on the device; both are counted until the same time."""
+        """Add the record of another model on the device; both are counted until the same time."""
         self.activations += other.activations
         self.execute.merge(other.execute)
         self.samples += other.samples
@@ -76,10 +76,10 @@ class _DeviceRecord:
 
 
 class SchedulerMetrics:
-    """The counters and histograms of one scheduler, fed from one thread.
+    """The counters and histograms of one scheduler; belongs to one thread.
 
-    `opened_at` and every `now` are seconds of one clock. Devices must be added before they are
-    recorded; they stay in the snapshot when they are gone.
+    `opened_at` and every `now` are seconds of the same clock. A device must be added before
+    anything is recorded for it; a removed device stays in the snapshot.
     """
 
     def __init__(self, opened_at: float) -> None:
@@ -90,9 +90,9 @@ class SchedulerMetrics:
         self._total = Histogram()
 
     def add_device(self, device_id: int, num_activations: int, now: float | None = None) -> None:
-        """A device has so many activations from `now` on; by default since the opening.
+        """Set the number of activations of a device from `now` on, by default since opening.
 
-        To be called again, with `now`, when their number changes: 0 when the device is gone.
+        Call it again, with `now`, whenever the number changes; 0 means that the device is removed.
         """
         at = self._opened_at if now is None else now
         record = self._devices.setdefault(device_id, _DeviceRecord(num_activations, at))
@@ -101,39 +101,39 @@ class SchedulerMetrics:
         record.activations = num_activations
 
     def record_batch(self, device_id: int, execute_s: float, samples: int, size: int) -> None:
-        """A device has answered a batch of so many samples at this compiled batch size."""
+        """Record a batch of `samples` that ran at a compiled batch size of `size`."""
         record = self._devices[device_id]
         record.execute.record(execute_s)
         record.samples += samples
         record.count_run(samples, size, execute_s)
 
     def record_error(self, device_id: int, samples: int, size: int, execute_s: float) -> None:
-        """A device has failed a batch: it counts to errors, fill and utilisation only."""
+        """Record a failed batch; it counts for errors, fill and utilisation only."""
         record = self._devices[device_id]
         record.errors += 1
         record.count_run(samples, size, execute_s)
 
     def record_retry(self, device_id: int) -> None:
-        """Count a batch sent to a device that another has failed."""
+        """Count a batch that was sent to a device after it had failed on another."""
         self._devices[device_id].retries += 1
 
     def record_hedge(self, device_id: int) -> None:
-        """Count a batch sent to a device that repeats what a late one holds."""
+        """Count a batch that was sent to a device because another is late with it."""
         self._devices[device_id].hedges += 1
 
     def record_done(self, queue_s: float, total_s: float) -> None:
-        """A request is done, after so long in the queue, and so long in all."""
+        """Record a request that is done, with its seconds in the queue and in total."""
         self._queue.record(queue_s)
         self._total.record(total_s)
 
     def record_outcome(self, outcome: str) -> None:
-        """A request ended otherwise: failed, cancelled, expired or rejected."""
+        """Count a request that ended as "failed", "cancelled", "expired" or "rejected"."""
         self._outcomes[outcome] += 1
 
     def merge(self, other: SchedulerMetrics, now: float) -> None:
-        """Count everything that another has counted up to `now`, too; the other stays as it is.
+        """Add the counters of another scheduler up to `now`.
 
-        To be called on what was made at `now` and records nothing by itself.
+        Call it only on metrics that were made at `now` and have recorded nothing themselves.
         """
         for device_id, record in other._devices.items():
             record.count_available(now)
@@ -144,16 +144,16 @@ class SchedulerMetrics:
         self._total.merge(other._total)
 
     def totals(self) -> dict[int, tuple[int, float]]:
-        """Inferences that ran and their busy seconds by device so far, failed ones included."""
+        """Return the inferences and busy seconds of each device, failed inferences included."""
         return {
             device_id: (record.execute.count + record.errors, record.busy_s)
             for device_id, record in self._devices.items()
         }
 
     def snapshot(self, now: float, states: Mapping[int, str]) -> dict[str, Any]:
-        """What `get_metrics()` gives: the whole, `requests`, and `devices` by id.
+        """Return the value of `get_metrics()`: the whole, `requests`, and `devices` by id.
 
-        `states` are the devices' states now; a device that is not in it was removed.
+        `states` has the present state of each device; a device without one was removed.
         """
         whole = Histogram()
         for record in self._devices.values():

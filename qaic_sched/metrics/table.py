@@ -26,9 +26,9 @@ _COLUMNS = (
 
 
 def format_device_table(metrics: Mapping[str, Any]) -> str:
-    """An aligned text table of a snapshot: a line per device, then one for all of them.
+    """Format a snapshot as an aligned text table: a line per device, then a line of totals.
 
-    With `models` in it, the same of each, and then of all, behind the model's name.
+    If the snapshot has `models`, the table has these lines for each model and then for all.
     """
     columns: tuple[str, ...] = _COLUMNS
     rows = _rows(metrics)
@@ -67,7 +67,7 @@ def _row(name: str, metrics: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _totals(devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sums over the devices; fill is weighted by room, utilisation by activations."""
+    """Return the sums over devices; fill is weighted by batch sizes, utilisation by activations."""
     summed = ("activations", "batches", "samples", "errors", "retries", "hedges")
     totals: dict[str, Any] = {key: sum(device[key] for device in devices) for key in summed}
     room = sum(device["samples"] / device["fill"] for device in devices if device["fill"])

@@ -1,4 +1,4 @@
-"""Latencies under the names that the vendor's package gives them: 11 keys, printed lines."""
+"""Latency metrics in the form of the vendor's package: its 11 keys and its printed lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PERCENTILES = {"P25": 25, "P50": 50, "P75": 75, "P90": 90, "P99": 99, "P999": 9
 
 
 def latency_metrics(histogram: Histogram) -> dict[str, float | int]:
-    """The vendor's metrics of a histogram, in seconds; all 0 while it is empty."""
+    """Return the vendor's metrics of a histogram, in seconds; all 0 if it is empty."""
     count = histogram.count
     return {
         "num_of_inferences": count,
@@ -28,7 +28,7 @@ def latency_metrics(histogram: Histogram) -> dict[str, float | int]:
 
 
 def format_latency_metrics(metrics: Mapping[str, Any]) -> str:
-    """The lines that the vendor's `print_metrics` prints for these metrics, and one for P999."""
+    """Return the lines that the vendor's `print_metrics` prints, and one more for P999."""
     average = f"Average latency / inference time observed is {metrics['avg_latency']} s"
     percentiles = [
         f"{key} / {q:g}% of inferences observed latency less than {metrics[key]} s"

@@ -1,1 +1,1 @@
-"""The asyncio front end: takes requests, runs the core, and moves tensors to the devices."""
+"""The scheduler: takes requests, runs the core, and moves tensors to and from the devices."""

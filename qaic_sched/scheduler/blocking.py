@@ -1,4 +1,4 @@
-"""The same scheduler for synchronous code: a front with its own event loop on its own thread."""
+"""A scheduler for synchronous code: runs it on an event loop in a thread of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from anyio.from_thread import start_blocking_portal
 
 from qaic_sched.errors import SchedulerClosedError
+from qaic_sched.metrics.table import format_device_table
 from qaic_sched.tensors import validate
 
 if TYPE_CHECKING:
@@ -23,26 +24,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from qaic_sched.core.model import Statistics
+    from qaic_sched.core.values import Statistics
     from qaic_sched.program import Tensors
-    from qaic_sched.scheduler.front import Scheduler
-    from qaic_sched.scheduler.request import ScheduledRequest
+    from qaic_sched.scheduler.api import RequestHandle, SchedulerApi
 
 __all__ = ["BlockingScheduler", "blocking"]
 
 
-def blocking(scheduler: Scheduler) -> BlockingScheduler:
-    """Give a scheduler that is not open yet to synchronous code: `with blocking(…) as s`."""
+def blocking(scheduler: SchedulerApi) -> BlockingScheduler:
+    """Wrap a scheduler that is not open yet for synchronous code: `with blocking(...) as s`."""
     return BlockingScheduler(scheduler)
 
 
 class BlockingScheduler:
-    """`Scheduler` with methods that block instead of being awaited; any thread may call them.
+    """A scheduler whose methods block; any thread may call them.
 
-    Open it with `with`, which drains at the end, or cancels if left with an exception.
+    Open it with `with`: the end of the block drains it, an exception cancels what is outstanding.
+    The event loop runs in a thread of its own, which ends with the block.
     """
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: SchedulerApi) -> None:
         self._scheduler = scheduler
         self._exit = ExitStack()
         self._portal: BlockingPortal | None = None
@@ -63,11 +64,15 @@ class BlockingScheduler:
         self._exit.__exit__(*error)
 
     def run(self, inputs: Mapping[str, NDArray[Any]], **options: Any) -> Tensors:
-        """Run any number of samples and wait for the outputs; as `Scheduler.run`."""
+        """Run one request and return its outputs; arguments and errors as for `Scheduler.run`."""
         return _wait(self.submit(inputs, **options))
 
     def submit(self, inputs: Mapping[str, NDArray[Any]], **options: Any) -> Future[Tensors]:
-        """Hand a request in; its future gives the outputs, and cancels the request if cancelled."""
+        """Submit a request; the arguments are those of `Scheduler.run`.
+
+        Returns a future of the outputs; cancelling it cancels the request. All errors of the
+        request are raised by the future, `SchedulerClosedError` here if the block has ended.
+        """
         self._require_open()
         future: Future[Tensors] = Future()
         self._loop.call_soon_threadsafe(self._submit, inputs, options, future)
@@ -76,9 +81,9 @@ class BlockingScheduler:
     def map(
         self, stream: Iterable[Mapping[str, NDArray[Any]]], *, ordered: bool = True, **options: Any
     ) -> Iterator[Tensors]:
-        """Run every inputs of a stream, bounded in flight, as `Scheduler.map`.
+        """Run a stream of requests and yield their outputs, as `Scheduler.map` does.
 
-        The stream is read by the thread that iterates.
+        The thread that iterates over the outputs reads the stream.
         """
         model, largest = options.get("model"), 0
         outstanding: dict[Future[Tensors], int] = {}
@@ -95,7 +100,7 @@ class BlockingScheduler:
                 most = self._scheduler.samples_to_keep_busy_of(model) + largest
                 while sum(outstanding.values()) >= most:
                     yield take()
-                samples = validate(self._scheduler.shell_of(model).program, inputs)[1]
+                samples = validate(self._scheduler.program_of(model), inputs)[1]
                 largest = max(largest, samples)
                 future = self.submit(inputs, **options)
                 outstanding[future] = samples
@@ -107,27 +112,27 @@ class BlockingScheduler:
                 future.cancel()
 
     def get_metrics(self) -> dict[str, Any]:
-        """Counts and latencies since opening, as `Scheduler.get_metrics`."""
+        """Return counts and latencies since opening, as `Scheduler.get_metrics` does."""
         return self._require_open().call(self._scheduler.get_metrics)
 
     def print_metrics(self) -> None:
-        """Print the per-device table of `get_metrics`."""
-        self._require_open().call(self._scheduler.print_metrics)
+        """Print the metrics of each device as a table."""
+        print(format_device_table(self.get_metrics()))
 
     def statistics(self, *, model: str | None = None) -> Statistics:
-        """What waits, is queued and is in flight at this moment, as `Scheduler.statistics`."""
+        """Return the number of requests in each state now, as `Scheduler.statistics` does."""
         return self._require_open().call(partial(self._scheduler.statistics, model=model))
 
     def update_backend_options(self, **options: Any) -> None:
-        """Change options while requests go on, as `Scheduler.update_backend_options`."""
+        """Change options while requests continue, as `Scheduler.update_backend_options` does."""
         self._require_open().call(partial(self._scheduler.update_backend_options, **options))
 
     def drain(self) -> None:
-        """Refuse new requests and wait until every accepted one is resolved."""
+        """Refuse new requests and wait until every accepted request is resolved."""
         self._require_open().call(self._scheduler.drain)
 
     def close(self) -> None:
-        """Cancel what is not resolved yet and give the devices back."""
+        """Cancel unresolved requests and release the devices."""
         self._require_open().call(self._scheduler.aclose)
 
     def _submit(
@@ -142,7 +147,7 @@ class BlockingScheduler:
         request.add_done_callback(lambda request: _copy_result(request, future))
         future.add_done_callback(lambda future: self._cancel_with(future, request))
 
-    def _cancel_with(self, future: Future[Tensors], request: ScheduledRequest) -> None:
+    def _cancel_with(self, future: Future[Tensors], request: RequestHandle) -> None:
         if future.cancelled() and self._portal is not None:
             self._loop.call_soon_threadsafe(request.cancel)
 
@@ -160,12 +165,12 @@ def _wait(future: Future[Tensors]) -> Tensors:
     try:
         return future.result()
     except BaseException:
-        # Ctrl-C while waiting: nobody wants the outputs any more.
+        # Ctrl-C while waiting: the outputs are no longer wanted.
         future.cancel()
         raise
 
 
-def _copy_result(request: ScheduledRequest, future: Future[Tensors]) -> None:
+def _copy_result(request: RequestHandle, future: Future[Tensors]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:

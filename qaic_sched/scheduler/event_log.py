@@ -1,11 +1,11 @@
-"""What reached the core and what it decided as JSON lines: one run, to read or to replay.
+"""Event logs: the events and decisions of a run as JSON lines, to read or to replay.
 
-Rules of this file:
-- The first line has the version, the model and the policy, the last one is `end`: a log without
-  it was cut off. Every other line has `call`, `at` and `event`; lines of one `call` were one call
-  of `handle` at that time, in seconds of the scheduler's clock.
-- A call's events stand before its decisions, each with the fields of its class in `core.events`;
-  a call that came without any has a line `wakeup`.
+Rules of the format:
+- The first line has the version, the model and the policy. The last line is `end`; a log without
+  it was cut off. Every other line has `call`, `at` and `event`. Lines with the same `call` belong
+  to one call of `handle` at the time `at`, in seconds of the scheduler's clock.
+- The events of a call come before its decisions. Each has the fields of its class in
+  `core.events`. A call without events has a line `wakeup`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _KINDS: dict[str, type[Event]] = {
     "set_size_changed": SetSizeChanged,
     "policy_changed": PolicyChanged,
 }
-"""Names in a log, which outlive those of the classes."""
+"""Name in a log -> class. The names belong to the format: classes may be renamed, names not."""
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 _OF_POLICY = {each.name: each.name for each in fields(Policy)}
 
@@ -82,7 +82,7 @@ class _Decision(msgspec.Struct, tag_field="event", tag=str.lower):
 
 
 class Dispatch(_Decision):
-    """A batch goes to an activation; each part is (request id, first sample, samples)."""
+    """Send a batch to an activation; a part is (request id, first sample, number of samples)."""
 
     batch_id: int
     device_id: int
@@ -93,39 +93,39 @@ class Dispatch(_Decision):
 
 
 class Reload(_Decision):
-    """A device is to be closed and loaded anew."""
+    """Close a device and load it again."""
 
     device_id: int
 
 
 class Unload(_Decision):
-    """Activations of a device are to be given back."""
+    """Unload activations of a device."""
 
     device_id: int
     indexes: tuple[int, ...]
 
 
 class Close(_Decision):
-    """A device is to be closed for good."""
+    """Close a device for good."""
 
     device_id: int
 
 
 class Resolve(_Decision):
-    """A request is over."""
+    """Resolve a request."""
 
     id: int
     state: RequestState
 
 
 Decision: TypeAlias = Dispatch | Reload | Unload | Close | Resolve
-"""One line of a log."""
+"""A decision as one line of a log."""
 
 _DECISIONS = ("dispatch", "reload", "unload", "close", "resolve")
 
 
 def decisions_of(call: int, at: float, commands: Commands) -> Iterator[Decision]:
-    """What a call of `handle` decided, as it stands in a log."""
+    """Yield the decisions of a call of `handle` in their form in a log."""
     for batch in commands.dispatch:
         activation = batch.activation
         parts = [(part.request.id, part.offset, part.samples) for part in batch.parts]
@@ -142,7 +142,7 @@ def decisions_of(call: int, at: float, commands: Commands) -> Iterator[Decision]
 
 
 class EventLog:
-    """An open log file. Lines are buffered; they are all in the file once it is closed."""
+    """A log file open for writing. Lines are buffered until it is closed."""
 
     def __init__(self, path: str) -> None:
         self._encode = msgspec.json.Encoder().encode
@@ -154,7 +154,7 @@ class EventLog:
             raise ConfigError(f"event_log: {path} cannot be written: {error.strerror}") from error
 
     def start(self, model: str, policy: Policy) -> None:
-        """Write the first line."""
+        """Write the first line, with the model and the policy."""
         values = _values(policy, _OF_POLICY)
         self._write({"event": "log", "version": VERSION, "model": model, "policy": values})
 
@@ -170,12 +170,12 @@ class EventLog:
             self._write({"event": _WAKEUP, **stamp})
 
     def record_decisions(self, commands: Commands) -> None:
-        """Append what the call decided."""
+        """Append the decisions of the call."""
         for decision in decisions_of(self._calls, self._now, commands):
             self._write(decision)
 
     def close(self) -> None:
-        """Write out what is buffered; idempotent."""
+        """Write the buffered lines and close the file; idempotent."""
         if self._file.closed:
             return
         with self._file:
@@ -187,7 +187,7 @@ class EventLog:
 
 
 def _values(source: object, names: Mapping[str, str]) -> dict[str, Any]:
-    """Attributes under their names in a log; infinity, which JSON lacks, becomes a string."""
+    """Return attributes by their names in a log; infinity becomes a string, as JSON has none."""
     values = {key: getattr(source, name) for name, key in names.items()}
     for name, value in values.items():
         if isinstance(value, float) and isinf(value):
@@ -199,7 +199,7 @@ def _values(source: object, names: Mapping[str, str]) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Call:
-    """One call of `handle`, from a log: its lines are those from `first_line` to `last_line`."""
+    """One call of `handle` in a log: the lines from `first_line` to `last_line`."""
 
     number: int
     at: float
@@ -210,7 +210,7 @@ class Call:
 
 
 class _Arrival(msgspec.Struct):
-    """The caller's part of a `Request`: when it arrives it has no other."""
+    """A `Request` as it arrives: the fields that the caller sets."""
 
     id: int
     samples: int
@@ -222,7 +222,7 @@ class _Arrival(msgspec.Struct):
 
 
 class _Answered(msgspec.Struct):
-    """A `Completed`, with the types that a compiled class has lost."""
+    """A `Completed`, with the types of its fields, which a compiled class does not keep."""
 
     batch_id: int
     completed_at: float = msgspec.field(name="answered_at")
@@ -233,7 +233,7 @@ _READ_AS: dict[Any, type[msgspec.Struct]] = {Request: _Arrival, Completed: _Answ
 _FIELDS: dict[Any, Mapping[str, str]] = {
     kind: {each.name: each.name for each in fields(kind)} for kind in _NAMES if is_dataclass(kind)
 }
-"""Class of an event -> the name in a log of each of its attributes."""
+"""Class of an event -> its attributes and their names in a log."""
 _FIELDS |= {
     kind: dict(zip(form.__struct_fields__, form.__struct_encode_fields__, strict=True))
     for kind, form in _READ_AS.items()
@@ -250,17 +250,17 @@ _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 class EventLogReader:
-    """A log file, open for reading; iterate once to have its calls.
+    """A log file open for reading; iterate once over its calls.
 
-    A file that is no event log, or one of another version, is a `ConfigError` that names the line.
+    Raises `ConfigError` with the line number if the file is not an event log of this version.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.is_cut_off = False
-        """Whether the log ended without its `end`, known at its end: the run crashed.
+        """True if the log ends without `end`, because the run crashed; known after iterating.
 
-        The last call may then have lost some of its lines, and is left out.
+        The last call may then be incomplete, and is left out.
         """
         self._line = 1
         try:

@@ -1,4 +1,4 @@
-"""Why a request took as long as it did: what `ScheduledRequest.explain` returns."""
+"""Explains where the time of a request went: the result of `ScheduledRequest.explain`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["Explanation", "PartExplanation", "Sent", "explain"]
 
 Sent: TypeAlias = "list[Part | Batch]"
-"""A part and the batch that it was sent in, one after the other, as often as one was sent.
+"""Every part that was sent and its batch, alternating, in the order of sending.
 
-It is written for every request and read for few. A large request has hundreds: in one list they
-cost the garbage collector less than a pair for each.
+It is written for every request and read for few. A large request has hundreds of them: one flat
+list costs the garbage collector less than a list of pairs.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class PartExplanation:
-    """Where `samples` of the request ran, and in which batch: `fill` is 1.0 without padding."""
+    """Where `samples` of the request ran; `fill` is the share of the batch that is not padding."""
 
     device_id: int
     activation: int
@@ -42,24 +42,30 @@ class PartExplanation:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What became of a request, where its parts ran, and where its time went, in seconds.
+    """How a request ended, where its parts ran, and where its time went, in seconds.
 
-    `parts` are those that were sent to a device, in the order of their samples, each where it was
-    answered, or sent last. The four phases are those of the part whose answer ended the request
-    and add up to `total_s`: waiting for a device (failed tries included), behind another inference
-    of the activation, executing, and on the way back. Where no answer ended it, all its time is
-    `queue_s`, or `dispatch_s` since the whole request was with the devices.
+    `parts` has every part that was sent, in the order of the samples, with the device that answered
+    it, or otherwise the last device it was sent to. The four phases add up to `total_s`. They are
+    those of the part whose answer ended the request:
+
+    - `queue_s`: waiting for a device, failed attempts included;
+    - `dispatch_s`: on the device, waiting behind another inference of the activation;
+    - `execute_s`: executing;
+    - `resolve_s`: from the device's answer to the caller.
+
+    If no answer ended the request, all its time is `queue_s` until the last of its samples was
+    sent, and `dispatch_s` after that.
     """
 
     outcome: str
     """"done", "failed", "cancelled", "expired" or "rejected"."""
     problem: str | None
-    """What the caller was told instead of outputs, if it was told."""
+    """The message of the request's error; None if there is none."""
     parts: tuple[PartExplanation, ...]
     retries: int
-    """How many times a part was sent again because a device had failed it."""
+    """The number of times that a part was sent again after a failure."""
     hedges: int
-    """How many times one was sent again because a device was late with it."""
+    """The number of times that a part was sent to a second device because the first was late."""
     queue_s: float
     dispatch_s: float
     execute_s: float
@@ -84,17 +90,17 @@ class Explanation:
 def explain(
     request: Request,
     sent: Sent | None,
-    answered: Mapping[Part, Batch],
+    completed_by: Mapping[Part, Batch],
     resolved_at: float,
     error: SchedulerError | None,
 ) -> Explanation:
     """Explain a resolved request.
 
-    `answered` has the batch that answered each part, where that is not the one that resolved it.
+    `completed_by` has the batch that answered each part; a request of one part does not need it.
     """
     submissions = _pairs(sent or [])
     hedges = sum(batch.is_hedge for _, batch in submissions)
-    batches = {**dict(submissions), **answered}
+    batches = {**dict(submissions), **completed_by}
     last = request.last_batch
     if last is not None and len(batches) == 1:
         batches = dict.fromkeys(batches, last)
@@ -127,7 +133,7 @@ def _part(part: Part, batch: Batch) -> PartExplanation:
 def _phases(
     request: Request, newest: Batch | None, resolved_at: float
 ) -> tuple[float, float, float, float]:
-    """Queue, dispatch, execute and resolve; `newest` is the batch that was sent last."""
+    """Return queue, dispatch, execute and resolve; `newest` is the batch that was sent last."""
     accepted_at, last = request.accepted_at, request.last_batch
     if last is not None and not last.is_abandoned:
         return (

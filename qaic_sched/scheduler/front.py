@@ -1,4 +1,4 @@
-"""The async front end: what a caller may ask for, and when. The shell does the rest."""
+"""`Scheduler`: the asynchronous front end. It checks calls and leaves the work to the shell."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from math import inf, isnan
 from operator import index
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
 
+from msgspec import to_builtins
+
 from qaic_sched.config.layers import changed_config
 from qaic_sched.config.models import UNNAMED, load_configs, make_configs
 from qaic_sched.core.events import DrainStarted, PolicyChanged
@@ -16,7 +18,7 @@ from qaic_sched.errors import ConfigError, InputError, SchedulerClosedError
 from qaic_sched.metrics.table import format_device_table
 from qaic_sched.scheduler.live_change import Layout, LiveChange
 from qaic_sched.scheduler.mapping import map_requests
-from qaic_sched.scheduler.opening import open_shell, policy_of, samples_to_keep_busy
+from qaic_sched.scheduler.opening import open_shell, policy_of
 from qaic_sched.scheduler.request import ScheduledRequest
 from qaic_sched.scheduler.several import (
     backends_for,
@@ -24,10 +26,12 @@ from qaic_sched.scheduler.several import (
     demand_of,
     merged_metrics,
     merged_statistics,
+    merged_totals,
     metrics_of,
     name_of,
     publish_demand,
     share_devices,
+    totals_of,
 )
 from qaic_sched.scheduler.shell import Shell
 from qaic_sched.tensors import validate
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
 
     from qaic_sched.config.keys import Config
     from qaic_sched.program import Program, Tensors
+    from qaic_sched.scheduler.api import Totals
 
 __all__ = ["Scheduler"]
 
@@ -50,19 +55,24 @@ class _Phase(Enum):
     NEW = "not open yet: use `async with`"
     OPENING = "not open yet: it is being opened"
     OPEN = "open"
-    DRAINING = "draining and takes nothing new"
+    DRAINING = "draining and takes no new requests"
     CLOSED = "closed"
 
 
 class Scheduler:
-    """Queues requests, batches them and runs them on many devices.
+    """Queues requests, packs them into batches and runs them on many devices.
 
-    A mapping instead of a `model_path` is of several models by name, each a path or a mapping of
-    its own options, `model` among them; they share the devices and their cores, and no queue.
-    `devices` is "all", a count or a list of device ids; the options are those of `Session` and the
-    sections of the configuration, nested the same way: `queue={"max_samples": 4096}`. Open it with
-    `async with`, which drains at the end, or cancels if left with an exception. A bad option or
-    model raises `ConfigError`, here or when it opens.
+    Open it with `async with`: the end of the block drains it, an exception cancels what is
+    outstanding. Call it on one event loop only.
+
+    `model_path` is a path, or a mapping of several models: name to path, or to a mapping of that
+    model's options with its path under `model`. Models share the devices and their cores, but no
+    queue. `devices` is "all", the number of devices, or a list of device ids. `options` are those
+    of `Session` and the sections of the configuration file as mappings, for example
+    `queue={"max_samples": 4096}`.
+
+    Raises `ConfigError` for an invalid option or model, here or when it is opened. Opening also
+    raises `DeviceError` if a device fails to load the model and `NoDeviceError` if there is none.
     """
 
     def __init__(
@@ -75,19 +85,19 @@ class Scheduler:
         if devices != "all":
             options["devices"] = devices
         self.configs = configs = make_configs(model_path, **options)
-        """By the models' names; a model without one is the only one, named ""."""
+        """The configuration of each model, by name; a single model without a name is ""."""
         self._phase = _Phase.NEW
         self._backends = backends_for(configs)
         self._shells: dict[str, Shell] = {}
         self._shell: Shell | None = None
-        """That of the only model, once open: the one that `run` means without a name."""
+        """The shell of the only model, once open; None if there are several."""
         self._num_requests = 0
         self._closing = asyncio.Lock()
         self._changing = asyncio.Lock()
 
     @classmethod
     def from_config(cls, path: str | Path, **overrides: Any) -> Self:
-        """Make a scheduler from a configuration file; keywords win over what the file says."""
+        """Make a scheduler from a configuration file, whose values `overrides` replace."""
         return cls(load_configs(path, **overrides))
 
     # Opening and closing
@@ -107,7 +117,7 @@ class Scheduler:
         return self
 
     async def _open(self) -> dict[str, Shell]:
-        """Open every model, one after the other, or none."""
+        """Open the models one after the other; if one fails, close those already open."""
         programs = {name: await backend.describe() for name, backend in self._backends.items()}
         device_ids = await share_devices(self.configs, self._backends)
         shells: dict[str, Shell] = {}
@@ -134,7 +144,10 @@ class Scheduler:
             await self.aclose()
 
     async def drain(self) -> None:
-        """Refuse new requests and wait until every accepted one is resolved."""
+        """Refuse new requests and wait until every accepted request is resolved.
+
+        Partial batches are sent at once, without waiting for `max_queue_delay_s`.
+        """
         shells = self._opened().values()
         if self._phase is _Phase.OPEN:
             self._phase = _Phase.DRAINING
@@ -145,9 +158,9 @@ class Scheduler:
                 await shell.idle.wait()
 
     async def aclose(self) -> None:
-        """Cancel what is not resolved yet and give the devices back; idempotent.
+        """Cancel unresolved requests and release the devices; idempotent.
 
-        Cancelled callers get `SchedulerClosedError`, at once.
+        Callers that wait for a request get `SchedulerClosedError` at once.
         """
         async with self._closing:
             was, self._phase = self._phase, _Phase.CLOSED
@@ -155,18 +168,22 @@ class Scheduler:
                 await close_all(self._shells.values())
 
     async def update_backend_options(self, *, model: str | None = None, **options: Any) -> None:
-        """Change options while requests go on; returns when the change is in effect.
+        """Change options while requests continue; return when the change is in effect.
 
-        `num_activations`, `set_size`, `devices` and the sections `queue`, `batching`, `retry`,
-        `hedging` and `health` may change, key by key, and `tenants` as a whole; of one model where
-        there are several, and then not `devices`. No request fails for it: what is added takes work
-        as soon as it is loaded, what is given back finishes what it holds. Raises `ConfigError`,
-        `DeviceError` or `NoDeviceError`, and then all is as it was.
+        `num_activations`, `set_size`, `devices`, the keys of the sections `queue`, `batching`,
+        `retry`, `hedging` and `health`, and `tenants` as a whole can change. Of several models,
+        `model` names the one to change, and `devices` cannot change. No request fails because of
+        it: added capacity takes requests as soon as it is loaded, and capacity being removed
+        finishes what it holds first.
+
+        Raises `ConfigError` for an option that is invalid or cannot change, `DeviceError` if a
+        device fails to load, and `NoDeviceError` if no ready device would be left. After an error
+        everything is as it was before the call.
         """
-        shell = self.shell_of(model)
+        shell = self._shell_of(model)
         if self._phase is _Phase.CLOSED:
             raise SchedulerClosedError(f"the scheduler is {self._phase.value}")
-        # A task of its own: a caller who no longer waits leaves no change half done.
+        # In a task, so that cancelling the caller leaves no change half done.
         change = shell.start(self._change(name_of(self._shells, model), shell, options))
         try:
             await asyncio.shield(change)
@@ -181,7 +198,7 @@ class Scheduler:
             config = changed_config(was, options)
             policy = policy_of(config, shell.program)
             if config.devices != was.devices and len(self.configs) > 1:
-                raise ConfigError("devices: several models run on the same devices, which stay")
+                raise ConfigError("devices: cannot change while several models share them")
             if "devices" in options or "dev_id" in options:
                 device_ids = await backend.select(config.devices)
             else:
@@ -198,7 +215,6 @@ class Scheduler:
             if policy != shell.core.policy:
                 shell.post(PolicyChanged(policy))
             self.configs = {**self.configs, name: config}
-            shell.samples_to_keep_busy = samples_to_keep_busy(shell, config)
 
     # Requests
 
@@ -211,12 +227,19 @@ class Scheduler:
         tenant: str | None = None,
         model: str | None = None,
     ) -> Tensors:
-        """Run any number of samples and return the outputs, rows in the order of the inputs'.
+        """Run one request of one or more samples and return its outputs.
 
-        Higher `priority` is served first; `timeout_s` covers the whole stay; of equals, those of
-        the `tenant` that has had less for its weight go first; `model` is its name, to be given
-        where there are several. Raises `InputError`,
-        `QueueFullError`, `DeadlineExceededError`, `DeviceError` or `SchedulerClosedError`.
+        `inputs` maps each input's name to an array of shape `(samples, ...)`; types are converted
+        if that keeps their kind. The result maps each output's name to an array whose row `i`
+        belongs to sample `i`. A model without a batch axis takes exactly the shapes of its inputs.
+
+        Requests of higher `priority` are sent first; among equals, tenants share by their weights.
+        `timeout_s` limits the seconds from this call to the outputs. `model` is required if there
+        are several models.
+
+        Raises `InputError` if the inputs do not fit the model, `QueueFullError` if the request is
+        rejected, `DeadlineExceededError` after `timeout_s`, `DeviceError` if every attempt failed,
+        `NoDeviceError` if no device works, and `SchedulerClosedError` if it is not open.
         """
         return await self.submit(
             inputs, priority=priority, timeout_s=timeout_s, tenant=tenant, model=model
@@ -231,16 +254,17 @@ class Scheduler:
         tenant: str | None = None,
         model: str | None = None,
     ) -> ScheduledRequest:
-        """Hand a request in without waiting; what is returned may be awaited or cancelled.
+        """Submit a request without waiting; the arguments are those of `run`.
 
-        Raises what is wrong with the call itself (`InputError`, `SchedulerClosedError`) at once;
-        all else comes out of awaiting. The inputs must not change until then.
+        Returns a handle to await, cancel or explain. `InputError` and `SchedulerClosedError` are
+        raised here, all other errors when the handle is awaited. Do not change the input arrays
+        before the request is resolved.
         """
         if self._phase is not _Phase.OPEN:
             raise SchedulerClosedError(f"the scheduler is {self._phase.value}")
         shell = self._shell
         if shell is None or model is not None:
-            shell = self.shell_of(model)
+            shell = self._shell_of(model)
         if shell.error is not None:
             raise shell.error
         tensors, samples = validate(shell.program, inputs)
@@ -269,10 +293,12 @@ class Scheduler:
         tenant: str | None = None,
         model: str | None = None,
     ) -> AsyncIterator[Tensors]:
-        """Run every inputs of a stream, keeping the devices busy but bounded in flight.
+        """Run a stream of requests, keeping the devices busy, and yield their outputs.
 
-        Yields outputs in the order of the stream, or as they come if not `ordered`. The first
-        error, of a request or of the stream, is raised in its place and the rest is cancelled.
+        `stream` yields the `inputs` of `run`. It is read while fewer than `samples_to_keep_busy`
+        samples, plus those of the largest request, are outstanding. Outputs come in its order, or
+        as they complete if `ordered` is False. The first error of a request or of the stream is
+        raised at its place and cancels the outstanding requests.
         """
 
         def submit(inputs: Mapping[str, NDArray[Any]]) -> ScheduledRequest:
@@ -280,15 +306,16 @@ class Scheduler:
                 inputs, priority=priority, timeout_s=timeout_s, tenant=tenant, model=model
             )
 
-        shell = self.shell_of(model)
+        shell = self._shell_of(model)
         return map_requests(submit, stream, lambda: shell.samples_to_keep_busy, ordered=ordered)
 
-    # Telling
+    # Observation
 
     def get_metrics(self) -> dict[str, Any]:
-        """Counts and latencies since opening, for the whole host and per device; seconds.
+        """Return counts and latencies since opening; all times are seconds.
 
-        Models with names have the same each, in `models`.
+        The keys are those of `Session.get_metrics` for all devices together, `requests`, and
+        `devices` by device id. If models have names, `models` has the same keys for each.
         """
         shells = self._opened()
         is_closed = self._phase is _Phase.CLOSED
@@ -298,50 +325,65 @@ class Scheduler:
         return merged_metrics(shells, now, is_closed=is_closed)
 
     def print_metrics(self) -> None:
-        """Print the per-device table of `get_metrics`."""
+        """Print the metrics of each device as a table."""
         print(format_device_table(self.get_metrics()))
 
     def statistics(self, *, model: str | None = None) -> Statistics:
-        """What waits, is queued and is in flight at this moment, for one model or for all."""
+        """Return the number of requests in each state now, of one model or of all added up."""
         if model is None and self._shell is None:
             return merged_statistics(shell.statistics() for shell in self._opened().values())
-        return self.shell_of(model).statistics()
+        return self._shell_of(model).statistics()
+
+    def totals(self, *, model: str | None = None) -> Totals:
+        """Return running totals of each device, and the queue, of one model or of all added up.
+
+        Unlike `statistics`, this does not handle what has arrived in this turn of the event loop.
+        """
+        if model is None and self._shell is None:
+            return merged_totals(totals_of(shell) for shell in self._opened().values())
+        return totals_of(self._shell_of(model))
+
+    # Models
 
     @property
     def config(self) -> Config:
-        """The configuration of the only model; of several, see `configs`."""
+        """The configuration of the only model; for several models see `configs`."""
         return self.configs[name_of(self.configs, None)]
+
+    def config_for_report(self, *, model: str | None = None) -> dict[str, Any]:
+        """Return the configuration of one model as plain values, fit for JSON."""
+        return {**to_builtins(self.configs[name_of(self.configs, model)])}
 
     @property
     def program(self) -> Program:
-        """What the only model takes and gives; known once the scheduler is open."""
-        return self.shell_of(None).program
+        """The inputs and outputs of the only model; known once the scheduler is open."""
+        return self._shell_of(None).program
 
     @property
     def programs(self) -> dict[str, Program]:
-        """What each model takes and gives, by name; known once the scheduler is open."""
+        """The inputs and outputs of each model, by name; known once the scheduler is open."""
         return {name: shell.program for name, shell in self._opened().items()}
+
+    def program_of(self, model: str | None) -> Program:
+        """Return the inputs and outputs of one of several models."""
+        return self._shell_of(model).program
 
     @property
     def samples_to_keep_busy(self) -> int:
-        """Samples in flight that fill every slot of every device twice.
-
-        The bound of `map`, which does not count its largest request.
-        """
+        """The number of samples in flight that fills every slot of every device twice."""
         return self.samples_to_keep_busy_of(None)
 
     def samples_to_keep_busy_of(self, model: str | None) -> int:
-        """The same for one of several models."""
-        return self.shell_of(model).samples_to_keep_busy
-
-    def shell_of(self, model: str | None) -> Shell:
-        """What runs a model; None is the only one. `InputError` where there is none, or several."""
-        shells = self._opened()
-        return shells[name_of(shells, model)]
+        """Return the `samples_to_keep_busy` of one of several models."""
+        return self._shell_of(model).samples_to_keep_busy
 
     def __repr__(self) -> str:
         models = [name or config.model for name, config in self.configs.items()]
         return f"<Scheduler {', '.join(models)}: {self._phase.value}>"
+
+    def _shell_of(self, model: str | None) -> Shell:
+        shells = self._opened()
+        return shells[name_of(shells, model)]
 
     def _opened(self) -> dict[str, Shell]:
         if not self._shells:

@@ -1,9 +1,10 @@
-"""Carries out a live change: loads what is new, then has what is wanted no more given back.
+"""Carries out a live change: loads the capacity to add, then releases the capacity to remove.
 
 Rules of this file:
-- What is loaded first and given back after is never less than the smaller of before and after.
-- A device in quarantine is left alone: its next reload has what is planned by then.
-- If anything cannot be loaded, what was added goes again, what was there stays, and that is raised.
+- Loading comes before releasing, so that capacity never falls below the smaller of before and
+  after.
+- A device in quarantine is left alone: its next reload loads what is planned by then.
+- If a load fails, the capacity added so far is released, the old stays, and the error is raised.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ logger = logging.getLogger("qaic_sched")
 
 
 class Layout(NamedTuple):
-    """What is loaded where."""
+    """The devices in use, and the activations and `set_size` on each."""
 
     device_ids: list[int]
     num_activations: int
@@ -35,7 +36,7 @@ class Layout(NamedTuple):
 
 
 class LiveChange:
-    """One change of what a shell's pool has loaded; changes must not overlap."""
+    """One change of a shell's layout; changes must not overlap."""
 
     def __init__(self, shell: Shell, wanted: Layout) -> None:
         self._shell = shell
@@ -43,7 +44,7 @@ class LiveChange:
         self._wanted = wanted
 
     async def apply(self) -> None:
-        """Bring the wanted about, or leave all as it was and raise what prevented it."""
+        """Change to the wanted layout, or restore the old one and raise the error."""
         was = Layout([*self._pool.executables], *self._pool.planned)
         self._pool.plan(self._wanted.num_activations, self._wanted.set_size)
         try:
@@ -54,13 +55,14 @@ class LiveChange:
             self._pool.plan(was.num_activations, was.set_size)
             await self._restore(was)
             raise
-        await self._give_back(self._wanted)
+        await self._release(self._wanted)
+        self._shell.count_slots()
 
     async def _load(self, layout: Layout) -> None:
         await _all(self._bring(each, layout.num_activations) for each in layout.device_ids)
 
     async def _bring(self, device_id: int, num_activations: int) -> None:
-        """Open a device, or load what it lacks."""
+        """Open a device, or load the activations that it lacks."""
         async with self._pool.changing(device_id):
             executable = self._pool.executables.get(device_id)
             if executable is None:
@@ -76,10 +78,11 @@ class LiveChange:
             self._count(device_id)
 
     async def _widen(self, layout: Layout) -> None:
-        """Make room for a larger `set_size`: where that is fixed, one activation after the other.
+        """Make room for a larger `set_size`.
 
-        One goes before its successor is loaded, for their cores may be the only ones there are;
-        unless it is the only one that works.
+        Activations whose room is fixed are replaced one after the other. The old one is unloaded
+        before the new one is loaded, because both may need the same cores; but an activation that
+        is the only one working is unloaded last.
         """
         if layout.set_size <= self._shell.core.set_size:
             return
@@ -102,7 +105,7 @@ class LiveChange:
         return not all(map(self._shell.is_quarantined, others))
 
     async def _narrow(self, device_id: int, set_size: int) -> int | None:
-        """An activation that cannot hold so many."""
+        """Return an activation with room for fewer than `set_size` inferences, if there is one."""
         async with self._pool.changing(device_id):
             if self._shell.is_quarantined(device_id):
                 return None
@@ -118,7 +121,8 @@ class LiveChange:
         goes = {*was.device_ids} - {*self._wanted.device_ids}
         if goes and all(map(self._shell.is_quarantined, self._wanted.device_ids)):
             raise NoDeviceError(
-                f"devices: {sorted(goes)} cannot go, all others are in quarantine: wait for them"
+                f"devices: {sorted(goes)} cannot be removed while all others are in quarantine: "
+                f"try again when one is ready"
             )
 
     async def _restore(self, was: Layout) -> None:
@@ -126,9 +130,9 @@ class LiveChange:
             await self._load(was)
         except SchedulerError as error:
             logger.warning("after a change that failed, less is loaded than before: %s", error)
-        await self._give_back(was)
+        await self._release(was)
 
-    async def _give_back(self, layout: Layout) -> None:
+    async def _release(self, layout: Layout) -> None:
         if layout.set_size < self._shell.core.set_size:
             self._shell.post(SetSizeChanged(layout.set_size))
         await _all(
@@ -150,7 +154,7 @@ class LiveChange:
     async def _unload(
         self, device_id: int, executable: Executable, indexes: tuple[int, ...]
     ) -> None:
-        """Give activations back, unless a reload comes between: it leaves nothing of them."""
+        """Unload activations, unless a reload has replaced them meanwhile."""
         if self._shell.is_quarantined(device_id) or not self._has(device_id, executable):
             return
         if await self._shell.retire(device_id, indexes):
@@ -174,7 +178,7 @@ class LiveChange:
 
 
 async def _all(works: Iterable[Coroutine[None, None, None]]) -> None:
-    """Do them all at once; the first failure is raised when all have ended."""
+    """Run all at once; when all have ended, raise the first failure."""
     for failure in await asyncio.gather(*works, return_exceptions=True):
         if failure is not None:
             raise failure

@@ -1,4 +1,4 @@
-"""Runs a stream of inputs through a scheduler, bounded in flight."""
+"""Runs a stream of requests through a scheduler with a bounded number of samples in flight."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from qaic_sched.program import Tensors
-    from qaic_sched.scheduler.request import ScheduledRequest
+    from qaic_sched.scheduler.api import RequestHandle
 
 __all__ = ["map_requests"]
 
 
 async def map_requests(
-    submit: Callable[[Any], ScheduledRequest],
+    submit: Callable[[Any], RequestHandle],
     stream: Iterable[Any] | AsyncIterable[Any],
     max_samples: Callable[[], int],
     *,
@@ -25,9 +25,10 @@ async def map_requests(
 ) -> AsyncIterator[Tensors]:
     """Submit every element of the stream and yield its outputs.
 
-    The stream is read while fewer than `max_samples()` samples are submitted and not yet yielded.
-    Those of one request are not counted, the largest so far: all of it may be done but its last
-    sample. The first error ends it; what is outstanding is cancelled.
+    The stream is read while fewer than `max_samples()` samples, plus the size of the largest
+    request so far, are submitted and not yet yielded. Without that allowance a large request of
+    which only the last sample is still running would leave the devices idle. The first error ends
+    the stream and cancels the outstanding requests.
     """
     feed = _Feed(submit, max_samples, ordered=ordered)
     reader = feed.begin(stream)
@@ -51,49 +52,49 @@ class _Feed:
 
     def __init__(
         self,
-        submit: Callable[[Any], ScheduledRequest],
+        submit: Callable[[Any], RequestHandle],
         max_samples: Callable[[], int],
         *,
         ordered: bool,
     ) -> None:
-        self.outstanding: set[ScheduledRequest] = set()
+        self.outstanding: set[RequestHandle] = set()
         self.error: Exception | None = None
-        """What ended the stream before its time: its own error, or that of a bad element."""
+        """The error that ended the stream early: raised by the stream, or by `submit`."""
         self._submit = submit
         self._max_samples = max_samples
         self._ordered = ordered
         self._samples = 0
         self._largest = 0
-        self._ready: deque[ScheduledRequest] = deque()
+        self._ready: deque[RequestHandle] = deque()
         self._is_read = False
         self._changed = asyncio.Event()
         self._rest: Iterator[Any] | None = None
 
     def begin(self, stream: Iterable[Any] | AsyncIterable[Any]) -> asyncio.Task[None] | None:
-        """Begin to read the stream; in a task of its own where it may have to be waited for."""
+        """Begin to read the stream; an asynchronous one is read by a task, which is returned."""
         if isinstance(stream, AsyncIterable):
             return asyncio.ensure_future(self._read(stream))
         self._rest = iter(stream)
         self._fill()
         return None
 
-    async def next(self) -> ScheduledRequest | None:
-        """The request whose outputs come next; None after the last."""
+    async def next(self) -> RequestHandle | None:
+        """Return the request whose outputs come next; None after the last."""
         while not self._ready:
             if self._is_read and not self.outstanding:
                 return None
             await self._change()
         return self._ready.popleft()
 
-    def consumed(self, request: ScheduledRequest) -> None:
-        """Make room: the outputs are with the consumer."""
+    def consumed(self, request: RequestHandle) -> None:
+        """Make room for others: the consumer has the outputs of this request."""
         self.outstanding.discard(request)
-        self._samples -= request.core.samples
+        self._samples -= request.samples
         self._changed.set()
         self._fill()
 
     def _fill(self) -> None:
-        """Read of a stream that is never waited for what there is room for."""
+        """Read as many elements of a synchronous stream as there is room for."""
         try:
             while self._rest is not None and not self._is_full():
                 self._put(next(self._rest))
@@ -120,14 +121,14 @@ class _Feed:
     def _put(self, inputs: Any) -> None:
         request = self._submit(inputs)
         self.outstanding.add(request)
-        self._samples += request.core.samples
-        self._largest = max(self._largest, request.core.samples)
+        self._samples += request.samples
+        self._largest = max(self._largest, request.samples)
         if self._ordered:
-            self._be_ready(request)
+            self._add_ready(request)
         else:
-            request.add_done_callback(self._be_ready)
+            request.add_done_callback(self._add_ready)
 
-    def _be_ready(self, request: ScheduledRequest) -> None:
+    def _add_ready(self, request: RequestHandle) -> None:
         self._ready.append(request)
         self._changed.set()
 

@@ -1,4 +1,4 @@
-"""Opens one model: from its configuration to a shell whose devices are loaded."""
+"""Opens one model: makes a shell with loaded devices from a configuration."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from qaic_sched.config.keys import Config
     from qaic_sched.program import Program
 
-__all__ = ["open_shell", "policy_of", "samples_to_keep_busy"]
+__all__ = ["open_shell", "policy_of"]
 
 
 async def open_shell(
     config: Config, backend: Backend, program: Program, device_ids: Sequence[int]
 ) -> Shell:
-    """Load one model on the devices, and have its core told of them."""
+    """Load one model on the devices and report them to a new core."""
     clock = clock_of(asyncio.get_running_loop())
     core = SchedulerState(policy_of(config, program))
     log = None if config.event_log is None else EventLog(config.event_log)
@@ -44,12 +44,11 @@ async def open_shell(
     for device_id, executable in pool.executables.items():
         shell.metrics.add_device(device_id, executable.num_activations)
         shell.post(DeviceOpened(device_id, executable.num_activations, config.set_size))
-    shell.samples_to_keep_busy = samples_to_keep_busy(shell, config)
     return shell
 
 
 def policy_of(config: Config, program: Program) -> Policy:
-    """What the core decides by."""
+    """Return the parameters of the core's decisions."""
     timeout_s = config.health.dispatch_timeout_s
     return Policy(
         batch_sizes=program.batch_sizes or (1,),
@@ -64,9 +63,3 @@ def policy_of(config: Config, program: Program) -> Policy:
         dispatch_timeout_s=None if timeout_s == "auto" else timeout_s,
         tenants={name: Tenant(its.weight, its.share) for name, its in config.tenants.items()},
     )
-
-
-def samples_to_keep_busy(shell: Shell, config: Config) -> int:
-    """Samples in flight that fill every slot of every device twice."""
-    activations = sum(each.num_activations for each in shell.pool.executables.values())
-    return 2 * activations * config.set_size * shell.program.max_batch_size

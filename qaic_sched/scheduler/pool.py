@@ -1,8 +1,8 @@
-"""Opens and closes the program on every device, submits batches, and brings answers to the loop.
+"""The pool: opens the program on every device, submits batches, brings answers to the loop.
 
-Answers come from device threads or from the loop itself; they go through one inbox, and the loop
-is woken once for as many as are there by then. Only a probe's answer goes its own way: it is of no
-batch.
+Devices answer on threads of their own or on the event loop. Both go through one inbox, and the
+loop is woken once for all answers that are in it by then. Only the answer of a probe takes another
+way: a probe belongs to no batch.
 """
 
 from __future__ import annotations
@@ -32,13 +32,18 @@ __all__ = ["Flight", "Pool"]
 T = TypeVar("T")
 
 LOAD_LIMIT_S = 600.0
-"""A load that takes longer has hung."""
+"""Seconds after which a load has hung, on any backend.
+
+A backend whose loads can hang bounds its own steps, because it knows what it can stop; this limit
+must be longer than their sum. The longest are those of `aic`: 570 s for the SDK, the QPC, a query
+of the device, and 300 s of loading. Here alone are bounded `load_more` and backends without limits.
+"""
 PROBE_LIMIT_S = 10.0
-"""So long a device that was reloaded has for its first inference, which may be a slow one."""
+"""The least number of seconds for the first inference of a reloaded device, which may be slow."""
 
 
 class Flight:
-    """A batch on its device, and all that must stay untouched until the device answers."""
+    """A batch on its device, with everything that must not change until the device answers."""
 
     __slots__ = ("_pool", "answer", "batch", "buffer", "completed_at")
 
@@ -50,14 +55,14 @@ class Flight:
         self.completed_at: float
 
     def __call__(self, answer: Tensors | DeviceError, completed_at: float) -> None:
-        """Take the device's answer, as the `done` that the device was given; on any thread."""
+        """Take the answer, as the `on_completed` that the device was given; on any thread."""
         self.answer = answer
         self.completed_at = completed_at
         self._pool.completed(self)
 
 
 class _Probe:
-    """An inference of zeros that shows whether a device works; it keeps its inputs till then."""
+    """An inference of zeros that shows if a device works; keeps its inputs until the answer."""
 
     def __init__(self, executable: Executable) -> None:
         program = executable.program
@@ -68,13 +73,13 @@ class _Probe:
         }
         self._loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[Tensors | DeviceError] = self._loop.create_future()
-        executable.submit(0, self.inputs, self._done)
+        executable.submit(0, self.inputs, self._completed)
 
-    def _done(self, answer: Tensors | DeviceError, _answered_at: float) -> None:
-        with suppress(RuntimeError):  # the loop may be closed by the time that this is answered
-            self._loop.call_soon_threadsafe(self._settle, answer)
+    def _completed(self, answer: Tensors | DeviceError, _completed_at: float) -> None:
+        with suppress(RuntimeError):  # the loop may be closed by the time of the answer
+            self._loop.call_soon_threadsafe(self._set_answer, answer)
 
-    def _settle(self, answer: Tensors | DeviceError) -> None:
+    def _set_answer(self, answer: Tensors | DeviceError) -> None:
         if not self.answer.done():
             self.answer.set_result(answer)
 
@@ -83,34 +88,41 @@ class Pool:
     """One executable per device. All methods but `completed` belong to the loop's thread."""
 
     def __init__(self, backend: Backend, program: Program) -> None:
-        self.on_completed: Callable[[], object]
-        """What to call, on the loop, when flights were answered that it has not taken yet."""
         self.executables: dict[int, Executable] = {}
+        """By device id."""
         self._backend = backend
         self._buffers = BatchBuffers(program)
         self._loop = asyncio.get_running_loop()
         self._loop_thread = get_ident()
         self._inbox: deque[Flight] = deque()
+        self._on_completed: Callable[[], object]
         self._is_woken = False
         self._is_closed = False
         self._num_activations = self._set_size = 0
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
+    def deliver_to(self, on_completed: Callable[[], object]) -> None:
+        """Call `on_completed()` on the loop whenever there are flights for `take_completed`.
+
+        Set this before the first `submit`.
+        """
+        self._on_completed = on_completed
+
     def plan(self, num_activations: int, set_size: int) -> None:
-        """Load so many activations per device, of this `set_size`, from now on."""
+        """Set the activations per device and the `set_size` of every load from now on."""
         self._num_activations, self._set_size = num_activations, set_size
 
     @property
     def planned(self) -> tuple[int, int]:
-        """The activations per device and the `set_size` that `plan` said last."""
+        """The activations per device and the `set_size` that were last planned."""
         return self._num_activations, self._set_size
 
     def changing(self, device_id: int) -> asyncio.Lock:
-        """What is held while a device is loaded, resized or closed: one of them at a time."""
+        """Return the lock to hold while a device is loaded, resized or closed."""
         return self._locks[device_id]
 
     async def open(self, device_ids: Sequence[int], num_activations: int, set_size: int) -> None:
-        """Load the program on all devices at once; on failure close those that succeeded."""
+        """Load the program on all devices at once; on failure close the devices that loaded."""
         self.plan(num_activations, set_size)
         loads = [self._load(each) for each in device_ids]
         try:
@@ -123,9 +135,10 @@ class Pool:
         self.executables = {each: self.executables[each] for each in device_ids}
 
     async def reload(self, device_id: int, limit_s: float | None = None) -> Executable:
-        """Close a device, which answers all that it holds, load it anew, and try it.
+        """Close a device, load it again and probe it with an inference of zeros.
 
-        `DeviceError` unless it runs an inference of zeros within `limit_s`, 10 s at least.
+        Closing answers every inference that the device still holds. Raises `DeviceError` if the
+        probe fails, or takes longer than `limit_s` or 10 s, whichever is more.
         """
         await self.executables[device_id].aclose()
         await self._load(device_id)
@@ -136,7 +149,7 @@ class Pool:
             if isinstance(answer, DeviceError):
                 message = f"device {device_id} was loaded and failed an inference: {answer}"
                 error = DeviceError(message, device_id, kind=answer.kind)
-                error.__cause__ = answer  # `raise ... from` loses it where this is compiled
+                error.__cause__ = answer  # compiled, `raise ... from` loses it here
                 raise error
             return executable
         message = f"device {device_id} was loaded and did not answer within {limit_s:g} s"
@@ -148,7 +161,7 @@ class Pool:
         return self.executables[device_id]
 
     async def load_more(self, device_id: int, count: int) -> Sequence[int]:
-        """Load so many activations more on a device; their indexes."""
+        """Load `count` more activations on a device and return their indexes."""
         load = self.executables[device_id].load_more(count, self._set_size)
         return await _bounded(load, device_id)
 
@@ -158,13 +171,16 @@ class Pool:
         del self.executables[device_id]
 
     async def aclose(self) -> None:
-        """Close all devices, also while being cancelled; each bounds its own time. Idempotent."""
+        """Close all devices, even while being cancelled; idempotent.
+
+        Each device bounds the time that its closing takes.
+        """
         with anyio.CancelScope(shield=True):
             await asyncio.gather(*(each.aclose() for each in self.executables.values()))
         self._is_closed = True
 
     def submit(self, batch: Batch, sources: Sequence[Tensors]) -> None:
-        """Send a batch to its activation; `sources` are the inputs of the request of each part."""
+        """Send a batch to its activation; `sources` has the request's inputs for each part."""
         part, source = batch.parts[0], sources[0]
         inputs: Tensors
         if part.samples != batch.size:
@@ -179,7 +195,7 @@ class Pool:
         self.executables[activation.device_id].submit(activation.index, inputs, flight)
 
     def completed(self, flight: Flight) -> None:
-        """Put an answered flight into the inbox; on any thread."""
+        """Put a flight that was answered into the inbox; on any thread."""
         self._inbox.append(flight)
         if self._is_woken:
             return
@@ -190,8 +206,8 @@ class Pool:
             self._loop.call_soon_threadsafe(self._deliver)
 
     def take_completed(self) -> list[Flight]:
-        """The flights that were answered since the last call; their buffers are free again."""
-        # Before the inbox is emptied: whoever appends from here on wakes the loop again.
+        """Return the flights answered since the last call, and free their input buffers."""
+        # Before the inbox is emptied: a thread that appends from here on wakes the loop again.
         self._is_woken = False
         take = self._inbox.popleft
         flights = [take() for _ in range(len(self._inbox))]
@@ -215,7 +231,7 @@ class Pool:
 
     def _deliver(self) -> None:
         if self._inbox:
-            self.on_completed()
+            self._on_completed()
 
 
 async def _bounded(load: Awaitable[T], device_id: int) -> T:

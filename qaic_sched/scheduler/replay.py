@@ -1,8 +1,8 @@
-"""Runs the events of a log through the core once more and compares what it decides.
+"""Replays an event log: runs its events through a core again and compares the decisions.
 
-The core is given each event at its recorded time, together with those that it came with. So it
-decides the same, to the last line, unless its rules have changed; and what broke it breaks it
-again.
+The core gets each event at the recorded time, together with the other events of its call. So all
+decisions repeat unless the rules of the core have changed, and an event that broke the core breaks
+it again.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = ["Difference", "ReplayResult", "Tally", "replay"]
 
 @dataclass(frozen=True)
 class Difference:
-    """The first decision that is not the same; None is no decision.
+    """The first decision that differs; None stands for a decision that is missing.
 
-    `line` is where it stands in the log, or should.
+    `line` is the line number of the logged decision, or where it is missing.
     """
 
     line: int
@@ -40,7 +40,7 @@ class Difference:
 
 @dataclass
 class Tally:
-    """What was decided, counted; requests by what became of them."""
+    """Counts of decisions, and of requests by outcome."""
 
     batches: int = 0
     samples: int = 0
@@ -54,7 +54,7 @@ class Tally:
     rejected: int = 0
 
     def count(self, decisions: Iterable[Decision]) -> None:
-        """Add some decisions."""
+        """Count some decisions."""
         for decision in decisions:
             if isinstance(decision, Dispatch):
                 samples = sum(samples for _, _, samples in decision.parts)
@@ -71,10 +71,10 @@ class Tally:
 
 @dataclass
 class ReplayResult:
-    """How far the log and the replay agree, and both counted as far as the replay went.
+    """The result of a replay, which ends at the first difference; the counts go that far.
 
-    `duration_s` is of the scheduler's clock. `is_cut_off` says that the log ended early: the run
-    crashed, and its last call is left out.
+    `duration_s` is in seconds of the scheduler's clock. `is_cut_off` is True if the log ends early
+    because the run crashed; its last call is then left out.
     """
 
     model: str
@@ -88,10 +88,10 @@ class ReplayResult:
 
 
 def replay(path: str | PathLike[str]) -> ReplayResult:
-    """Replay an event log, up to the first decision that is not the same.
+    """Replay an event log up to the first decision that differs.
 
-    `ConfigError` if the file is no event log of this version; `InternalError` where an event
-    breaks the core, which is what happened in the run, if the log ends there.
+    Raises `ConfigError` if the file is not an event log of this version, and `InternalError` if an
+    event breaks the core. If the log ends there, the run had ended with the same error.
     """
     with EventLogReader(fspath(path)) as log:
         core = SchedulerState(log.policy)
@@ -103,7 +103,9 @@ def replay(path: str | PathLike[str]) -> ReplayResult:
                 commands = core.handle(call.at, call.events)
             except Exception as error:
                 where = f"{log.path}:{call.first_line}"
-                raise InternalError(f"{where}: what came here breaks the core: {error}") from error
+                raise InternalError(
+                    f"{where}: the events of this call break the core: {error}"
+                ) from error
             result.calls += 1
             result.requests += sum(isinstance(event, Request) for event in call.events)
             result.duration_s = call.at - began_at

@@ -1,4 +1,4 @@
-"""What `submit` returns: one request as its caller sees it."""
+"""The handle that `submit` returns: one request as its caller sees it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.model import RequestState
+from qaic_sched.scheduler.api import Inference
 from qaic_sched.scheduler.explain import explain
 from qaic_sched.tensors import allocate_outputs, copy_rows
 
@@ -23,16 +24,17 @@ _DONE: Final = RequestState.DONE
 
 
 class ScheduledRequest:
-    """A request that may be awaited, by any number of tasks, and cancelled.
+    """A submitted request; await it for its outputs, from any number of tasks.
 
-    Awaiting gives the outputs or raises what went wrong. Cancelling a task that awaits it cancels
-    the request. Made by `Scheduler.submit`, to be used on the scheduler's event loop.
+    Awaiting returns the outputs, a dict of output name to array with one row per sample, or raises
+    the request's error. Cancelling a task that awaits the request cancels the request. Returned by
+    `Scheduler.submit`; use it on the scheduler's event loop only.
     """
 
     __slots__ = (
-        "_answered",
         "_callbacks",
         "_cancel",
+        "_completed_by",
         "_error",
         "_future",
         "_outputs",
@@ -48,19 +50,19 @@ class ScheduledRequest:
         self.core = core
         """The core's record of the request; read only."""
         self.inputs = inputs
-        """What came in, as the program takes it."""
+        """The validated inputs."""
         self.sent: Sent | None = None
-        """The batches that its parts were sent in; the shell's to write."""
+        """The parts that were sent, and their batches; written by the shell."""
         self._cancel = cancel
         self._outputs: Tensors | None = None
         self._error: SchedulerError | None = None
         self._future: asyncio.Future[None] | None = None
-        self._callbacks: list[Callable[[ScheduledRequest], None]] | None = None
-        self._answered: dict[Part, Batch] | None = None
+        self._callbacks: list[Callable[[ScheduledRequest], object]] | None = None
+        self._completed_by: dict[Part, Batch] | None = None
         self._resolved_at: float
 
     def __await__(self) -> Generator[object, None, Tensors]:
-        # A future is made only where somebody has to wait.
+        # A future costs time: it is made only if there is something to wait for.
         if not self.done():
             if self._future is None:
                 self._future = asyncio.get_running_loop().create_future()
@@ -74,16 +76,25 @@ class ScheduledRequest:
     def __repr__(self) -> str:
         return f"<ScheduledRequest {self.core.id} {self.core.state.value}>"
 
+    @property
+    def samples(self) -> int:
+        """The number of samples in the request."""
+        return self.core.samples
+
     def done(self) -> bool:
-        """Whether the request is resolved: answered, failed, expired or cancelled."""
+        """Return True once the request is resolved, with outputs or without."""
         return self.core.is_resolved
 
     def cancelled(self) -> bool:
-        """Whether the request was cancelled by its caller."""
+        """Return True if the caller cancelled the request."""
         return self.core.state is RequestState.CANCELLED and self._error is None
 
     def result(self) -> Tensors:
-        """The outputs, or the error raised; only once it is done."""
+        """Return the outputs or raise the request's error.
+
+        Raises `asyncio.CancelledError` if the request was cancelled and
+        `asyncio.InvalidStateError` if it is not resolved yet.
+        """
         if self._error is not None:
             raise self._error
         if self.core.state is _DONE and self._outputs is not None:
@@ -93,17 +104,18 @@ class ScheduledRequest:
         raise asyncio.InvalidStateError(f"{self!r} is not done")
 
     def cancel(self) -> bool:
-        """Give the request up; False if it is resolved already.
+        """Cancel the request; return False if it was resolved already.
 
-        A queued request leaves the queue; one in flight has its result dropped.
+        A queued request leaves the queue. An inference that a device has begun runs to its end,
+        and its outputs are dropped.
         """
         if self.done():
             return False
         self._cancel(self)
         return True
 
-    def add_done_callback(self, callback: Callable[[ScheduledRequest], None]) -> None:
-        """Call back once the request is resolved, from the loop; soon, if it already is."""
+    def add_done_callback(self, callback: Callable[[ScheduledRequest], object]) -> None:
+        """Schedule `callback(request)` on the event loop once the request is resolved."""
         if self.done():
             asyncio.get_running_loop().call_soon(callback, self)
         elif self._callbacks is None:
@@ -111,34 +123,74 @@ class ScheduledRequest:
         else:
             self._callbacks.append(callback)
 
+    @property
+    def outcome(self) -> str:
+        """How the request ended: "done", "failed", "cancelled", "expired" or "rejected".
+
+        Raises `asyncio.InvalidStateError` if the request is not resolved yet.
+        """
+        core = self.core
+        if core.state is _DONE:
+            return "done"  # most are, and reading an Enum's value is slow
+        if not core.is_resolved:
+            raise asyncio.InvalidStateError(f"{self!r} is not done")
+        outcome: str = core.state.value
+        return outcome
+
+    @property
+    def inference(self) -> Inference | None:
+        """The inference that produced the outputs; None if there was none, or more than one."""
+        core, sent = self.core, self.sent
+        batch = core.last_batch
+        if core.state is not _DONE or batch is None or sent is None:
+            return None
+        # If the first part sent had all samples, so had every retry and every hedge of it.
+        if sent[0].samples != core.samples:
+            return None
+        activation = batch.activation
+        return Inference(
+            batch.id,
+            activation.device_id,
+            activation.index,
+            batch.submitted_at,
+            batch.started_at,
+            batch.completed_at,
+        )
+
     def explain(self) -> Explanation:
-        """Where its parts ran and where its time went, whatever became of it; once it is done."""
+        """Explain where the parts of the request ran and where its time went, however it ended.
+
+        Raises `asyncio.InvalidStateError` if the request is not resolved yet.
+        """
         if not self.done():
             raise asyncio.InvalidStateError(f"{self!r} is not done")
-        answered = self._answered or {}
-        return explain(self.core, self.sent, answered, self._resolved_at, self._error)
+        completed_by = self._completed_by or {}
+        return explain(self.core, self.sent, completed_by, self._resolved_at, self._error)
 
-    # For the scheduler
+    # For the shell
 
     def receive(
         self, program: Program, outputs: Tensors, row: int, part: Part, batch: Batch
     ) -> None:
-        """Keep the rows of one part, which start at `row` of a batch's outputs."""
+        """Keep the outputs of one part, which start at `row` of the batch's outputs."""
         samples = self.core.samples
         if part.samples == samples:
             if samples == batch.size:
                 self._outputs = outputs
                 return
-        elif self._answered is None:
-            self._answered = {part: batch}
+        elif self._completed_by is None:
+            self._completed_by = {part: batch}
         else:
-            self._answered.setdefault(part, batch)
+            self._completed_by.setdefault(part, batch)
         if self._outputs is None:
             self._outputs = allocate_outputs(program, samples)
         copy_rows(outputs, row, self._outputs, part.offset, part.samples)
 
-    def settle(self, error: SchedulerError | None, now: float) -> None:
-        """Tell whoever waits that the request is resolved; `error` None means done or cancelled."""
+    def resolve(self, error: SchedulerError | None, now: float) -> None:
+        """Wake the callers: the core has resolved the request.
+
+        Without an `error` the request is done, or its caller cancelled it.
+        """
         self._error = error
         self._resolved_at = now
         if error is not None:

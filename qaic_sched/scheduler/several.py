@@ -1,11 +1,11 @@
-"""Several models on the same devices: what one scheduler does for all of them together.
+"""Several models on the same devices: the parts of a scheduler that concern all its models.
 
 Rules of this file:
-- Each model has a core, a shell and activations of its own. They share devices and cores, but no
-  queue: what overloads one model delays no other, and each finds out by itself that a device is
-  lost.
-- All models run on all devices. They are held against the cores there before any is loaded.
-- One model, with or without a name, is several of which there is one.
+- Each model has its own core, shell and activations. Models share devices and cores, but no queue:
+  overloading one model delays no other, and each detects for itself that a device is lost.
+- All models run on all devices. Before any is loaded, their demands together are checked against
+  the cores of each device.
+- A single model, with or without a name, is the case of one model.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from qaic_sched.core.health import DeviceState
 from qaic_sched.core.model import DeviceStatistics, Statistics
 from qaic_sched.errors import ConfigError, InputError
 from qaic_sched.metrics.records import SchedulerMetrics
+from qaic_sched.scheduler.api import DeviceTotals, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -39,17 +40,22 @@ __all__ = [
     "demand_of",
     "merged_metrics",
     "merged_statistics",
+    "merged_totals",
     "metrics_of",
     "name_of",
     "publish_demand",
     "share_devices",
+    "totals_of",
 ]
 
 _BY_SEVERITY = [state.value for state in DeviceState]
 
 
 def name_of(names: Collection[str], model: str | None) -> str:
-    """The name of the model that a caller means; None is the only one. `InputError` if unclear."""
+    """Return the name of the model that a caller means; None is the only model.
+
+    Raises `InputError` for an unknown name, and for None if there are several models.
+    """
     known = ", ".join(names)
     if model is None:
         if len(names) > 1:
@@ -64,7 +70,7 @@ def name_of(names: Collection[str], model: str | None) -> str:
 
 
 def backends_for(configs: Mapping[str, Config]) -> dict[str, Backend]:
-    """The backend of each model, not loaded yet; `ConfigError` names the model."""
+    """Make the backend of each model, which loads nothing yet; `ConfigError` names the model."""
     backends = {}
     for name, config in configs.items():
         try:
@@ -80,9 +86,9 @@ def backends_for(configs: Mapping[str, Config]) -> dict[str, Backend]:
 async def share_devices(
     configs: Mapping[str, Config], backends: Mapping[str, Backend]
 ) -> list[int]:
-    """The ids of the devices that all models run on; each backend is told of the other models.
+    """Return the ids of the devices for all models, and publish each model's demand to the others.
 
-    `ConfigError` where the models do not mean the same devices, or do not fit on them together.
+    Raises `ConfigError` if the models mean different devices, or do not fit on them together.
     """
     (first, backend), *others = backends.items()
     device_ids = await backend.select(configs[first].devices)
@@ -110,15 +116,15 @@ async def share_devices(
 
 
 def demand_of(config: Config) -> CoreDemand:
-    """What a model takes of each device, as it is configured."""
+    """Return a model's demand of each device, as configured."""
     return CoreDemand(config.num_activations, config.options.aic_num_cores)
 
 
 def publish_demand(backends: Mapping[str, Backend], name: str, demand: CoreDemand) -> None:
-    """Tell the other models' backends what a model takes of each device from now on."""
+    """Have the backends of all other models expect this demand of a model from now on."""
     for other, backend in backends.items():
         if other != name:
-            backend.others[name] = demand
+            backend.expect_other(name, demand)
 
 
 def check_kinds(backends: Mapping[str, Backend]) -> None:
@@ -131,23 +137,26 @@ def check_kinds(backends: Mapping[str, Backend]) -> None:
 
 
 async def _cores_of(backend: Backend, device_ids: Sequence[int]) -> list[int]:
-    """The cores of each of these devices, of which the CPU's are shares of one."""
+    """Return the number of cores of each device; CPU devices divide those of the host."""
     return [each.cores for each in await backend.find() if each.device_id in device_ids]
 
 
 async def close_all(shells: Iterable[Shell]) -> None:
-    """Close all models at once, also while being cancelled."""
+    """Close all models at once, even while being cancelled."""
     with anyio.CancelScope(shield=True):
         await asyncio.gather(*(shell.aclose() for shell in shells))
 
 
+# Reading the counters
+
+
 def metrics_of(shell: Shell, now: float, *, is_closed: bool) -> dict[str, Any]:
-    """What `get_metrics` tells of one model."""
+    """Return the `get_metrics` of one model."""
     return shell.metrics.snapshot(now, _states(shell.statistics(), is_closed))
 
 
 def merged_metrics(shells: Mapping[str, Shell], now: float, *, is_closed: bool) -> dict[str, Any]:
-    """What `get_metrics` tells of several: the whole, and in `models` the same of each."""
+    """Return the `get_metrics` of several models: the whole, and each in `models`."""
     whole = SchedulerMetrics(now)
     for shell in shells.values():
         whole.merge(shell.metrics, now)
@@ -168,7 +177,7 @@ def _states(statistics: Statistics, is_closed: bool) -> dict[int, str]:
 
 
 def merged_statistics(several: Iterable[Statistics]) -> Statistics:
-    """The gauges of several models added up; a device is as well as the model that fares worst."""
+    """Add up the gauges of several models; a device shows the worst state that any model sees."""
     models = list(several)
     sums = {
         each.name: sum(getattr(statistics, each.name) for statistics in models)
@@ -188,3 +197,21 @@ def _merged(devices: Sequence[DeviceStatistics]) -> DeviceStatistics:
         sum(each.num_activations for each in devices),
         sum(each.in_flight for each in devices),
     )
+
+
+def totals_of(shell: Shell) -> Totals:
+    """Return the running totals of one model, without handling what was posted."""
+    devices = {each: DeviceTotals(*its) for each, its in shell.metrics.totals().items()}
+    return Totals(shell.core.statistics().queued_samples, devices)
+
+
+def merged_totals(several: Iterable[Totals]) -> Totals:
+    """Add up the running totals of several models."""
+    queued_samples = 0
+    devices: dict[int, DeviceTotals] = {}
+    for totals in several:
+        queued_samples += totals.queued_samples
+        for device_id, its in totals.devices.items():
+            inferences, busy_s = devices.get(device_id, (0, 0.0))
+            devices[device_id] = DeviceTotals(inferences + its.inferences, busy_s + its.busy_s)
+    return Totals(queued_samples, devices)

@@ -1,7 +1,7 @@
-"""The shell around the core: runs it, and carries out what it decides.
+"""The shell around the core: runs it, and carries out its decisions. It decides nothing itself.
 
-What happens in one turn of the event loop (arrivals, answers, cancellations) is decided together,
-by one call of the core. One timer serves all deadlines. Nothing is decided here.
+Everything that happens in one turn of the event loop (requests, answers, cancellations) is decided
+together, by one call of the core. One timer serves all deadlines.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ _NO_ERRORS: Mapping[int, DeviceError] = MappingProxyType({})
 
 
 class Shell:
-    """Feeds events to a core and its commands to a pool; belongs to one event loop's thread."""
+    """Feeds events to a core and its commands to a pool; belongs to one event loop's thread.
+
+    The pool must be open.
+    """
 
     def __init__(
         self,
@@ -69,10 +72,8 @@ class Shell:
         self.core = core
         self.idle = asyncio.Event()
         """Set when the core drains and every request is resolved."""
-        self.samples_to_keep_busy = 0
-        """Samples in flight that fill every slot twice; kept by who changes what is loaded."""
         self.error: InternalError | None = None
-        """What broke the shell; from then on it does nothing."""
+        """The bug that broke the shell; from then on it does nothing."""
         self.program = program
         size = sum(spec.dtype.itemsize * prod(spec.shape) for spec in program.inputs)
         self.bytes_per_sample = size // program.max_batch_size
@@ -91,11 +92,20 @@ class Shell:
         self._unloading: dict[int, asyncio.Future[bool]] = {}
         self._closing: dict[int, asyncio.Future[bool]] = {}
         self.cancel: Callable[[ScheduledRequest], None] = self._cancel
-        """Gives a request up. Bound once, as every request gets it."""
-        pool.on_completed = self.flush
+        """Cancels a request. Bound once, because every request gets it."""
+        pool.deliver_to(self.flush)
+        self.samples_to_keep_busy = 0
+        """The number of samples in flight that fills every slot twice."""
+        self.count_slots()
+
+    def count_slots(self) -> None:
+        """Recompute `samples_to_keep_busy`; call it after every change of the pool's layout."""
+        _, set_size = self.pool.planned
+        activations = sum(each.num_activations for each in self.pool.executables.values())
+        self.samples_to_keep_busy = 2 * activations * set_size * self.program.max_batch_size
 
     def submit(self, request: ScheduledRequest) -> None:
-        """Bring in a new request."""
+        """Take in a new request."""
         self._requests[request.core.id] = request
         self.post(request.core)
 
@@ -103,17 +113,17 @@ class Shell:
         self.post(Cancelled(request.core.id))
 
     def post(self, event: Event) -> None:
-        """Have an event handled with all others of this turn of the loop."""
+        """Have an event handled together with all others of this turn of the loop."""
         self._events.append(event)
         if not self._is_flush_due:
             self._is_flush_due = True
             self._loop.call_soon(self._flush_posted)
 
     def flush(self) -> None:
-        """Handle now what was posted, and what devices have answered.
+        """Handle the posted events and the answers of devices now.
 
-        Their answers are taken in at every call, whatever it is for: nobody is taken for late who
-        has answered while the loop was busy.
+        Answers are taken in at every call, whatever its reason: a device that answered while the
+        loop was busy must not count as late.
         """
         self._is_flush_due = False
         flights = self.pool.take_completed()
@@ -132,42 +142,42 @@ class Shell:
             self.flush()
 
     def opened(self, device_id: int, num_activations: int) -> None:
-        """Tell that a device has the program loaded, for the first time or anew."""
+        """Report to the core that a device has loaded the program, for the first time or again."""
         self.metrics.add_device(device_id, num_activations, self.clock())
         self.post(DeviceOpened(device_id, num_activations, self.core.set_size))
 
     def statistics(self) -> Statistics:
-        """The core's gauges, after everything posted so far."""
+        """Return the core's gauges, after everything posted so far."""
         self.flush()
         return self.core.statistics()
 
     def is_quarantined(self, device_id: int) -> bool:
-        """Whether a device is in quarantine, after everything posted so far."""
+        """Return True if a device is in quarantine, after everything posted so far."""
         self.flush()
         if self.error is not None:
             raise self.error
         return self.core.is_quarantined(device_id)
 
     def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Do something beside the requests; it is cancelled when the shell closes."""
+        """Run a coroutine in a task that is cancelled when the shell closes."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def retire(self, device_id: int, indexes: tuple[int, ...]) -> bool:
-        """Have the core let go of activations; True once they hold nothing.
+        """Have the core give activations up; return True once they hold nothing.
 
-        False if their device is reloaded instead, with what is wanted by then.
+        Return False if their device is reloaded instead: the reload loads what is planned by then.
         """
         return await self._ask(ActivationsRetired(device_id, indexes), self._unloading)
 
     async def retire_device(self, device_id: int) -> None:
-        """Have the core let go of a device, and wait until it may be closed."""
+        """Have the core give a device up, and wait until it may be closed."""
         await self._ask(DeviceRetired(device_id), self._closing)
 
     async def aclose(self) -> None:
-        """Resolve what is not yet, give the devices back, let go of timer and log."""
+        """Cancel the unresolved requests, close the devices, and stop the timer and the log."""
         self._events.append(Closed())
         self.flush()
         for task in self._tasks:
@@ -182,7 +192,7 @@ class Shell:
     def _carry_out(self, events: Sequence[Event], errors: Mapping[int, DeviceError]) -> None:
         now = self.clock()
         if self._log is not None:
-            # Before they are handled: should they break the core, the log replays that.
+            # Before they are handled: if they break the core, the log replays that.
             self._record(self._log.record_events, now, events)
         commands = self.core.handle(now, events)
         if self._log is not None:
@@ -223,10 +233,10 @@ class Shell:
         if core.state is _DONE and core.last_batch is not None:
             accepted_at = core.accepted_at
             self.metrics.record_done(core.last_batch.submitted_at - accepted_at, now - accepted_at)
-            request.settle(None, now)
+            request.resolve(None, now)
         else:
             self.metrics.record_outcome(core.state.value)
-            request.settle(self._error_of(core, errors), now)
+            request.resolve(self._error_of(core, errors), now)
 
     def _error_of(self, core: Request, errors: Mapping[int, DeviceError]) -> SchedulerError | None:
         if core.state is RequestState.FAILED and core.last_batch is None:
@@ -236,7 +246,7 @@ class Shell:
             cause = errors.get(core.last_batch.id) or DeviceError(
                 f"device {device_id} did not answer in time", device_id, kind="stuck"
             )
-            # One of its own for each caller: a raised exception collects its raiser's traceback.
+            # A new error for each caller: a raised exception collects tracebacks.
             error = DeviceError(str(cause), cause.device_id, kind=cause.kind)
             error.__cause__ = cause
             return error
@@ -244,13 +254,13 @@ class Shell:
             stay = core.deadline - core.accepted_at
             return DeadlineExceededError(f"not done within timeout_s = {stay:g} s")
         if core.state is RequestState.REJECTED:
-            return QueueFullError(_refusal(core), core.retry_after_s)
+            return QueueFullError(_refusal(core), core.retry_after_s, core.wait_s)
         if self.core.is_closed:
             return SchedulerClosedError("the scheduler was closed before the request was done")
         return None
 
     def _take_in(self, flights: Sequence[Flight], events: list[Event]) -> Mapping[int, DeviceError]:
-        """Give outputs to their requests, add the answers to `events`; errors by batch id."""
+        """Give outputs to requests and add answers to `events`; return errors by batch id."""
         errors: dict[int, DeviceError] = {}
         for flight in flights:
             batch, answer = flight.batch, flight.answer
@@ -278,7 +288,7 @@ class Shell:
             self.metrics.record_error(device_id, samples, batch.size, batch.execute_s)
         else:
             self.metrics.record_batch(device_id, batch.execute_s, samples, batch.size)
-        # A request that somebody keeps knows its batches: they must not keep all others in turn.
+        # A request that a caller keeps refers to its batches, which must not keep all the others.
         batch.unload()
 
     async def _ask(
@@ -312,7 +322,7 @@ class Shell:
         if at is None:
             return
         if self._timer is not None:
-            # An earlier timer only wakes for nothing; to move it for each request would cost more.
+            # An earlier timer fires for nothing, which costs less than moving it per request.
             if self._timer_at <= at:
                 return
             self._timer.cancel()
@@ -328,14 +338,14 @@ class Shell:
             write(*what)
         except OSError:
             # A full disk must not cost a request.
-            logger.exception("event_log: writing failed, it ends here")
+            logger.exception("event_log: writing failed, the log ends here")
             log, self._log = self._log, None
             if log is not None:
                 with suppress(OSError):
                     log.close()
 
     def _break(self, cause: Exception) -> None:
-        """End every request with our own error rather than leave a caller waiting."""
+        """Fail every request with `InternalError`, so that no caller waits forever."""
         logger.error("the scheduler broke one of its rules", exc_info=cause)
         self.error = InternalError(f"the scheduler broke one of its rules: {cause!r}")
         self.error.__cause__ = cause
@@ -343,7 +353,7 @@ class Shell:
         now = self.clock()
         for request in requests.values():
             request.core.state = RequestState.FAILED
-            request.settle(self.error, now)
+            request.resolve(self.error, now)
         for future in (*self._unloading.values(), *self._closing.values()):
             if not future.done():
                 future.set_exception(self.error)

@@ -87,8 +87,10 @@ def test_missing_packages_are_one_sentence(
     """Without typer or rich, the command prints how to install them."""
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["devices"]) == 2
-    line = f"qaic-sched: the command line needs {package}: pip install 'qaic-sched[cli]'\n"
-    assert capsys.readouterr().err == line
+    assert capsys.readouterr().err == (
+        f"qaic-sched: the command line needs {package}, which is not installed: "
+        "pip install 'qaic-sched[cli]'\n"
+    )
 
 
 def test_the_log_goes_to_stderr_while_a_command_runs(

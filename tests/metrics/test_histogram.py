@@ -1,4 +1,4 @@
-"""The histogram: exact where it says so, within its error elsewhere, lossless when merged."""
+"""The histogram: exact counts and sums, percentiles within 0.5 %, merging without loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ durations = st.lists(st.floats(1e-9, 1e5), min_size=1, max_size=50)
 
 
 def filled(values):
-    """A histogram of these values."""
+    """Return a histogram of these values."""
     histogram = Histogram()
     for value in values:
         histogram.record(value)
@@ -24,12 +24,12 @@ def filled(values):
 
 
 def nearest_rank(values, q):
-    """The percentile that the definition gives."""
+    """Return the percentile by its definition."""
     return sorted(values)[max(1, math.ceil(round(q * len(values) / 100, 6))) - 1]
 
 
 def test_empty_reads_zero():
-    """Nothing recorded is no error and no NaN: everything is 0."""
+    """Without values everything is 0, not an error or NaN."""
     histogram = Histogram()
 
     assert histogram.count == 0
@@ -39,14 +39,14 @@ def test_empty_reads_zero():
 @repeatable
 @given(durations, st.floats(0, 100))
 def test_percentiles_are_within_half_a_percent(values, q):
-    """Over the whole range, a percentile is the nearest rank's value, at most 0.5 % off."""
+    """Over the whole range, a percentile differs from the nearest rank by at most 0.5 %."""
     assert filled(values).percentile(q) == pytest.approx(nearest_rank(values, q), rel=0.005)
 
 
 @repeatable
 @given(durations)
 def test_count_sum_min_and_max_are_exact(values):
-    """Only percentiles are approximate, and they stay between min and max."""
+    """Only percentiles are approximate, and they lie between minimum and maximum."""
     histogram = filled(values)
 
     assert (histogram.count, histogram.min, histogram.max) == (
@@ -59,14 +59,14 @@ def test_count_sum_min_and_max_are_exact(values):
 
 
 def test_one_value_is_every_percentile():
-    """A constant duration is read back exactly."""
+    """A constant duration is exact in every percentile."""
     histogram = filled([0.00123] * 3000)
 
     assert [histogram.percentile(q) for q in (0, 25, 50, 99.9, 100)] == [0.00123] * 5
 
 
 def test_more_values_than_the_buffer_holds():
-    """Thousands of values are counted as well as a few, and sharply in the tail."""
+    """Thousands of values are as exact as a few, also in the tail."""
     values = np.random.default_rng(1).lognormal(-6, 2, 5000).tolist()
     histogram = filled(values)
 
@@ -81,7 +81,7 @@ def test_rank_is_not_moved_by_floating_point():
 
 
 def test_values_outside_the_range():
-    """Zero and less count to the first bucket, very long ones to the last; max is exact."""
+    """Values up to zero fall into the first bucket, very long ones into the last."""
     histogram = filled([-1.0, 0.0, 1.0, 1e9])
 
     assert (histogram.count, histogram.min, histogram.max) == (4, -1.0, 1e9)
@@ -103,15 +103,15 @@ def test_merge_is_as_if_all_was_recorded_in_one(left, right):
 
 
 def test_merging_nothing_changes_nothing():
-    """An empty histogram does not touch min, max or percentiles."""
+    """Merging an empty histogram changes no value."""
     histogram = filled([1.0, 2.0])
     histogram.merge(Histogram())
 
     assert (histogram.count, histogram.min, histogram.max) == (2, 1.0, 2.0)
 
 
-def test_copy_goes_its_own_way():
-    """What is recorded after a copy is in one of the two only."""
+def test_a_copy_is_independent():
+    """A value recorded after copying is in one of the two only."""
     original = filled([1.0])
     copied = original.copy()
     original.record(5.0)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_64_threads_share_it(tmp_path: Path) -> None:
-    """Each thread gets its own rows back, and their requests share batches."""
+    """Each thread gets its own outputs, and requests of several threads share batches."""
     model = host(tmp_path, devices=2, service_time_s=0.002)
     with (
         blocking(Scheduler(model, batching={"max_queue_delay_s": 0.005})) as scheduler,
@@ -36,7 +36,7 @@ def test_64_threads_share_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_maps_a_stream_read_by_the_calling_thread(tmp_path: Path, ordered: bool) -> None:
-    """All outputs come, in order if asked for, and the stream is read where it is iterated."""
+    """All outputs come, in order if `ordered`, and the iterating thread reads the stream."""
     threads = set()
 
     def stream() -> Iterator[dict[str, np.ndarray]]:
@@ -55,8 +55,8 @@ def test_maps_a_stream_read_by_the_calling_thread(tmp_path: Path, ordered: bool)
     assert threads == {threading.current_thread()}
 
 
-def test_a_map_broken_off_cancels_the_rest(tmp_path: Path) -> None:
-    """Bad input in the middle is raised there; nothing is left in the scheduler."""
+def test_an_error_in_map_cancels_the_rest(tmp_path: Path) -> None:
+    """Invalid inputs raise an error at their place, and no request is left in the scheduler."""
     with blocking(Scheduler(host(tmp_path))) as scheduler:
         with pytest.raises(InputError):
             list(scheduler.map([rows(1), rows(1), {}]))
@@ -78,7 +78,7 @@ def test_a_future_can_be_cancelled(tmp_path: Path) -> None:
 
 
 def test_errors_come_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Bad input, bad options and use after closing raise what the scheduler raises."""
+    """Invalid inputs, invalid options and use after closing raise the scheduler's errors."""
     with pytest.raises(ConfigError), blocking(Scheduler(host(tmp_path), devices=9)):
         raise AssertionError("it opened")
     unopened = blocking(Scheduler(host(tmp_path)))
@@ -97,8 +97,8 @@ def test_errors_come_through(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "ready" in capsys.readouterr().out
 
 
-def test_closing_ends_those_who_wait(tmp_path: Path) -> None:
-    """A thread that waits for outputs is told that the scheduler was closed."""
+def test_closing_ends_waiting_calls(tmp_path: Path) -> None:
+    """A thread that waits for outputs gets `SchedulerClosedError`."""
     with blocking(Scheduler(host(tmp_path, service_time_s=30.0))) as scheduler:
         future = scheduler.submit(rows(1))
         scheduler.statistics()
@@ -108,7 +108,7 @@ def test_closing_ends_those_who_wait(tmp_path: Path) -> None:
 
 
 def test_leaves_no_thread_behind(tmp_path: Path) -> None:
-    """After `with` the loop's thread is gone."""
+    """After the `with` block the event loop's thread has ended."""
     before = threading.active_count()
     for _ in range(5):
         with blocking(Scheduler(host(tmp_path))) as scheduler:
@@ -117,7 +117,7 @@ def test_leaves_no_thread_behind(tmp_path: Path) -> None:
 
 
 def test_live_changes_block_until_they_are_in_effect(tmp_path: Path) -> None:
-    """Options change from synchronous code, too."""
+    """`update_backend_options` returns when the change is in effect."""
     with blocking(Scheduler(host(tmp_path, cores=4, load_time_s=0.001))) as scheduler:
         scheduler.update_backend_options(num_activations=3)
         assert scheduler.get_metrics()["devices"][0]["activations"] == 3

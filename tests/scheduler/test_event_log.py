@@ -1,4 +1,4 @@
-"""The event log: what is written, and that it repeats itself."""
+"""The event log: its lines, its reader, and that runs of one seed have the same log."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.hosts import host, rows
 
 
 def log_of(model: str, path: Path) -> list[dict[str, Any]]:
-    """Run a few requests of every fate and return the lines of their log."""
+    """Run a few requests with every outcome and return the lines of their log."""
 
     async def main() -> None:
         options: dict[str, Any] = {"retry": {"max_attempts": 1}, "event_log": str(path)}
@@ -51,8 +51,8 @@ def log_of(model: str, path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_tells_everything_that_happened(tmp_path: Path) -> None:
-    """Policy, devices, requests, answers, cancellations, and each decision, with its time."""
+def test_has_every_event_and_decision(tmp_path: Path) -> None:
+    """The log has the policy, and devices, requests, answers and decisions with their times."""
     lines = log_of(host(tmp_path, devices=2), tmp_path / "log.jsonl")
     kinds = Counter(line["event"] for line in lines)
 
@@ -85,7 +85,7 @@ def test_tells_everything_that_happened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_same_seed_gives_the_same_log(tmp_path: Path, seed: int) -> None:
-    """Two runs in virtual time are alike to the last byte; another seed is not."""
+    """Two runs in virtual time with one seed have equal logs, to the last byte."""
     model = host(tmp_path, devices=3, service_time_cv=0.3, seed=seed)
     log = log_of(model, tmp_path / "1")
     assert log_of(model, tmp_path / "2") == log
@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_log(tmp_path: Path, seed: int) -> None:
 
 
 def test_a_call_without_events_is_written_too(tmp_path: Path) -> None:
-    """Whoever replays the log has to make every call that was made."""
+    """A replay has to repeat every call, also those without events."""
     log = EventLog(str(tmp_path / "log"))
     log.start("m", Policy(batch_sizes=(2,)))
     log.record_events(1.5, [])
@@ -105,7 +105,7 @@ def test_a_call_without_events_is_written_too(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    """The error names the option and the file; a log that was never begun is left empty."""
+    """The error names the option and the file; if opening fails, the log is left empty."""
     with pytest.raises(ConfigError, match=r"event_log: .*none/log cannot be written: No such file"):
         EventLog(str(tmp_path / "none" / "log"))
     EventLog(str(tmp_path / "log")).close()
@@ -117,7 +117,7 @@ def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_costs_no_request(
     tmp_path: Path, count: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log ends, which is said once; found out while it is written, or when it is closed."""
+    """The log ends with one warning, if writing or closing it fails."""
 
     async def main() -> None:
         async with Scheduler(host(tmp_path), event_log="/dev/full") as scheduler:
@@ -125,12 +125,12 @@ def test_a_full_disk_costs_no_request(
 
     run_virtual(main)
     assert [record.message for record in caplog.records] == [
-        "event_log: writing failed, it ends here"
+        "event_log: writing failed, the log ends here"
     ]
 
 
 def every_event() -> list[Event]:
-    """One event of each kind, with nothing left at its default."""
+    """Return one event of each kind, with no field at its default."""
     return [
         Request(7, 3, 0.1, 0.2, -1, 12, "a"),
         Request(8, 1, 0.1, float("inf"), tenant="null"),
@@ -156,14 +156,14 @@ OWN: dict[type, tuple[str, ...]] = {
 
 
 def _fields(event: Event) -> dict[str, object]:
-    """What an event says; of a request, what its caller said."""
+    """Return the fields of an event; of a request, those that the caller sets."""
     if type(event) not in OWN:
         return asdict(event)
     return {name: getattr(event, name) for name in OWN[type(event)]}
 
 
 def test_every_kind_of_event_is_read_as_it_was_written(tmp_path: Path) -> None:
-    """Calls come back with their events, their decisions and their lines."""
+    """The reader returns calls with their events, decisions and line numbers."""
     path = str(tmp_path / "log")
     policy = Policy(
         batch_sizes=(1, 8), max_bytes=5, hedge_after=None, max_queue_delay_s=float("inf")
@@ -195,7 +195,7 @@ def test_every_kind_of_event_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_all_kinds_of_events_are_tested_here() -> None:
-    """A new kind of event has to be written and read as well."""
+    """A new kind of event needs a line in this test."""
     assert {type(event) for event in every_event()} == set(get_args(Event))
 
 
@@ -218,8 +218,8 @@ HEADER = '{"event":"log","version":3,"model":"m","policy":{}}'
         ([HEADER, '{"event":"resolve","call":1,"at":0,"id":1,"state":"x"}'], "log:2: .*'x'"),
     ],
 )
-def test_what_is_no_log_is_refused(tmp_path: Path, lines: list[str], problem: str) -> None:
-    """The error names file, line and what is wrong there."""
+def test_a_file_that_is_no_log_is_refused(tmp_path: Path, lines: list[str], problem: str) -> None:
+    """The error names the file, the line and the problem."""
     path = tmp_path / "log"
     path.write_bytes("".join(f"{line}\n" for line in lines).encode("latin-1"))
     with pytest.raises(ConfigError, match=problem), EventLogReader(str(path)) as reader:
@@ -234,7 +234,7 @@ def test_a_missing_log_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lost", [0, 1, 3, 40])
 def test_a_log_that_was_cut_off_is_read_without_its_last_call(tmp_path: Path, lost: int) -> None:
-    """A crash costs the end of a line, or some lines, so the last call may not be whole."""
+    """After a crash the last call may be incomplete: it is left out."""
     path = tmp_path / "log"
     log = EventLog(str(path))
     log.start("m", Policy())

@@ -17,7 +17,7 @@ from tests.hosts import expected, host, rows
 
 
 def test_yields_in_the_order_of_the_stream(tmp_path: Path) -> None:
-    """Ordered is the default, whatever order the devices answer in."""
+    """By default outputs come in the order of the stream, not in the order of the answers."""
 
     async def main() -> None:
         slow = {0: {"speed": 0.2}}
@@ -33,7 +33,7 @@ def test_yields_in_the_order_of_the_stream(tmp_path: Path) -> None:
 
 
 def test_unordered_yields_as_they_come(tmp_path: Path) -> None:
-    """With `ordered=False` a slow device delays only what it holds, and all come once."""
+    """With `ordered=False` a slow device delays only its own requests."""
 
     async def main() -> None:
         slow = {0: {"speed": 0.1}}
@@ -51,7 +51,7 @@ def test_unordered_yields_as_they_come(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_is_bounded_in_flight_and_keeps_devices_busy(tmp_path: Path, ordered: bool) -> None:
-    """The stream is read no further ahead than the bound, and the device never idles."""
+    """The stream is read no further than the bound, and the device never idles."""
     read = 0
 
     def stream() -> Iterator[dict[str, np.ndarray]]:
@@ -74,7 +74,7 @@ def test_is_bounded_in_flight_and_keeps_devices_busy(tmp_path: Path, ordered: bo
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_requests_as_large_as_the_bound_keep_devices_busy(tmp_path: Path, ordered: bool) -> None:
-    """While the last batch of one is out, those of the next are with the device already."""
+    """While the last batch of one request runs, the next request is on the device already."""
 
     async def main() -> None:
         async with Scheduler(host(tmp_path, host_turnaround_s=0.001)) as scheduler:
@@ -88,7 +88,7 @@ def test_requests_as_large_as_the_bound_keep_devices_busy(tmp_path: Path, ordere
 
 
 def test_yields_while_the_stream_is_slow(tmp_path: Path) -> None:
-    """Outputs come when they are there, not when the stream gives its next element."""
+    """Outputs are yielded when they are ready, not when the stream gives its next element."""
 
     async def stream() -> AsyncIterator[dict[str, np.ndarray]]:
         for seed in range(3):
@@ -105,7 +105,7 @@ def test_yields_while_the_stream_is_slow(tmp_path: Path) -> None:
 
 
 def test_an_empty_stream_yields_nothing(tmp_path: Path) -> None:
-    """No element, no output, no waiting."""
+    """An empty stream ends at once, without outputs."""
 
     async def main() -> None:
         async with Scheduler(host(tmp_path)) as scheduler:
@@ -115,7 +115,7 @@ def test_an_empty_stream_yields_nothing(tmp_path: Path) -> None:
 
 
 def test_the_first_error_of_a_request_is_raised_and_the_rest_cancelled(tmp_path: Path) -> None:
-    """A deadline missed in the middle ends the iteration, and nothing stays behind."""
+    """A missed deadline ends the iteration, and no request is left in the scheduler."""
 
     async def main() -> None:
         async with Scheduler(host(tmp_path, batch=1), set_size=1) as scheduler:
@@ -130,8 +130,8 @@ def test_the_first_error_of_a_request_is_raised_and_the_rest_cancelled(tmp_path:
     run_virtual(main)
 
 
-def test_an_error_of_the_stream_comes_after_what_it_gave(tmp_path: Path) -> None:
-    """Bad input, or an exception out of the stream itself, is raised in its place."""
+def test_an_error_of_the_stream_comes_after_its_outputs(tmp_path: Path) -> None:
+    """Invalid inputs, or an exception of the stream itself, are raised at their place."""
 
     def stream() -> Iterator[dict[str, np.ndarray]]:
         yield rows(1)
@@ -149,10 +149,10 @@ def test_an_error_of_the_stream_comes_after_what_it_gave(tmp_path: Path) -> None
     run_virtual(main)
 
 
-def test_an_error_of_the_stream_behind_an_error_of_a_request_is_not_lost_noisily(
+def test_a_second_error_leaves_no_warning(
     tmp_path: Path,
 ) -> None:
-    """The first error wins; the second one leaves no "never retrieved" warning behind."""
+    """The first error is raised; the second causes no "never retrieved" warning."""
 
     async def main() -> None:
         async with Scheduler(host(tmp_path, batch=1), set_size=1) as scheduler:
@@ -163,8 +163,8 @@ def test_an_error_of_the_stream_behind_an_error_of_a_request_is_not_lost_noisily
     run_virtual(main)
 
 
-def test_an_error_of_a_stream_that_is_waited_for_comes_after_what_it_gave(tmp_path: Path) -> None:
-    """An asynchronous one is no different."""
+def test_an_error_of_an_asynchronous_stream_comes_after_its_outputs(tmp_path: Path) -> None:
+    """An error of an asynchronous stream is raised at its place, too."""
 
     async def stream() -> AsyncIterator[dict[str, np.ndarray]]:
         yield rows(1)
@@ -183,8 +183,8 @@ def test_an_error_of_a_stream_that_is_waited_for_comes_after_what_it_gave(tmp_pa
     run_virtual(main)
 
 
-def test_a_stream_is_read_on_before_the_consumer_has_looked_at_what_it_got(tmp_path: Path) -> None:
-    """A consumer that takes its time does not keep the devices waiting."""
+def test_the_stream_is_read_ahead_of_the_consumer(tmp_path: Path) -> None:
+    """A slow consumer does not let the devices idle."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -198,7 +198,7 @@ def test_a_stream_is_read_on_before_the_consumer_has_looked_at_what_it_got(tmp_p
 
 
 def test_leaving_early_cancels_what_is_outstanding(tmp_path: Path) -> None:
-    """A consumer that breaks off leaves the scheduler empty and usable."""
+    """If the consumer stops early, the scheduler is empty and usable."""
 
     async def main() -> None:
         async with Scheduler(host(tmp_path, batch=1)) as scheduler:

@@ -1,6 +1,6 @@
-"""No healthy device idles while work waits, whatever the others do: to the last bit, on models.
+"""No healthy device idles while work waits, whatever the others do; exactly, on simulated devices.
 
-What real threads make of it is in `tests/backends/aic/test_aic_scheduler.py`.
+The same with real threads is in `tests/backends/aic/test_aic_scheduler.py`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ UNTOUCHED = (0, 3)
 
 
 def faulty_host(folder: Path, hangs_for_s: float | None) -> str:
-    """Four devices: 1 restarts, and is lost for good later; 2 hangs meanwhile.
+    """Write four devices: 1 restarts and is later lost for good; 2 hangs meanwhile.
 
-    An activation pauses between two inferences, unless it has the next before the first ends.
+    An activation pauses between two inferences unless it has the next before the first ends.
     """
     hang: dict[str, Any] = {"kind": "hang", "device": 2, "at_s": 0.1}
     if hangs_for_s is not None:
@@ -43,28 +43,29 @@ def faulty_host(folder: Path, hangs_for_s: float | None) -> str:
     )
 
 
-def serve(path: str, **options: Any) -> tuple[Backlog, dict[str, Any]]:
-    """Run all requests at once, and check each one's answer."""
+def serve(folder: Path, path: str, **options: Any) -> tuple[Backlog, dict[str, Any]]:
+    """Run all requests at once and check their outputs; return the backlog and the metrics."""
     inputs = rows(NUM_REQUESTS)["data"]
     wanted = expected({"data": inputs})
 
-    async def main() -> tuple[Backlog, dict[str, Any]]:
-        async with Scheduler(path, **options) as scheduler:
-            backlog = Backlog(scheduler, UNTOUCHED)
+    log = folder / "run.jsonl"
+
+    async def main() -> dict[str, Any]:
+        async with Scheduler(path, event_log=str(log), **options) as scheduler:
             requests = [scheduler.submit({"data": inputs[i : i + 1]}) for i in range(len(inputs))]
             for row, request in enumerate(requests):
                 np.testing.assert_array_equal((await request)["mean"], wanted[row : row + 1])
             assert scheduler.statistics().done == scheduler.statistics().accepted == NUM_REQUESTS
-            metrics = scheduler.get_metrics()
-        return backlog, metrics
+            return scheduler.get_metrics()
 
-    return run_virtual(main)
+    metrics = run_virtual(main)
+    return Backlog(log, UNTOUCHED), metrics
 
 
 def pauses(answers: list[float]) -> list[tuple[float, float]]:
-    """When an activation did nothing, up to its last answer."""
+    """Return the spans in which an activation did nothing, up to its last answer."""
     ends = [0.0, *answers]
-    # As the card adds, so that no pause is not even a rounding.
+    # Added as the simulated device adds, so that rounding makes no pause.
     return [
         (end, next_end - SERVICE_S)
         for end, next_end in pairwise(ends)
@@ -72,22 +73,21 @@ def pauses(answers: list[float]) -> list[tuple[float, float]]:
     ]
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("hangs_for_s", [0.2, None])
 @pytest.mark.parametrize("num_activations", [1, 3])
 def test_healthy_devices_never_idle_while_work_waits(
     tmp_path: Path, num_activations: int, hangs_for_s: float | None
 ) -> None:
-    """One restarts and is lost, one hangs; the other two begin each inference as one ends."""
+    """While others restart, are lost or hang, two devices begin each inference as one ends."""
     path = faulty_host(tmp_path, hangs_for_s)
-    backlog, metrics = serve(path, num_activations=num_activations, set_size=2)
+    backlog, metrics = serve(tmp_path, path, num_activations=num_activations, set_size=2)
     devices = metrics["devices"]
-    assert devices[1]["errors"] > 2 * num_activations, "it was lost once only"
+    assert devices[1]["errors"] > 2 * num_activations, "it was lost only once"
     assert devices[1]["state"] == "quarantined"
-    # What hangs for ever is given up on seconds later, and done by the others: a second backlog.
+    # An inference that hangs for ever is given up seconds later and run again: a second backlog.
     (begin, end), *_ = backlog.spans
     assert begin == 0.0
-    assert end > 0.35, "it was over before all had happened"
+    assert end > 0.35, "the backlog was over before the last fault"
     for device_id in UNTOUCHED:
         assert devices[device_id]["errors"] == 0
         for index in range(num_activations):
@@ -99,10 +99,9 @@ def test_healthy_devices_never_idle_while_work_waits(
     assert backlog.left_idle == backlog.without_next == []
 
 
-@pytest.mark.interpreted
 def test_an_activation_that_holds_one_inference_pauses_after_each(tmp_path: Path) -> None:
-    """So pauses are seen where there are some: with `set_size` 1 each takes the turnaround."""
-    backlog, _ = serve(faulty_host(tmp_path, 0.2), set_size=1)
+    """With `set_size` 1 every pause is the host's turnaround: the test above can see pauses."""
+    backlog, _ = serve(tmp_path, faulty_host(tmp_path, 0.2), set_size=1)
     for device_id in UNTOUCHED:
         answers = backlog.answers[device_id, 0]
         lengths = [end - start for start, end in pauses(answers)]

@@ -1,4 +1,4 @@
-"""The pool: devices open together or not at all, and answers reach the loop in bunches."""
+"""The pool: all devices open or none, and answers reach the loop together."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qaic_sched.backends.aic import backend as aic
+from qaic_sched.backends.aic.devices import QUERY_LIMIT_S
 from qaic_sched.backends.base import Backend, DeviceInfo, Executable, OnCompleted, unused_indexes
 from qaic_sched.backends.cpu import CpuBackend
 from qaic_sched.config.keys import ModelOptions
@@ -30,7 +32,7 @@ PROGRAM = Program.of(
 
 
 class Echo(Executable):
-    """Keeps what is submitted until the test answers it."""
+    """Keeps submitted inferences until the test answers them."""
 
     def __init__(self, device_id: int, num_activations: int) -> None:
         self.device_id = device_id
@@ -56,7 +58,7 @@ class Echo(Executable):
 
 
 class EchoBackend(Backend):
-    """Loads `Echo` on devices 0 to 3; `load_s` is how long device 3 takes, `broken` fails."""
+    """Loads `Echo` on devices 0 to 3; device 3 takes `load_s` seconds, and `broken` fails."""
 
     kind = "echo"
 
@@ -81,13 +83,13 @@ class EchoBackend(Backend):
 
 
 def batch_of(*samples: int, size: int = 4) -> Batch:
-    """A batch on activation 0 of device 0, of one request per number of samples."""
+    """Return a batch on activation 0 of device 0, with one request per number of samples."""
     parts = [Part(Request(each, count, 0.0), 0, count) for each, count in enumerate(samples)]
     return Batch(0, make_activation(0, 0), size, sum(samples), parts, 0.0)
 
 
 def tensors(count: int, fill: float = 1.0) -> dict[str, Any]:
-    """Inputs of so many rows."""
+    """Return inputs of `count` rows."""
     return {"x": np.full((count, 2), fill, np.float32)}
 
 
@@ -106,7 +108,7 @@ def test_opens_all_devices_at_once_and_keeps_the_order_asked_for() -> None:
 
 
 def test_a_device_that_fails_to_load_closes_the_others() -> None:
-    """The error comes out as it is, and nothing stays loaded."""
+    """The error is raised unchanged, and nothing stays loaded."""
 
     async def main() -> None:
         backend = EchoBackend(broken=1)
@@ -119,7 +121,7 @@ def test_a_device_that_fails_to_load_closes_the_others() -> None:
 
 
 def test_a_load_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the limit the device is named, and the others are closed."""
+    """After the limit the error names the device, and the others are closed."""
     monkeypatch.setattr(pool_module, "LOAD_LIMIT_S", 60.0)
 
     async def main() -> None:
@@ -132,8 +134,15 @@ def test_a_load_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     run_virtual(main)
 
 
+def test_the_limit_leaves_backends_time_to_give_up_first() -> None:
+    """The steps of a load on a card have limits of their own, whose sum is less than the pool's."""
+    steps = 2 * aic.CALL_LIMIT_S + QUERY_LIMIT_S + aic.LOAD_LIMIT_S
+
+    assert steps < pool_module.LOAD_LIMIT_S
+
+
 def test_opening_that_is_cancelled_closes_what_was_loaded() -> None:
-    """A caller who gives up while a slow device loads leaves nothing behind."""
+    """If opening is cancelled while a slow device loads, the loaded devices are closed."""
 
     async def main() -> None:
         backend = EchoBackend(load_s=10.0)
@@ -148,7 +157,7 @@ def test_opening_that_is_cancelled_closes_what_was_loaded() -> None:
 
 
 def submit(batch: Batch, *sources: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Open a pool on device 0, submit a batch, and return what the device got."""
+    """Open a pool on device 0, submit a batch, and return the inputs that the device got."""
 
     async def main() -> dict[str, np.ndarray]:
         backend = EchoBackend()
@@ -161,7 +170,7 @@ def submit(batch: Batch, *sources: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def test_a_request_that_fills_a_batch_is_not_copied() -> None:
-    """Whole requests, and whole batches out of a large one, go to the device as they came."""
+    """A request of a full batch, and a full batch of a large request, are sent without a copy."""
     source = tensors(4)
     assert submit(batch_of(4), source)["x"] is source["x"]
 
@@ -173,18 +182,18 @@ def test_a_request_that_fills_a_batch_is_not_copied() -> None:
 
 
 def test_others_are_gathered_and_padded_with_zeros() -> None:
-    """Rows of several requests follow each other; padding is zero."""
+    """Rows of several requests follow each other, and padding is zero."""
     got = submit(batch_of(1, 2), tensors(1, 5.0), tensors(2, 6.0))["x"]
     np.testing.assert_array_equal(got[:, 0], [5.0, 6.0, 6.0, 0.0])
 
 
 def test_buffers_are_used_again_only_after_the_answer() -> None:
-    """Two batches in flight never share a buffer; an answered one's is taken again."""
+    """Two batches in flight never share a buffer; after an answer its buffer is reused."""
 
     async def main() -> None:
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_completed = pool.take_completed
+        pool.deliver_to(pool.take_completed)
         await pool.open([0], 1, 1)
         for _ in range(2):
             pool.submit(batch_of(1), [tensors(1)])
@@ -199,13 +208,13 @@ def test_buffers_are_used_again_only_after_the_answer() -> None:
     run_virtual(main)
 
 
-def test_what_was_taken_before_its_turn_wakes_nobody() -> None:
-    """Who looks between an answer and its wake-up has it; the wake-up then tells nothing."""
+def test_flights_taken_early_are_not_delivered_again() -> None:
+    """If flights are taken between the answer and the wake-up, the wake-up delivers nothing."""
 
     async def main() -> None:
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_completed = lambda: pytest.fail("there is nothing left to take")
+        pool.deliver_to(lambda: pytest.fail("there is nothing left to take"))
         await pool.open([0], 1, 1)
         batch = batch_of(4)
         pool.submit(batch, [tensors(4)])
@@ -224,12 +233,12 @@ Answer = Callable[[OnCompleted], None]
 
 
 def reload(answer: Answer, limit_s: float | None = None) -> Echo:
-    """Reload device 0, which gives this answer to its first inference; the executable."""
+    """Reload device 0, have `answer` answer its first inference, and return the executable."""
 
     async def main() -> Echo:
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_completed = lambda: pytest.fail("a probe is nobody's batch")
+        pool.deliver_to(lambda: pytest.fail("a probe belongs to no batch"))
         await pool.open([0], 1, 1)
         reloading = asyncio.ensure_future(pool.reload(0, limit_s))
         await asyncio.sleep(0.01)
@@ -241,7 +250,7 @@ def reload(answer: Answer, limit_s: float | None = None) -> Echo:
             assert pool.executables[0] is again
         finally:
             for _, _, done in again.submitted:
-                done({}, 0.0)  # a late answer, and one that comes twice, reach nobody
+                done({}, 0.0)  # a late answer, and a second one, are dropped
             await asyncio.sleep(0.01)
         return again
 
@@ -249,7 +258,7 @@ def reload(answer: Answer, limit_s: float | None = None) -> Echo:
 
 
 def test_a_reloaded_device_runs_an_inference_of_zeros_first() -> None:
-    """Of the smallest compiled batch; callers' requests are never the probe."""
+    """The probe has the smallest compiled batch size; no request is used as a probe."""
     executable = reload(lambda done: done({}, 0.0))
     ((activation, inputs, _),) = executable.submitted
 
@@ -260,7 +269,7 @@ def test_a_reloaded_device_runs_an_inference_of_zeros_first() -> None:
 
 
 def test_a_device_that_fails_its_probe_was_not_reloaded() -> None:
-    """What it said stays the cause."""
+    """The device's error is the cause of the one that is raised."""
     error = DeviceError("it is lost again", 0, kind="lost")
     with pytest.raises(DeviceError, match="loaded and failed an inference: it is lost") as caught:
         reload(lambda done: done(error, 0.0))
@@ -272,7 +281,7 @@ def test_a_device_that_fails_its_probe_was_not_reloaded() -> None:
 def test_a_device_that_does_not_answer_its_probe_was_not_reloaded(
     limit_s: float | None, waited_s: float
 ) -> None:
-    """It has 10 s, more where an inference may take longer; its late answer reaches nobody."""
+    """A probe has 10 s, or the longer time of an inference; a late answer is dropped."""
     with pytest.raises(DeviceError, match=f"did not answer within {waited_s:g} s") as caught:
         reload(lambda done: None, limit_s=limit_s)
 
@@ -281,7 +290,7 @@ def test_a_device_that_does_not_answer_its_probe_was_not_reloaded(
 
 @pytest.mark.parametrize("is_batched", [True, False])
 def test_a_cpu_device_is_probed_like_any_other(tmp_path: Path, is_batched: bool) -> None:
-    """On threads of its own: a program with a batch axis, and one without."""
+    """Probes work on the CPU, with a batch axis and without one."""
     write, symbols = (linear_model, {"N": 4}) if is_batched else (unbatched_model, {})
     path = write(tmp_path / "model.onnx")
 
@@ -300,7 +309,7 @@ def test_a_cpu_device_is_probed_like_any_other(tmp_path: Path, is_batched: bool)
 
 @pytest.mark.slow
 def test_answers_of_many_threads_share_wake_ups() -> None:
-    """Every answer reaches the loop once; those that come together come in one call."""
+    """Every answer is delivered once, and answers that come together in one call."""
     bunches: list[int] = []
 
     async def main() -> None:
@@ -313,7 +322,7 @@ def test_answers_of_many_threads_share_wake_ups() -> None:
 
         backend = EchoBackend()
         pool = Pool(backend, PROGRAM)
-        pool.on_completed = on_completed
+        pool.deliver_to(on_completed)
         await pool.open([0], 1, 1)
         for _ in range(400):
             pool.submit(batch_of(4), [tensors(4)])

@@ -1,4 +1,4 @@
-"""Replaying event logs: runs of every kind decide the same again, a changed log is found out."""
+"""Replaying event logs: all kinds of runs repeat their decisions, and differences are found."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ from typing import Any
 
 import pytest
 
-from qaic_sched.core.events import Completed
-from qaic_sched.core.model import Fault
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.errors import ConfigError, InternalError, SchedulerError
 from qaic_sched.scheduler.event_log import Dispatch, Resolve
 from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.scheduler.replay import replay
 from qaic_sched.testing import run_virtual
-from tests.hosts import host, rows
+from tests.hosts import answer_twice, host, rows
 
 LOGS = Path(__file__).parent / "event_logs"
-"""Seeds of the simulation, logged when the format was of version 3."""
+"""Logs of the simulation in the format of version 3."""
 
 
 def random_host(folder: Path, random: Random, *, service_time_s: float = 0.01) -> str:
-    """A host of a few unequal devices with faults of every kind, at random."""
+    """Write a host of a few unequal devices with random faults of every kind."""
     devices = random.randint(1, 4)
     any_device = random.randrange(devices)
     faults = [
@@ -50,7 +48,7 @@ def random_host(folder: Path, random: Random, *, service_time_s: float = 0.01) -
 
 
 async def random_run(model: str, log: Path, random: Random, count: int) -> None:
-    """Requests of all sizes, priorities and deadlines, some of them cancelled.
+    """Run requests of random sizes, priorities and deadlines, and cancel some of them.
 
     At the end the scheduler drains or is closed.
     """
@@ -85,7 +83,7 @@ async def random_run(model: str, log: Path, random: Random, count: int) -> None:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """The log of one random run."""
+    """Log one random run and return the path."""
     random = Random(3)
     path = tmp_path / "log.jsonl"
     run_virtual(random_run, random_host(tmp_path, random), path, random, 40)
@@ -93,21 +91,21 @@ def log(tmp_path: Path) -> Path:
 
 
 def change(log: Path, number: int, **values: Any) -> None:
-    """Change values of one line by hand."""
+    """Change values in one line of a log."""
     lines = log.read_text().splitlines()
     lines[number - 1] = json.dumps(json.loads(lines[number - 1]) | values)
     log.write_text("".join(f"{line}\n" for line in lines))
 
 
 def line_of(log: Path, event: str) -> int:
-    """The number of a line with this event, not among the first."""
+    """Return the number of a line with this event, beyond the first 30 lines."""
     names = [json.loads(line)["event"] for line in log.read_text().splitlines()]
     return names.index(event, 30) + 1
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_runs_decide_the_same_again(tmp_path: Path, seed: int) -> None:
-    """Whatever devices and callers do, the log replays to its last line."""
+def test_random_runs_repeat_their_decisions(tmp_path: Path, seed: int) -> None:
+    """Whatever devices and callers do, the log replays without a difference, to its last line."""
     random, log = Random(seed), tmp_path / "log.jsonl"
     run_virtual(random_run, random_host(tmp_path, random), log, random, 80)
 
@@ -125,8 +123,8 @@ def test_random_runs_decide_the_same_again(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_in_real_time_decides_the_same_again(tmp_path: Path) -> None:
-    """What came when is in the log, so nothing is left to chance."""
+def test_a_run_in_real_time_repeats_its_decisions(tmp_path: Path) -> None:
+    """The log has the time of every event, so the replay does not depend on real time."""
     random, log = Random(1), tmp_path / "log.jsonl"
     model = random_host(tmp_path, random, service_time_s=0.001)
     asyncio.run(random_run(model, log, random, 300))
@@ -140,7 +138,7 @@ def test_a_run_in_real_time_decides_the_same_again(tmp_path: Path) -> None:
 
 
 def test_a_changed_decision_is_found_on_its_line(log: Path) -> None:
-    """The log's decision and the replay's are both given."""
+    """The difference has both decisions, the logged one and the replayed one."""
     number = line_of(log, "dispatch")
     change(log, number, device_id=77)
 
@@ -156,7 +154,7 @@ def test_a_changed_decision_is_found_on_its_line(log: Path) -> None:
 
 
 def test_a_missing_decision_is_found_where_it_should_stand(log: Path) -> None:
-    """Where the log has nothing, the line is the one that the decision would have had."""
+    """The line of the difference is the one that the missing decision would have."""
     number = line_of(log, "resolve")
     lines = log.read_text().splitlines(keepends=True)
     while json.loads(lines[number])["event"] == "resolve":
@@ -173,7 +171,7 @@ def test_a_missing_decision_is_found_where_it_should_stand(log: Path) -> None:
 
 
 def test_a_log_that_was_cut_off_replays_as_far_as_it_goes(log: Path) -> None:
-    """A crash leaves half a line at the end: that is said, and is no difference."""
+    """A crash leaves half a line at the end: it is reported, and does not count as a difference."""
     whole = replay(log)
     text = log.read_bytes()
     log.write_bytes(text[: len(text) // 2])
@@ -185,8 +183,8 @@ def test_a_log_that_was_cut_off_replays_as_far_as_it_goes(log: Path) -> None:
     assert 0 < result.calls < whole.calls
 
 
-def test_an_event_that_cannot_have_happened_is_named(log: Path) -> None:
-    """What breaks the core is an InternalError with the line of its call."""
+def test_an_impossible_event_is_named(log: Path) -> None:
+    """An event that breaks the core is an `InternalError` with the line of its call."""
     number = line_of(log, "answered")
     change(log, number, batch_id=10_000)
 
@@ -194,19 +192,20 @@ def test_an_event_that_cannot_have_happened_is_named(log: Path) -> None:
         replay(log)
 
 
-def test_what_broke_the_core_breaks_it_again(tmp_path: Path) -> None:
-    """Events are logged before they are handled, so a run that failed of our own fault replays."""
+def test_an_event_that_broke_the_core_breaks_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events are logged before they are handled, so that a bug can be replayed."""
+    answer_twice(monkeypatch)
     log = tmp_path / "log"
 
     async def main() -> None:
         async with Scheduler(host(tmp_path), event_log=str(log)) as scheduler:
-            assert scheduler._shell is not None
-            scheduler._shell.post(Completed(99, 0.0, Fault.LOST))
             with pytest.raises(InternalError):
                 await scheduler.run(rows(1))
 
     run_virtual(main)
-    with pytest.raises(InternalError, match="batch 99 is not in flight"):
+    with pytest.raises(InternalError, match="batch 0 is not in flight"):
         replay(log)
 
 
@@ -214,14 +213,14 @@ def test_what_broke_the_core_breaks_it_again(tmp_path: Path) -> None:
 def test_another_policy_of_the_core_makes_a_difference(
     log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The replay is the core of today: if it decides otherwise, that shows."""
+    """A replay uses the present rules of the core: a change of them is a difference."""
     monkeypatch.setattr(SchedulerState, "_expire", lambda self: None)
     difference = replay(log).difference
     assert difference is not None
 
 
 def test_a_log_of_another_version_is_refused(log: Path) -> None:
-    """It names both versions."""
+    """The error names both versions."""
     change(log, 1, version=1)
     with pytest.raises(ConfigError, match="version 1; this qaic-sched reads 3"):
         replay(log)
@@ -229,7 +228,7 @@ def test_a_log_of_another_version_is_refused(log: Path) -> None:
 
 @pytest.mark.parametrize("log", sorted(LOGS.glob("*.jsonl")), ids=lambda path: path.stem)
 def test_a_log_of_an_earlier_release_replays(log: Path) -> None:
-    """The names in a log are its format's own: renaming a class or an attribute breaks none."""
+    """Names in a log belong to its format: renaming a class or an attribute breaks no log."""
     result = replay(log)
 
     assert result.difference is None
@@ -238,7 +237,7 @@ def test_a_log_of_an_earlier_release_replays(log: Path) -> None:
 
 
 def test_the_logs_of_an_earlier_release_have_every_kind_of_line() -> None:
-    """Between them, so that the test above covers the whole format."""
+    """The test above covers the whole format."""
     lines = [line for log in LOGS.glob("*.jsonl") for line in log.read_text().splitlines()]
     decisions = {"dispatch", "reload", "unload", "close", "resolve"}
 

@@ -1,4 +1,4 @@
-"""What `submit` returns, in virtual time."""
+"""The handle of a request, in virtual time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.hosts import expected, host, rows
 
 
 def test_can_be_awaited_by_several_tasks_and_again(tmp_path: Path) -> None:
-    """Every awaiting gives the same outputs, also long after the request is done."""
+    """Every await returns the same outputs, also long after the request is done."""
 
     async def main() -> None:
         async with Scheduler(host(tmp_path)) as scheduler:
@@ -29,7 +29,7 @@ def test_can_be_awaited_by_several_tasks_and_again(tmp_path: Path) -> None:
     run_virtual(main)
 
 
-def test_tells_its_state(tmp_path: Path) -> None:
+def test_reports_its_state(tmp_path: Path) -> None:
     """`done`, `cancelled`, `result` and the repr follow the request's life."""
 
     async def main() -> None:
@@ -53,8 +53,8 @@ def test_tells_its_state(tmp_path: Path) -> None:
     run_virtual(main)
 
 
-def test_one_of_several_awaiting_tasks_cancelled_cancels_it(tmp_path: Path) -> None:
-    """As with a task that others await, cancelling one who awaits cancels the request."""
+def test_cancelling_one_of_several_waiting_tasks_cancels_it(tmp_path: Path) -> None:
+    """As with an awaited task, cancelling any task that awaits the request cancels it."""
 
     async def main() -> None:
         async with Scheduler(host(tmp_path)) as scheduler:
@@ -74,7 +74,7 @@ def test_one_of_several_awaiting_tasks_cancelled_cancels_it(tmp_path: Path) -> N
 
 
 def test_shield_keeps_it_alive(tmp_path: Path) -> None:
-    """A shielded request survives its caller, as any awaitable does."""
+    """A shielded request continues when its caller is cancelled."""
 
     async def main() -> None:
         async with Scheduler(host(tmp_path)) as scheduler:
@@ -105,7 +105,7 @@ def test_callbacks_come_once_whenever_they_were_added(tmp_path: Path) -> None:
 
 
 def test_a_whole_batch_is_passed_on_without_a_copy(tmp_path: Path) -> None:
-    """Outputs of a request that fills a batch are the device's own arrays, rows of others never."""
+    """A request of a full batch gets the device's own arrays; no request gets rows of another."""
 
     async def main() -> None:
         async with Scheduler(host(tmp_path)) as scheduler:

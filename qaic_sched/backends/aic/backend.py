@@ -41,7 +41,11 @@ T = TypeVar("T")
 CALL_LIMIT_S = 120.0
 """Longest that loading the vendor's libraries, or reading a QPC, may take."""
 LOAD_LIMIT_S = 300.0
-"""Longest that loading a program on a device may take."""
+"""Longest that loading a program on a device may take.
+
+`load` comes to 570 s with `CALL_LIMIT_S` for the SDK and for the QPC, and `QUERY_LIMIT_S`. The
+scheduler's pool gives up on any load after 600 s: this limit stops the load's threads before that.
+"""
 MAX_ACTIVATIONS = 16
 """The DMA channels of a device; each activation needs one."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qaic_sched.errors import ConfigError
+from qaic_sched.extras import require
 from qaic_sched.program import Program, TensorSpec
 
 if TYPE_CHECKING:
@@ -109,12 +110,8 @@ class ModelReader:
 
 
 def import_onnxruntime() -> Any:
-    """The package; where it is missing, `ConfigError` has the command that mends it."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ConfigError("cpu needs ONNX Runtime: pip install 'qaic-sched[cpu]'") from error
-    return onnxruntime
+    """Import ONNX Runtime; if it is not installed, `ConfigError` has the pip command."""
+    return require("onnxruntime", "cpu", needed_by="the CPU backend")
 
 
 def open_model(

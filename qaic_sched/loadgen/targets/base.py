@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
+from qaic_sched.scheduler.api import Inference
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -24,18 +26,6 @@ class Outcome(IntEnum):
     CANCELLED = 4
     UNRESOLVED = 5
     """No answer by the end of the run: the target has died or hangs."""
-
-
-@dataclass(slots=True)
-class Inference:
-    """The inference that answered a request, in seconds of the loop's clock."""
-
-    id: int
-    device_id: int
-    activation: int
-    submitted_at: float
-    started_at: float
-    completed_at: float
 
 
 @dataclass(slots=True)

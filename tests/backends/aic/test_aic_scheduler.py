@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from qaic_sched.backends.aic.backend import AicBackend
 from qaic_sched.backends.threads import in_thread
 from qaic_sched.errors import DeviceError
 from qaic_sched.scheduler.front import Scheduler
@@ -21,6 +22,8 @@ from tests.standin.qpc import write_qpc
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
+
+    from qaic_sched.backends.aic.executable import AicExecutable
 
 NUM_REQUESTS = 10_000
 HEALTHY = (0, 3)
@@ -34,18 +37,18 @@ TRIES = 3
 
 
 async def run_with(
-    path: str, faults: Any, healthy: Collection[int]
+    folder: Path, faults: Any, healthy: Collection[int]
 ) -> tuple[list[Any], Backlog, dict[str, Any]]:
     """Results of NUM_REQUESTS requests of one row, while `faults()` breaks unhealthy devices."""
     inputs = rows(NUM_REQUESTS)["x"]
-    async with Scheduler(path, backend="aic", set_size=2) as scheduler:
-        backlog = Backlog(scheduler, healthy)
+    path, log = write_qpc(folder), folder / "run.jsonl"
+    async with Scheduler(path, backend="aic", set_size=2, event_log=str(log)) as scheduler:
         requests = [scheduler.submit({"x": inputs[i : i + 1]}) for i in range(NUM_REQUESTS)]
         breaking = asyncio.ensure_future(faults())
         # One after the other: starting thousands of tasks would keep the loop from the devices.
         results = [await ended(request) for request in requests]
         await breaking
-    return results, backlog, scheduler.get_metrics()
+    return results, Backlog(log, healthy), scheduler.get_metrics()
 
 
 async def ended(request: Any) -> Any:
@@ -97,7 +100,7 @@ def fail_during_the_run(folder: Path, cards: Any) -> tuple[list[Any], Backlog, d
         await in_thread(partial(until, lambda: cards[1].num_run >= before + 20), "faults")
         cards[1].lose()
 
-    return asyncio.run(run_with(write_qpc(folder), faults, HEALTHY))
+    return asyncio.run(run_with(folder, faults, HEALTHY))
 
 
 @pytest.mark.slow
@@ -108,7 +111,7 @@ def test_no_device_idles_while_work_waits(tmp_path: Path, cards: Any) -> None:
 
     def one_run() -> float:
         control.reset(num_devices=4, execute_s=EXECUTE_S)
-        results, backlog, _ = asyncio.run(run_with(write_qpc(tmp_path), nothing, range(4)))
+        results, backlog, _ = asyncio.run(run_with(tmp_path, nothing, range(4)))
         assert check_results(results) == {"dict": NUM_REQUESTS}
         check_decisions(backlog)
         return idle_share(cards, backlog, range(4))
@@ -136,10 +139,18 @@ def test_every_request_ends_once_and_healthy_devices_stay_busy(tmp_path: Path, c
 @pytest.mark.parametrize(("devices", "num_activations"), [([0, 1], 2), ([0, 1], 1), ([0], 1)])
 @pytest.mark.usefixtures("cards")
 def test_a_larger_set_size_replaces_what_has_no_room_for_it(
-    tmp_path: Path, devices: list[int], num_activations: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: list[int], num_activations: int
 ) -> None:
     """One activation after the other, while requests go on; a smaller one changes nothing."""
     path = write_qpc(tmp_path / "qpc")
+    executables: dict[int, AicExecutable] = {}
+    load = AicBackend.load
+
+    async def load_watched(self: AicBackend, device_id: int, *what: int) -> AicExecutable:
+        executables[device_id] = await load(self, device_id, *what)
+        return executables[device_id]
+
+    monkeypatch.setattr(AicBackend, "load", load_watched)
 
     async def main() -> None:
         options: dict[str, Any] = {
@@ -155,11 +166,9 @@ def test_a_larger_set_size_replaces_what_has_no_room_for_it(
                     outputs = await scheduler.run(inputs, timeout_s=10)
                     np.testing.assert_array_equal(outputs["mean"], expected(inputs))
 
-            load = [asyncio.ensure_future(work()) for _ in range(8)]
+            tasks = [asyncio.ensure_future(work()) for _ in range(8)]
             await scheduler.update_backend_options(set_size=3)
-            await asyncio.gather(*load)
-            assert scheduler._shell is not None
-            executables = scheduler._shell.pool.executables
+            await asyncio.gather(*tasks)
             for _ in range(2):
                 rooms = [sorted(each.room.values()) for each in executables.values()]
                 assert rooms == [[3] * num_activations] * len(devices)

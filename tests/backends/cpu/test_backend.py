@@ -100,11 +100,12 @@ def test_activations_of_other_models_get_threads_too(
 
     monkeypatch.setattr("qaic_sched.backends.cpu.backend.open_model", count_threads)
     model = backend(linear_model(model_file, batch=2))
-    model.others = {"yolo": CoreDemand(1), "bert": CoreDemand(7)}
+    model.expect_other("bert", CoreDemand(2))
     close(load(model))
-    model.others = {"yolo": CoreDemand(2)}
+    model.expect_other("yolo", CoreDemand(1))
+    model.expect_other("bert", CoreDemand(7))
     close(load(model))
-    assert [asked.get(), asked.get()] == [1, 2]
+    assert [asked.get(), asked.get()] == [2, 1]
     assert caplog.messages == []
 
 

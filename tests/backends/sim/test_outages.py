@@ -17,7 +17,7 @@ from qaic_sched.config.keys import ModelOptions
 from qaic_sched.errors import DeviceError
 from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.testing import run_virtual
-from tests.hosts import check_after_every_event, expected, host, rows
+from tests.hosts import check_log, expected, host, rows
 
 
 def test_time_stands_still_while_a_device_hangs() -> None:
@@ -86,9 +86,10 @@ def test_closing_fails_what_a_device_that_hangs_for_ever_holds(tmp_path: Path) -
 def run_through(model: str, count: int, gap_s: float, **options: Any) -> dict[str, Any]:
     """Run `count` requests, all of which must succeed, and return the metrics."""
 
+    log = Path(model).with_suffix(".jsonl")
+
     async def main() -> dict[str, Any]:
-        async with Scheduler(model, **options) as scheduler:
-            check_after_every_event(scheduler)
+        async with Scheduler(model, event_log=str(log), **options) as scheduler:
 
             async def one(seed: int) -> None:
                 inputs = rows(1, seed)
@@ -102,7 +103,9 @@ def run_through(model: str, count: int, gap_s: float, **options: Any) -> dict[st
             await asyncio.gather(*tasks)
             return scheduler.get_metrics()
 
-    return run_virtual(main)
+    metrics = run_virtual(main)
+    check_log(log)
+    return metrics
 
 
 def test_no_request_is_lost_with_the_devices_that_are(tmp_path: Path) -> None:
