@@ -3,7 +3,8 @@
 Rules of this file:
 - The blocks of a page run in order, in one temporary folder with `configs/` in it. Python blocks
   share one namespace, and may use `await` outside a function, as `python -m asyncio` allows.
-- A comment above a block says how to treat it: see `NOTES` and `REASONS`.
+- A comment above a block says how to treat it: see `NOTES` and `REASONS`. `file: NAME` keeps the
+  block as a file for those after it.
 - Shown output is compared with the real one; `...` stands for any text.
 """
 
@@ -80,6 +81,11 @@ class Block:
         return f"{self.page}:{self.line}"
 
     @property
+    def file(self) -> str:
+        """The name under which later blocks find it; empty if it has none."""
+        return self.note.removeprefix("file: ") if self.note.startswith("file: ") else ""
+
+    @property
     def is_run(self) -> bool:
         """Whether nothing above it says that it cannot run here."""
         return not self.note.startswith("not run: ")
@@ -132,14 +138,16 @@ class PageRunner:
 
     def run(self, block: Block) -> None:
         """Run a block, and fail where it does something else than the page says."""
-        if block.language == "python":
+        if block.file:
+            (self._folder / block.file).write_text(block.text, encoding="utf-8")
+        if block.language == "yaml":
+            check_yaml(block, self._folder)
+        elif block.language == "python" and not block.file:
             self._printed = self._python(block)
         elif block.note.startswith("output"):
             numbers_vary = "numbers vary" in block.note
             holds = matches(block.text, self._printed, numbers_vary=numbers_vary)
             assert holds, f"{block.where} prints\n{self._printed}"
-        elif block.language == "yaml":
-            check_yaml(block, self._folder)
         elif block.language == "console":
             for command, shown in commands_of(block):
                 self._console(block, command, shown)
@@ -184,13 +192,12 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def check_yaml(block: Block, folder: Path) -> None:
-    """Keep a file that the page names, and check that it is a valid one."""
-    name = block.note.removeprefix("file: ") if block.note.startswith("file: ") else ""
-    path = folder / (name or "unnamed.yaml")
+    """Check that a block is a valid configuration, part of one, or a valid `.sim.yaml` file."""
+    path = folder / (block.file or "unnamed.yaml")
     path.write_text(block.text, encoding="utf-8")
     keys = read_yaml(path)
     assert isinstance(keys, dict), block.where
-    if name.endswith(".sim.yaml"):
+    if path.name.endswith(".sim.yaml"):
         read_spec(path)
     elif "model" in keys or "models" in keys:
         load_configs(path)
@@ -232,7 +239,7 @@ def test_every_block_is_marked_well(page: str) -> None:
         if kind == "not run":
             assert value in REASONS, f"{block.where}: {value!r}"
         elif kind == "file":
-            assert block.language == "yaml", block.where
+            assert block.language in {"yaml", "python"}, block.where
         else:
             assert not {*filter(None, block.note.split(", "))} - NOTES, f"{block.where}: {kind!r}"
         has_command = any(line.startswith("$ ") for line in block.text.splitlines())
