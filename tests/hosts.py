@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from qaic_sched.core.invariants import check_invariants
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -79,7 +81,7 @@ def check_after_every_event(scheduler: Scheduler) -> None:
 
     def checked(now: float, events: Sequence[Event] = ()) -> Commands:
         commands = core.handle(now, events)
-        core.check_invariants()
+        check_invariants(core)
         return commands
 
     replace_handle(scheduler, checked)

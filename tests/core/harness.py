@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 
 from qaic_sched.core.commands import Commands
 from qaic_sched.core.events import Completed, DeviceOpened, Event
+from qaic_sched.core.execute_times import ExecuteTimes
+from qaic_sched.core.invariants import check_invariants
 from qaic_sched.core.model import Activation, Batch, Fault, Policy, Request
-from qaic_sched.core.service_times import DeviceSpeed, ServiceTimes
-from qaic_sched.core.speed_group import SpeedGroup
+from qaic_sched.core.speed_group import DeviceSpeed, SpeedGroup
 from qaic_sched.core.state import SchedulerState
 
 __all__ = [
@@ -48,13 +49,13 @@ def make_state(
 
 def make_activation(device_id: int = 0, index: int = 0) -> Activation:
     """An activation of no ledger, on a device of which nothing is known."""
-    return Activation(device_id, index, DeviceSpeed(SpeedGroup(ServiceTimes())))
+    return Activation(device_id, index, DeviceSpeed(SpeedGroup(ExecuteTimes())))
 
 
 def drive(state: SchedulerState, now: float, *events: Event) -> Commands:
     """Hand over the events, check every invariant, return the commands."""
     commands = state.handle(now, events)
-    state.check_invariants()
+    check_invariants(state)
     return commands
 
 

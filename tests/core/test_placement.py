@@ -8,7 +8,8 @@ import pytest
 
 from qaic_sched.core.events import DeviceOpened
 from qaic_sched.core.model import Activation, Batch, DeviceStatistics, Request
-from qaic_sched.core.placement import SlotLedger
+from qaic_sched.core.placement import choose, choose_elsewhere, has_faster
+from qaic_sched.core.slot_ledger import SlotLedger
 from tests.core.harness import (
     answer,
     answer_all,
@@ -38,7 +39,7 @@ def _release(ledger: SlotLedger, activation: Activation, at: float) -> None:
 def take_all(ledger: SlotLedger) -> list[tuple[int, int]]:
     """Fill every slot, in the order that the ledger chooses."""
     order = []
-    while (activation := ledger.choose(0.0, 1, 1)) is not None:
+    while (activation := choose(ledger, 0.0, 1, 1)[0]) is not None:
         _take(ledger, activation, 0.0)
         ledger.check()
         order.append((activation.device_id, activation.index))
@@ -48,7 +49,7 @@ def take_all(ledger: SlotLedger) -> list[tuple[int, int]]:
 def test_what_is_kept_of_busy_activations_does_not_grow_with_their_work() -> None:
     """Where one is always idle nobody asks for a busy one: each is noted once, and not sorted."""
     state = make_state(devices=4, set_size=2)
-    (group,) = state.ledger._order
+    (group,) = state.ledger.speeds.groups
     for index in range(1_000):
         now = index * 0.010
         (batch,) = drive(state, now, *requests(1, index, accepted_at=now)).dispatch
@@ -62,7 +63,7 @@ def test_what_is_kept_of_busy_activations_does_not_grow_with_their_work() -> Non
 def test_what_went_stale_behind_the_busy_activation_that_is_found_is_dropped() -> None:
     """However often the others answer and get work, while it holds what it holds."""
     ledger = _ledger_of(2, set_size=3)
-    (group,) = ledger._order
+    (group,) = ledger.speeds.groups
     first, second = (ledger.devices[device_id][0] for device_id in range(2))
     _take(ledger, first, 0.0)
     _take(ledger, second, 0.0)
@@ -77,7 +78,7 @@ def test_what_went_stale_behind_the_busy_activation_that_is_found_is_dropped() -
 def test_what_is_kept_of_busy_activations_is_found() -> None:
     """After a thousand changes, too: the one that will be free first."""
     ledger = _ledger_of(3, set_size=3)
-    (group,) = ledger._order
+    (group,) = ledger.speeds.groups
     first, second, third = (ledger.devices[device_id][0] for device_id in range(3))
     ledger.learn(0, 1, 0.010)
     for activation, now in ((first, 0.002), (second, 0.001), (third, 0.0)):
@@ -100,7 +101,7 @@ def test_an_empty_ledger_has_nothing_to_choose() -> None:
     ledger = SlotLedger()
     ledger.check()
 
-    assert ledger.choose(0.0, 1, 1) is None
+    assert choose(ledger, 0.0, 1, 1)[0] is None
     assert ledger.num_activations == 0
     assert list(ledger) == []
 
@@ -137,7 +138,7 @@ def test_an_idle_activation_is_preferred_to_a_busy_one() -> None:
     for device_id in (2, 1, 1, 1):
         _release(ledger, ledger.devices[device_id][0], 1.0)
         ledger.check()
-    activation = ledger.choose(1.0, 1, 1)
+    activation, _ = choose(ledger, 1.0, 1, 1)
     assert activation is ledger.devices[1][0]
 
 
@@ -184,19 +185,19 @@ def test_a_device_to_avoid_is_avoided_even_if_it_is_the_emptiest() -> None:
     ledger = _ledger_of(3, set_size=2)
     other, last = ledger.devices[1][0], ledger.devices[2][0]
     _take(ledger, other, 0.0)
-    assert ledger.choose_elsewhere(0) is last
+    assert choose_elsewhere(ledger, 0) is last
 
     for activation in (last, last, other):
         _take(ledger, activation, 0.0)
-    assert ledger.choose_elsewhere(0) is None
-    assert ledger.choose(0.0, 1, 1) is ledger.devices[0][0]
+    assert choose_elsewhere(ledger, 0) is None
+    assert choose(ledger, 0.0, 1, 1)[0] is ledger.devices[0][0]
 
 
 def test_the_only_device_cannot_be_avoided() -> None:
     """A second attempt on the same device is better than none."""
     ledger = _ledger_of(1)
 
-    assert ledger.choose_elsewhere(0) is ledger.devices[0][0]
+    assert choose_elsewhere(ledger, 0) is ledger.devices[0][0]
 
 
 def _learned(slow: float = 1.0, devices: int = 3, set_size: int = 2) -> SlotLedger:
@@ -218,11 +219,9 @@ def test_a_batch_is_committed_behind_a_running_one_only_when_that_is_about_to_en
     for each in others:
         _take(ledger, each, 101.0)
 
-    assert ledger.choose(102.0, 1, 1) is None
-    assert ledger.commit_at == 107.5
-    assert ledger.choose(107.5, 1, 1) is first
-    assert ledger.choose(107.5, 1, 0) is None
-    assert ledger.commit_at == float("inf")
+    assert choose(ledger, 102.0, 1, 1) == (None, 107.5)
+    assert choose(ledger, 107.5, 1, 1)[0] is first
+    assert choose(ledger, 107.5, 1, 0) == (None, float("inf"))
 
 
 def test_with_a_batch_for_every_activation_nothing_is_held_back() -> None:
@@ -232,11 +231,11 @@ def test_with_a_batch_for_every_activation_nothing_is_held_back() -> None:
         _take(ledger, each, 100.0)
 
     for _ in range(2):
-        activation = ledger.choose(101.0, 1, 2)
+        activation, _ = choose(ledger, 101.0, 1, 2)
         assert activation is not None
         _take(ledger, activation, 101.0)
     assert [each.in_flight for each in ledger] == [2, 2]
-    assert ledger.choose(101.0, 1, 9) is None
+    assert choose(ledger, 101.0, 1, 9)[0] is None
 
 
 def test_behind_times_that_vary_nothing_is_committed_early() -> None:
@@ -248,27 +247,26 @@ def test_behind_times_that_vary_nothing_is_committed_early() -> None:
     for each in ledger:
         _take(ledger, each, 100.0)
 
-    assert ledger.choose(10_000.0, 1, 1) is None
-    assert ledger.commit_at == float("inf")
+    assert choose(ledger, 10_000.0, 1, 1) == (None, float("inf"))
 
 
 def test_a_slow_device_is_left_alone_until_waiting_takes_longer() -> None:
     """With little queued a fast device is waited for; with much the slow one takes its share."""
     ledger = _learned(slow=3.0, devices=4)
     *fast, slow = (activations[0] for activations in ledger.devices.values())
-    assert ledger.is_slow(slow)
-    assert not any(map(ledger.is_slow, fast))
+    assert has_faster(ledger, slow)
+    assert not any(has_faster(ledger, each) for each in fast)
 
     _take(ledger, slow, 99.0)
     _release(ledger, slow, 99.0)
     for each in fast:
         _take(ledger, each, 100.0)
-    assert ledger.choose(101.0, 1, 1) is None
-    assert ledger.choose(101.0, 1, 3) in fast, "there is one for every fast activation"
+    assert choose(ledger, 101.0, 1, 1)[0] is None
+    assert choose(ledger, 101.0, 1, 3)[0] in fast, "there is one for every fast activation"
     for each in fast:
         _take(ledger, each, 101.0)
-    assert ledger.choose(101.0, 1, 1) is None
-    assert ledger.choose(101.0, 1, 2) is slow
+    assert choose(ledger, 101.0, 1, 1)[0] is None
+    assert choose(ledger, 101.0, 1, 2)[0] is slow
 
 
 def test_a_slow_device_at_work_is_counted_with_what_it_holds() -> None:
@@ -278,8 +276,8 @@ def test_a_slow_device_at_work_is_counted_with_what_it_holds() -> None:
     for each in (*fast, *fast, slow):
         _take(ledger, each, 100.0)
 
-    assert ledger.choose(101.0, 1, 4) is None
-    assert ledger.choose(101.0, 1, 6) is slow
+    assert choose(ledger, 101.0, 1, 4)[0] is None
+    assert choose(ledger, 101.0, 1, 6)[0] is slow
 
 
 def test_a_slow_device_that_was_not_used_for_long_is_tried_again() -> None:
@@ -291,8 +289,8 @@ def test_a_slow_device_that_was_not_used_for_long_is_tried_again() -> None:
     for device_id in (0, 1):
         _take(ledger, ledger.devices[device_id][0], 7900.0)
 
-    assert ledger.choose(7900.0, 1, 0) is None
-    assert ledger.choose(8100.0, 1, 0) is slow
+    assert choose(ledger, 7900.0, 1, 0)[0] is None
+    assert choose(ledger, 8100.0, 1, 0)[0] is slow
 
 
 def test_a_device_that_recovers_joins_the_others_again() -> None:
@@ -303,7 +301,7 @@ def test_a_device_that_recovers_joins_the_others_again() -> None:
         ledger.learn(2, 1, 10.0)
     ledger.check()
 
-    assert not ledger.is_slow(slow)
+    assert not has_faster(ledger, slow)
 
 
 def test_a_device_may_change_groups_with_work_in_hand() -> None:
@@ -314,7 +312,7 @@ def test_a_device_may_change_groups_with_work_in_hand() -> None:
     for _ in range(30):
         ledger.learn(2, 1, 40.0)
         ledger.check()
-    assert ledger.is_slow(busy)
+    assert has_faster(ledger, busy)
     _release(ledger, busy, 40.0)
     ledger.check()
 
@@ -346,21 +344,21 @@ def _is_called_busy(ledger: SlotLedger) -> None:
 
 
 def _is_missing(ledger: SlotLedger) -> None:
-    ledger._order[0].idle.popitem()
+    ledger.speeds.groups[0].idle.popitem()
 
 
 def _is_a_stranger(ledger: SlotLedger) -> None:
-    ledger._order[0].idle[make_activation(9, 0)] = None
+    ledger.speeds.groups[0].idle[make_activation(9, 0)] = None
 
 
 def _holds_more_than_set_size(ledger: SlotLedger) -> None:
-    ledger._order[0].idle.popitem()
+    ledger.speeds.groups[0].idle.popitem()
     activation = ledger.devices[1][0]
     activation.held = [Batch(0, activation, 1, 1, [], 0.0)] * 3
 
 
 def _is_of_no_group(ledger: SlotLedger) -> None:
-    ledger._order.clear()
+    ledger.speeds.groups.clear()
 
 
 @pytest.mark.parametrize(

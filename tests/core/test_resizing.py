@@ -18,6 +18,7 @@ from qaic_sched.core.events import (
     ReloadFailed,
     SetSizeChanged,
 )
+from qaic_sched.core.invariants import check_invariants
 from qaic_sched.core.model import Fault, Policy, Request
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.errors import InternalError
@@ -281,7 +282,7 @@ def test_hedges_begin_with_a_policy_that_wants_them() -> None:
     assert [each.is_hedge for each in commands.dispatch] == [True]
     assert commands.dispatch[0].parts == batch.parts
     drive(state, 2.0, PolicyChanged(Policy(hedge_after=None, hedge_max_extra=0.0)))
-    assert state.num_hedges == 0
+    assert state.hedging.num_hedges == 0
 
 
 def test_hedges_end_with_a_policy_that_wants_none() -> None:
@@ -291,10 +292,10 @@ def test_hedges_end_with_a_policy_that_wants_none() -> None:
     answer_all(state, 0.005)
     drive(state, 1.0, Request(6, 1, 1.0))
     drive(state, state.next_wakeup() or 0.0)
-    assert len(state.unhedged) == 1
+    assert len(state.hedging.unhedged) == 1
     drive(state, 2.0, PolicyChanged(Policy(hedge_after=None, hedge_max_extra=1.0)))
 
-    assert (state.unhedged, state.num_hedges) == ([], 0)
+    assert (state.hedging.unhedged, state.hedging.num_hedges) == ([], 0)
 
 
 UNFIT: dict[str, Event] = {
@@ -336,11 +337,11 @@ def test_nothing_changes_after_the_close(event: Event) -> None:
 def test_a_device_that_comes_back_after_it_was_removed_is_new() -> None:
     """Slow answers from before it went are not held against it."""
     state = make_state(devices=2)
-    state.laggards.streaks[1] = (4, 0)
+    state.outliers.streaks[1] = (4, 0)
     assert drive(state, 1.0, DeviceRetired(1)).close == (1,)
 
     drive(state, 2.0, DeviceOpened(1, 1, 1))
-    assert state.laggards.streaks == {}
+    assert state.outliers.streaks == {}
 
 
 def test_what_is_late_is_not_sent_to_a_device_that_is_to_go() -> None:
@@ -354,7 +355,7 @@ def test_what_is_late_is_not_sent_to_a_device_that_is_to_go() -> None:
     assert commands.reload == [2]
 
     drive(state, 1.4)
-    assert len(state.unhedged) == 2
+    assert len(state.hedging.unhedged) == 2
     assert drive(state, 1.41, DeviceOpened(2, 1, 1)).dispatch == []
 
 
@@ -419,4 +420,4 @@ def test_the_checker_finds_what_retires_wrongly(corrupt: Callable[[SchedulerStat
     corrupt(state)
 
     with pytest.raises(AssertionError):
-        state.check_invariants()
+        check_invariants(state)

@@ -17,6 +17,7 @@ from qaic_sched.core.events import (
     Event,
     ReloadFailed,
 )
+from qaic_sched.core.invariants import check_invariants
 from qaic_sched.core.model import DeviceStatistics, Fault, Policy, Request
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.errors import InternalError
@@ -144,7 +145,7 @@ def test_an_illegal_event_raises_and_changes_nothing(
     before = _told(state)
     with pytest.raises(InternalError):
         state.handle(2.0, [event])
-    state.check_invariants()
+    check_invariants(state)
 
     assert _told(state) == before
     assert _history_from(state) == _history_from(make())
@@ -394,7 +395,7 @@ def test_nothing_is_left_of_requests_served() -> None:
 
     assert state.statistics().done == 3_000
     assert (state.requests, state.batches, len(state.retries)) == ({}, {}, 0)
-    assert (len(state.deadlines), state.admission.queued._lanes) == (0, {})
+    assert (len(state.deadlines), state.admission.queued._levels) == (0, {})
 
 
 def test_a_fresh_state_has_nothing_to_do() -> None:
