@@ -32,6 +32,8 @@ __all__ = [
     "places",
     "requests",
     "serve_one",
+    "snapshot",
+    "state_at_work",
 ]
 
 Cargo: TypeAlias = list[tuple[int, int, int]]
@@ -126,3 +128,18 @@ def on_probation(devices: int = 1, num_activations: int = 3, **policy: Any) -> S
     assert drive(state, 1.1).reload == [0]
     drive(state, 1.1, DeviceOpened(0, num_activations, 1))
     return state
+
+
+def state_at_work() -> SchedulerState:
+    """Two in flight, a large one half dispatched, one waiting, one done, deadlines ahead."""
+    state = make_state(devices=2, batch_sizes=(1, 2), max_samples=4, max_queue_delay_s=0.5)
+    (batch,) = drive(state, 1.0, Request(0, 2, 1.0)).dispatch
+    drive(state, 2.0, answer(batch, 2.0))
+    drive(state, 2.0, *requests(2, first_id=1, samples=3, accepted_at=2.0, deadline=9.0))
+    drive(state, 2.0, Request(3, 3, 2.0, priority=1))
+    return state
+
+
+def snapshot(state: SchedulerState) -> list[object]:
+    """All that the state says to the outside."""
+    return [state.statistics(), state.next_wakeup(), len(state.batches), list(state.requests)]

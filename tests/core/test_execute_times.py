@@ -103,24 +103,3 @@ def test_scaled_times_keep_their_proportions() -> None:
     slower = times.scaled(3.0)
 
     assert (slower.mean_s(1), slower.mean_s(8)) == (3.0, 12.0)
-
-
-@pytest.mark.parametrize(("ratio", "apart"), [(1.3, False), (1.5, True), (0.8, False), (0.5, True)])
-def test_a_device_stands_apart_by_its_ratio(ratio: float, apart: bool) -> None:
-    """By more than a third, either way."""
-    speed = DeviceSpeed(SpeedGroup(ExecuteTimes()))
-    for _ in range(10):
-        speed.record(ratio)
-
-    assert speed.is_apart(cv2=0.0) == apart
-
-
-def test_chance_moves_no_device() -> None:
-    """A few times far off the mean prove nothing where times vary that much, or are so few."""
-    speed = DeviceSpeed(SpeedGroup(ExecuteTimes()))
-    for _ in range(3):
-        speed.record(2.0)
-    assert not speed.is_apart(cv2=0.0)
-    speed.record(2.0)
-    assert speed.is_apart(cv2=0.01)
-    assert not speed.is_apart(cv2=1.0)
