@@ -152,7 +152,7 @@ def run_core(
             heapq.heappush(ends, (end, batch.id))
         done += [(now, each) for each in commands.resolve if each.state is RequestState.DONE]
     latencies = [at - request.accepted_at for at, request in done]
-    return CoreRun(latencies, len(done) / len(arrivals), core.num_hedges, done)
+    return CoreRun(latencies, len(done) / len(arrivals), core.hedging.num_hedges, done)
 
 
 class Chooser(Protocol):

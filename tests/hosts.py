@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from qaic_sched.backends.sim.backend import SimExecutable
+from qaic_sched.backends.sim.executable import SimExecutable
+from qaic_sched.core.invariants import check_invariants
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.scheduler.event_log import EventLogReader, decisions_of
 
@@ -75,7 +76,7 @@ def check_log(log: Path) -> None:
         core = SchedulerState(reader.policy)
         for call in reader:
             commands = core.handle(call.at, call.events)
-            core.check_invariants()
+            check_invariants(core)
             assert list(decisions_of(call.number, call.at, commands)) == call.decisions
 
 

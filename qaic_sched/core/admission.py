@@ -1,11 +1,12 @@
-"""The door: who is queued at once, who waits for room, who is rejected.
+"""Admission: which requests are queued at once, which wait for room, which are rejected.
 
-The bound is on samples and bytes that are queued, not on what is in flight. A request beyond it
-waits or is rejected; one that is larger than the bound itself is admitted alone, when the queue
-is empty. Nobody overtakes: while somebody of equal or higher priority waits, so does a newcomer.
-Where what is beyond the bound is rejected, and tenants are configured, each may fill its own part
-of the queue only: else who comes most often would have it all. Where it waits, it waits in fair
-order.
+The bounds are on samples and bytes that are queued, not on those in flight. A request beyond them
+waits or is rejected. One that is larger than a bound is admitted alone, when the queue is empty.
+A request never overtakes one of equal or higher priority that waits.
+
+If requests beyond the bounds are rejected and tenants are configured, each tenant may fill only
+its own part of the queue; otherwise the tenant that sends most would fill all of it. Requests that
+wait instead do so in fair order and need no such parts.
 """
 
 from __future__ import annotations
@@ -22,17 +23,20 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """The bounded queue, and those that wait for room in it."""
+    """The bounded queue, and the requests that wait for room in it."""
 
     __slots__ = ("policy", "queued", "waiting")
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
+        """The policy in force."""
         self.queued = RequestQueue(RequestState.QUEUED, policy.tenants)
+        """Queued requests with samples never dispatched; those only to be retried are absent."""
         self.waiting = RequestQueue(RequestState.WAITING, policy.tenants)
+        """Requests that wait for room; nothing of them has been dispatched."""
 
     def arrive(self, request: Request) -> bool:
-        """Queue the request or let it wait; False if it must be rejected."""
+        """Queue a request or let it wait; return False if it must be rejected."""
         head = self.waiting.head() if self.waiting.num_requests else None
         if (head is None or head.priority < request.priority) and self.has_room(request):
             self.queued.push(request)
@@ -43,13 +47,13 @@ class Admission:
         return True
 
     def change(self, policy: Policy) -> None:
-        """Follow another policy from now on; who is here stays."""
+        """Follow another policy from now on; requests that were admitted stay."""
         self.policy = policy
         self.queued.tenants.change(policy.tenants)
         self.waiting.tenants.change(policy.tenants)
 
     def admit_waiting(self) -> None:
-        """Queue those that wait, in order, as far as there is room."""
+        """Queue waiting requests in order, as far as there is room."""
         while self.waiting.num_requests:
             head = self.waiting.head()
             if head is None or not self.has_room(head):
@@ -58,12 +62,12 @@ class Admission:
             self.queued.push(head)
 
     def withdraw(self, request: Request, state: RequestState) -> None:
-        """Take out a request that is resolved with samples left, from wherever it is."""
+        """Remove a request that is resolved with samples left, wherever it is."""
         queue = self.waiting if request.state is RequestState.WAITING else self.queued
         queue.leave(request, state)
 
     def has_room(self, request: Request) -> bool:
-        """Whether the request fits the bound now."""
+        """Return whether a request fits the bounds now."""
         queued = self.queued
         if not queued.num_requests:
             return True
@@ -75,12 +79,12 @@ class Admission:
         return self.policy.waits_when_full or not self.policy.tenants or self._is_within(request)
 
     def samples_before(self, request: Request) -> float:
-        """Samples that are certain to be served before a newcomer, as things are."""
+        """Return the samples that will certainly be served before a newcomer, as things are."""
         before = self.queued.samples_before(request)
         return before + self.waiting.samples_before(request) if self.waiting.samples else before
 
     def _is_within(self, request: Request) -> bool:
-        """Whether the request fits its tenant's part of the queue; a first one always does."""
+        """Return whether a request fits its tenant's part of the queue; a first one always does."""
         tenants, max_bytes = self.queued.tenants, self.policy.max_bytes
         account = tenants.account(request.tenant)
         if not account.num_requests:
@@ -91,6 +95,6 @@ class Admission:
         )
 
     def samples_over(self, request: Request) -> int:
-        """Samples that must leave the queue before the request would fit; at least 1."""
+        """Return the samples that must leave the queue before a request fits; at least 1."""
         over = self.queued.samples + request.samples - self.policy.max_samples
         return min(max(over, 1), self.queued.samples)

@@ -1,23 +1,23 @@
-"""When a batch closes, and of which compiled size it is.
+"""When a batch closes, and which compiled size it has.
 
 Rules of this file:
-- A full batch goes to any activation with a free slot: nothing could make it better.
-- A partial batch goes only to an idle activation. Behind a running inference it would gain no
-  time and lose the company that arrives meanwhile, so it stays unbound (late binding).
-- While an activation is idle, a partial batch waits for company at most `max_queue_delay_s`,
-  counted from the arrival of its oldest request. It does not wait where nobody can join: during a
-  drain, and while the queue is full.
-- A partial batch is of the compiled size that costs least per sample in it, as measured: the
-  smallest that holds all, padded, or a smaller one, filled, and the rest goes next. Ties, and
-  sizes that were hardly measured yet, are for the one that holds all.
-- With no other activation idle the rest waits, for new company: that pays where there will be some.
-  So there a request at the front is not cut in two to save padding, nor is anybody kept waiting
-  who has no time for both, or when nobody can join; unless both are done sooner than the one.
-- A request that its batch would be done too late for is dropped, if there is another to take its
-  place: to save it with a smaller batch would cost those behind it more than it gains (the
-  early-drop window). Where there is none, the batch is shrunk to save it, if a smaller one can.
-- What is tried again after a failure is late already: it waits for nobody and for no idle
-  activation, and is not decided here.
+- A full batch goes to any activation with a free slot: waiting could not make it better.
+- A partial batch goes only to an idle activation. Behind a running inference it would gain no time
+  and could take no more samples, so it stays in the queue (late binding).
+- While an activation is idle, a partial batch waits for more samples at most `max_queue_delay_s`,
+  counted from the arrival of its oldest request. It does not wait if no request can join it: during
+  a drain, and while the queue is full.
+- A partial batch has the compiled size with the least measured time per sample in it: the smallest
+  that holds all samples, padded, or a smaller one that is filled, with the rest in the next batch.
+  Ties, and sizes with few measurements, go to the size that holds all.
+- With no other activation idle, the rest waits for more samples, which pays only if some will come.
+  So the batch holds all samples, padded, if the smaller one would split a request, if the first
+  request has no time for both batches, or during a drain; unless both end sooner than the one.
+- A request whose batch would end after its deadline is dropped if others can take its place: a
+  smaller batch that saves it would cost the requests behind it more than it gains (the early-drop
+  window). If there are no others, the batch shrinks to save it, if a smaller size can.
+- A retry after a failure is late already: it waits neither for more samples nor for an idle
+  activation, and this file does not decide about it.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _NOW: Final = float("-inf")
 def closes_at(
     policy: Policy, queued: RequestQueue, activation: Activation, *, can_grow: bool
 ) -> float:
-    """When the next batch from `queued` may go to the least loaded activation with a free slot.
+    """Return when the next batch from `queued` may go to an activation with a free slot.
 
-    `can_grow` False says that nobody can join the queue. Minus infinity is at once, infinity not
-    before something else happens.
+    `can_grow` says whether more requests can join the queue. Minus infinity is at once, infinity
+    is not before something else happens.
     """
     if queued.samples >= policy.batch_sizes[-1]:
         return _NOW
@@ -55,7 +55,7 @@ def closes_at(
 
 
 def compiled_size(policy: Policy, samples: int) -> int:
-    """The smallest compiled batch size that holds so many samples."""
+    """Return the smallest compiled batch size that holds `samples`."""
     sizes = policy.batch_sizes
     if samples == sizes[-1]:
         return samples
@@ -63,9 +63,9 @@ def compiled_size(policy: Policy, samples: int) -> int:
 
 
 def cheapest_size(policy: Policy, samples: int, measured_s: Callable[[int], float | None]) -> int:
-    """The compiled size, at most the one that holds `samples`, with the least time per sample.
+    """Return the compiled size, at most the one that holds `samples`, of least time per sample.
 
-    `measured_s(size)` is how long an inference of a size takes, None where that is not known.
+    `measured_s(size)` is the execute time of a size, None if it is not known.
     """
     cheapest = compiled_size(policy, samples)
     least_s = measured_s(cheapest)
@@ -82,9 +82,9 @@ def cheapest_size(policy: Policy, samples: int, measured_s: Callable[[int], floa
 def fitting_size(
     policy: Policy, samples: int, seconds: float, expected_s: Callable[[int], float]
 ) -> int:
-    """The largest compiled size, at most the one that holds `samples`, done within `seconds`.
+    """Return the largest compiled size, at most the one that holds `samples`, within `seconds`.
 
-    0 where none is. `expected_s(size)` is how long an inference of a size is expected to take.
+    Returns 0 if there is none. `expected_s(size)` is the expected execute time of a size.
     """
     largest = bisect_left(policy.batch_sizes, samples)
     for size in reversed(policy.batch_sizes[: largest + 1]):

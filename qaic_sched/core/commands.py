@@ -1,4 +1,4 @@
-"""What to do: the value that `SchedulerState.handle` returns."""
+"""The commands that `SchedulerState.handle` returns."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["Commands"]
 
 
 class Commands:
-    """Submit each batch of `dispatch` to its activation; tell the caller of each in `resolve`.
-
-    The state that a resolved request is in says what to tell. Close each device in `reload`, load
-    it anew and say how that ended. Give back the activations in `unload`, by device and indexes:
-    they hold nothing. Close each device in `close` for good; it answers what it still holds.
-    """
+    """Everything that the shell has to do after one call of `handle`."""
 
     __slots__ = ("close", "dispatch", "reload", "resolve", "unload")
 
     def __init__(self) -> None:
         self.dispatch: list[Batch] = []
+        """Batches to submit, each to its activation, in this order."""
         self.resolve: list[Request] = []
+        """Requests whose callers get their result; the request's state says which."""
         self.reload: list[int] = []
+        """Devices to close and load again; report `DeviceOpened` or `ReloadFailed`."""
         self.unload: tuple[tuple[int, tuple[int, ...]], ...] = ()
+        """Activations to release, by device and indexes; they hold nothing."""
         self.close: tuple[int, ...] = ()
+        """Devices to close for good; each still answers the batches that it holds."""

@@ -14,25 +14,27 @@ _NEVER: Final = float("inf")
 
 
 class Deadlines:
-    """A heap that forgets lazily: resolved requests are skipped, or compacted when over half."""
+    """A heap with lazy removal: resolved requests are skipped, and dropped when over half."""
 
     __slots__ = ("_heap", "_stale")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Request]] = []
+        """(deadline, request id, request) of requests with a deadline, some resolved already."""
         self._stale = 0
+        """Entries of resolved requests."""
 
     def __len__(self) -> int:
-        """Entries, stale ones included."""
+        """Count the entries, stale ones included."""
         return len(self._heap)
 
     def add(self, request: Request) -> None:
-        """Watch a request, if it has a deadline."""
+        """Watch a request if it has a deadline."""
         if request.deadline is not None:
             heappush(self._heap, (request.deadline, request.id, request))
 
     def forget(self, request: Request) -> None:
-        """Stop watching a request; to be called once it is resolved, whatever the cause."""
+        """Stop watching a request; call it once when the request is resolved."""
         if request.deadline is None:
             return
         self._stale += 1
@@ -42,7 +44,7 @@ class Deadlines:
             self._stale = 0
 
     def next_at(self) -> float:
-        """The next deadline; infinite where there is none."""
+        """Return the next deadline, or infinity if there is none."""
         while self._heap:
             deadline, _, request = self._heap[0]
             if not request.is_resolved:
@@ -52,5 +54,5 @@ class Deadlines:
         return _NEVER
 
     def overdue(self, now: float) -> Request | None:
-        """A request whose deadline has come, if there is one."""
+        """Return a request whose deadline has passed, if there is one."""
         return self._heap[0][2] if self.next_at() <= now else None

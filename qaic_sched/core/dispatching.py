@@ -1,4 +1,4 @@
-"""How work is sent out: what is queued, and what is to be tried again, to which activation."""
+"""Dispatch: which queued samples, and which parts to be retried, go to which activation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.batching import cheapest_size, closes_at, compiled_size, fitting_size
 from qaic_sched.core.model import Activation, Batch, RequestState
-from qaic_sched.core.records import Records
+from qaic_sched.core.placement import choose, choose_elsewhere, has_faster
+from qaic_sched.core.scheduler_data import SchedulerData
 
 if TYPE_CHECKING:
     from qaic_sched.core.model import Part
@@ -16,19 +17,19 @@ __all__ = ["Dispatching"]
 _NEVER: Final = float("inf")
 _QUEUED: Final = RequestState.QUEUED
 _IN_FLIGHT: Final = RequestState.IN_FLIGHT
-_MOST_GIVEN_UP: Final = 8
-"""After so many dropped without an answer one is tried all the same: what was measured may no
-longer be true, and without an answer nobody would ever know."""
+_MAX_DROPPED: Final = 8
+"""Requests dropped without an answer in between after which one is tried anyway: the measured times
+may be out of date, and only an answer can show that."""
 
 
-class Dispatching(Records):
+class Dispatching(SchedulerData):
     """The layer that binds samples to activations."""
 
     def _dispatch(self) -> None:
         admission, policy, ledger = self.admission, self.policy, self.ledger
-        if ledger.devices and not ledger.has_live():
+        if ledger.devices and not self.speeds.has_live():
             self.batch_closes_at = _NEVER
-            self._fail_for_want_of_devices()
+            self._fail_without_devices()
             return
         for device_id in self.retries.devices():
             self._dispatch_retries(device_id)
@@ -38,9 +39,9 @@ class Dispatching(Records):
             admission.admit_waiting()
         size = policy.batch_sizes[-1]
         while queued.samples:
-            activation = ledger.choose(self.now, size, queued.samples // size)
+            activation, try_again_at = choose(ledger, self.now, size, queued.samples // size)
             if activation is None:
-                self.batch_closes_at = ledger.commit_at
+                self.batch_closes_at = try_again_at
                 return
             if queued.samples < size:
                 can_grow = not (self.is_draining or waiting.num_requests)
@@ -54,8 +55,8 @@ class Dispatching(Records):
                 room = size if queued.samples >= size else queued.samples
             if room:
                 if queued.samples < size:
-                    room = self._worth_taking(room, activation)
-                is_slow = ledger.is_slow(activation)
+                    room = self._choose_partial_size(room, activation)
+                is_slow = has_faster(ledger, activation)
                 parts = queued.take_newest(room) if is_slow else queued.take(room)
                 self._send(parts, activation)
             elif queued.samples:
@@ -64,41 +65,41 @@ class Dispatching(Records):
                 admission.admit_waiting()
 
     def _drop_hopeless(self, activation: Activation) -> int:
-        """Expire those at the front whose batch would be done too late; the samples to take."""
+        """Expire requests at the front whose batch would end too late; return the samples to take.
+
+        0 leaves the queue to another activation.
+        """
         queued, policy = self.admission.queued, self.policy
         free_at = max(self.now, activation.free_at)
-
-        def expected_s(size: int) -> float:
-            return self.ledger.likely_s(activation.device_id, size)
-
+        times = activation.speed.group.times
         size = policy.batch_sizes[-1]
         while (head := queued.head()) is not None:
             left_s = _NEVER if head.deadline is None else head.deadline - free_at
             if queued.samples - (head.samples - head.cursor) >= size:
-                fits = size if expected_s(size) <= left_s else 0
+                fits = size if times.likely_s(size) <= left_s else 0
             else:
-                fits = fitting_size(policy, min(queued.samples, size), left_s, expected_s)
-            if fits or self.ledger.is_slow(activation):
-                return fits  # a faster one may still make it
-            if self.num_given_up >= _MOST_GIVEN_UP and not activation.held:
+                fits = fitting_size(policy, min(queued.samples, size), left_s, times.likely_s)
+            if fits or has_faster(self.ledger, activation):
+                return fits  # a faster device may still make it
+            if self.num_dropped >= _MAX_DROPPED and not activation.held:
                 return min(queued.samples, size)
-            self.num_given_up += 1
+            self.num_dropped += 1
             self._resolve(head, RequestState.EXPIRED)
         return 0
 
-    def _worth_taking(self, room: int, activation: Activation) -> int:
-        """How many samples to take of a partial batch, of which so many may be taken."""
-        ledger, policy, queued = self.ledger, self.policy, self.admission.queued
-        device_id, samples = activation.device_id, min(room, queued.samples)
+    def _choose_partial_size(self, room: int, activation: Activation) -> int:
+        """Return how many of the `room` samples that a partial batch may take it should take."""
+        policy, queued, group = self.policy, self.admission.queued, activation.speed.group
+        times, samples = group.times, min(room, queued.samples)
         whole = compiled_size(policy, samples)
         if whole == samples:
             return room
-        size = cheapest_size(policy, samples, lambda each: ledger.measured_s(device_id, each))
-        if size == whole or ledger.is_idle_beside(activation):
+        size = cheapest_size(policy, samples, times.measured_s)
+        if size == whole or len(group.idle) > 1:
             return min(size, room)
         head, rest = queued.head(), compiled_size(policy, samples - size)
-        both_s = ledger.likely_s(device_id, size) + ledger.likely_s(device_id, rest)
-        if head is None or both_s <= ledger.likely_s(device_id, whole):
+        both_s = times.likely_s(size) + times.likely_s(rest)
+        if head is None or both_s <= times.likely_s(whole):
             return size
         is_cut = head.samples - head.cursor > size
         has_time = head.deadline is None or head.deadline >= self.now + both_s
@@ -106,7 +107,7 @@ class Dispatching(Records):
 
     def _dispatch_retries(self, failed_on: int) -> None:
         while (part := self.retries.first(failed_on)) is not None:
-            activation = self.ledger.choose_elsewhere(failed_on)
+            activation = choose_elsewhere(self.ledger, failed_on)
             if activation is None:
                 return
             self.retries.remove(part)
@@ -131,17 +132,17 @@ class Dispatching(Records):
         self.batches[batch.id] = batch
         self.ledger.take(activation, self.now, batch)
         if len(activation.held) == 1:
-            self._look_after(activation)
+            self._watch(activation)
         self._commands.dispatch.append(batch)
         return batch
 
-    def _look_after(self, activation: Activation) -> None:
-        """Notice when what the activation begins now takes too long."""
-        self.stuck.add(activation)
+    def _watch(self, activation: Activation) -> None:
+        """Notice if the batch that an activation starts now takes too long."""
+        self.stuck_watch.add(activation)
         if self.policy.hedge_after is not None:
-            self.late.add(activation)
+            self.hedge_watch.add(activation)
 
-    def _fail_for_want_of_devices(self) -> None:
+    def _fail_without_devices(self) -> None:
         for request in tuple(self.requests.values()):
             if request.state is not RequestState.IN_FLIGHT:
                 self._resolve(request, RequestState.FAILED)

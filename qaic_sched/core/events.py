@@ -1,6 +1,6 @@
-"""What happened: the values that `SchedulerState.handle` takes. A `Request` is its own arrival.
+"""The events that `SchedulerState.handle` takes. A `Request` is the event of its own arrival.
 
-Like `values`, this is never compiled.
+This module is never compiled, for the reasons given in `values`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ __all__ = [
 
 @dataclass(slots=True)
 class DeviceOpened:
-    """A device has the program loaded and takes up to `set_size` batches per activation.
+    """A device has loaded the program, for the first time or again after a quarantine.
 
-    For the first time, or anew after a quarantine; then it holds nothing from before.
+    Each activation takes up to `set_size` batches. A device that was reloaded holds no batch from
+    before.
     """
 
     device_id: int
@@ -40,14 +41,14 @@ class DeviceOpened:
 
 @dataclass(slots=True)
 class ReloadFailed:
-    """A device that was to be reloaded could not be."""
+    """A reload that the core asked for has failed."""
 
     device_id: int
 
 
 @dataclass(slots=True)
 class ActivationsAdded:
-    """An open device has loaded more activations, which have these indexes."""
+    """An open device has loaded more activations, with these indexes."""
 
     device_id: int
     indexes: tuple[int, ...]
@@ -55,7 +56,7 @@ class ActivationsAdded:
 
 @dataclass(slots=True)
 class ActivationsRetired:
-    """Some of a device's activations are wanted no more, once they have done what they hold."""
+    """Some of a device's activations are to be removed once they hold nothing."""
 
     device_id: int
     indexes: tuple[int, ...]
@@ -63,40 +64,40 @@ class ActivationsRetired:
 
 @dataclass(slots=True)
 class DeviceRetired:
-    """A device is wanted no more, once it has done what it holds."""
+    """A device is to be removed once it holds nothing."""
 
     device_id: int
 
 
 @dataclass(slots=True)
 class SetSizeChanged:
-    """Every activation takes up to so many batches from now on."""
+    """Every activation takes up to `set_size` batches from now on."""
 
     set_size: int
 
 
 @dataclass(slots=True)
 class PolicyChanged:
-    """Decisions follow other parameters from now on; the compiled sizes are the same."""
+    """Decisions follow another policy from now on; it has the same compiled sizes."""
 
     policy: Policy
 
 
 @dataclass(slots=True)
 class Cancelled:
-    """The caller no longer wants the request. No effect on one that is resolved already."""
+    """The caller no longer wants the request. Ignored if the request is resolved already."""
 
     request_id: int
 
 
 @dataclass(slots=True)
 class DrainStarted:
-    """Nothing new will arrive; finish what is there without waiting for company."""
+    """No more requests will arrive. Finish the rest without waiting for fuller batches."""
 
 
 @dataclass(slots=True)
 class Closed:
-    """Nothing new will arrive; cancel what is there."""
+    """No more requests will arrive. Cancel the rest."""
 
 
 Event: TypeAlias = (

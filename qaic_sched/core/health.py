@@ -1,14 +1,14 @@
-"""Which devices may be given work: quarantine, probes, and re-admission.
+"""Which devices may get work: quarantine, probes and readmission.
 
 Rules of this file:
-- A device that is lost, was restarted or is stuck goes into quarantine at once, one whose
-  inferences fail goes after a few failures in a row, one that is far slower than the others after
-  more of such answers. It is given nothing there.
-- After a while it is probed: reloaded from scratch. While that fails, the next probe takes twice
-  as long, up to a bound; nothing else brings a device back.
-- A device that is slow is reloaded only when it has answered what it holds: it would have.
-- A device that came back is on probation: it works with one activation until it has answered a
-  few batches in good time, and fails back into quarantine with its first failure.
+- A device that is lost, restarted or stuck goes into quarantine at once. One whose inferences fail
+  goes after a few failures in a row, and an outlier after more slow answers than that. A device in
+  quarantine gets no work.
+- After a while it is probed, that is reloaded from scratch. Each failed reload doubles the time to
+  the next probe, up to a bound. Nothing else brings a device back.
+- An outlier is reloaded only once it has answered the batches that it holds, as it still does.
+- A device that came back is on probation: it works with one activation until it has answered a few
+  batches in good time, and its first failure puts it back into quarantine.
 """
 
 from __future__ import annotations
@@ -18,149 +18,178 @@ from typing import Final
 
 from qaic_sched.core.model import Fault
 
-__all__ = ["DeviceState", "Health"]
-
-_NEVER: Final = float("inf")
-_MAX_FAILURES: Final = 3
-"""Failures in a row that put a device into quarantine."""
-_PROVEN: Final = 3
-"""Answers in a row that end a probation."""
-_FIRST_PROBE_S: Final = 0.1
-_LAST_PROBE_S: Final = 30.0
-"""From quarantine to the first probe, and the most that lies between two."""
+__all__ = ["DEVICE_TRANSITIONS", "DeviceState", "Health"]
 
 
 class DeviceState(Enum):
-    """What a device is good for."""
+    """The health of a device. `DEVICE_TRANSITIONS` has its life."""
 
     READY = "ready"
     PROBATION = "probation"
     QUARANTINED = "quarantined"
 
 
+_READY: Final = DeviceState.READY
 _PROBATION: Final = DeviceState.PROBATION
+_QUARANTINED: Final = DeviceState.QUARANTINED
+
+DEVICE_TRANSITIONS: Final[tuple[tuple[DeviceState | None, str, DeviceState | None, str], ...]] = (
+    (None, "opened", _READY, "health.opened"),
+    (_READY, "batch fails", _QUARANTINED, "health.failed"),
+    (_READY, "device is stuck", _QUARANTINED, "health.failed"),
+    (_READY, "batch is answered", _QUARANTINED, "health.quarantine_outlier"),
+    (_READY, "holds nothing and retires", None, "health.forget"),
+    (_QUARANTINED, "opened", _PROBATION, "health.opened"),
+    (_QUARANTINED, "holds nothing and retires", None, "health.forget"),
+    (_PROBATION, "batch is answered", _READY, "health.succeeded"),
+    (_PROBATION, "batch fails", _QUARANTINED, "health.failed"),
+    (_PROBATION, "device is stuck", _QUARANTINED, "health.failed"),
+    (_PROBATION, "batch is answered", _QUARANTINED, "health.quarantine_outlier"),
+    (_PROBATION, "holds nothing and retires", None, "health.forget"),
+)
+"""(state, event, next state, module and function that decides it); None is not open."""
+
+_NEVER: Final = float("inf")
+_MAX_FAILURES: Final = 3
+"""Failures in a row that put a ready device into quarantine."""
+_PROBATION_ANSWERS: Final = 3
+"""Answers in a row that end a probation."""
+_FIRST_PROBE_S: Final = 0.1
+"""Time from a quarantine to the first probe."""
+_LONGEST_PROBE_S: Final = 30.0
+"""Longest time between two probes."""
 
 
-class _Record:
-    """One device's health."""
+class _DeviceHealth:
+    """The health of one device."""
 
     __slots__ = ("backoff_s", "failures", "is_slow", "probe_at", "state", "successes")
 
     def __init__(self) -> None:
         self.state = DeviceState.READY
+        """Its state; `DEVICE_TRANSITIONS` has the changes."""
         self.is_slow = False
+        """Whether its last quarantine was for being an outlier."""
         self.failures = 0
+        """Failed batches in a row, since the last answer or quarantine."""
         self.successes = 0
+        """Answers since its probation began, slow ones excluded; not kept while it is ready."""
         self.backoff_s = _FIRST_PROBE_S
+        """Time from the next quarantine, or from the last failed probe, to a probe."""
         self.probe_at = _NEVER
+        """When it is probed; infinite while it is in use or being reloaded."""
 
 
 class Health:
-    """The health of every device that was ever opened."""
+    """The health of every device that is open, in quarantine or being reloaded."""
 
-    __slots__ = ("_next_probe_at", "_records")
+    __slots__ = ("_devices", "_next_probe_at")
 
     def __init__(self) -> None:
-        self._records: dict[int, _Record] = {}
+        self._devices: dict[int, _DeviceHealth] = {}
+        """By device id; devices that were closed for good are absent."""
         self._next_probe_at = _NEVER
+        """The earliest `probe_at` of all devices: asked at every event, changed seldom."""
 
     def state_of(self, device_id: int) -> DeviceState:
-        """What the device is good for."""
-        return self._records[device_id].state
+        """Return the state of a device."""
+        return self._devices[device_id].state
 
     def is_slow(self, device_id: int) -> bool:
-        """Whether the device's last quarantine was because it was slow."""
-        return self._records[device_id].is_slow
+        """Return whether the device's last quarantine was for being an outlier."""
+        return self._devices[device_id].is_slow
 
     def opened(self, device_id: int) -> DeviceState:
-        """A device was loaded: ready the first time, on probation after a quarantine."""
-        record = self._records.get(device_id)
-        if record is None:
-            record = self._records[device_id] = _Record()
+        """Note that a device was loaded: ready the first time, else on probation."""
+        device = self._devices.get(device_id)
+        if device is None:
+            device = self._devices[device_id] = _DeviceHealth()
         else:
-            record.state = DeviceState.PROBATION
-            record.successes = 0
-            self._probe(record, _NEVER)
-        return record.state
+            device.state = DeviceState.PROBATION
+            device.successes = 0
+            self._probe(device, _NEVER)
+        return device.state
 
     def succeeded(self, device_id: int) -> bool:
-        """A device answered as it should; True if that ends its probation."""
-        record = self._records[device_id]
-        record.failures = 0
-        if record.state is not _PROBATION:
+        """Note that a device answered in good time; return whether that ends its probation."""
+        device = self._devices[device_id]
+        device.failures = 0
+        if device.state is not _PROBATION:
             return False
-        record.successes += 1
-        if record.successes < _PROVEN:
+        device.successes += 1
+        if device.successes < _PROBATION_ANSWERS:
             return False
-        record.state = DeviceState.READY
-        record.backoff_s = _FIRST_PROBE_S
+        device.state = DeviceState.READY
+        device.backoff_s = _FIRST_PROBE_S
         return True
 
     def failed(self, device_id: int, fault: Fault, now: float) -> bool:
-        """A device failed a batch; True if that puts it into quarantine."""
-        record = self._records[device_id]
-        if record.state is DeviceState.QUARANTINED:
+        """Note that a device failed a batch; return whether it goes into quarantine."""
+        device = self._devices[device_id]
+        if device.state is DeviceState.QUARANTINED:
             return False
-        record.failures += 1
-        forgives = fault is Fault.INFERENCE and record.state is DeviceState.READY
-        if forgives and record.failures < _MAX_FAILURES:
+        device.failures += 1
+        forgives = fault is Fault.INFERENCE and device.state is DeviceState.READY
+        if forgives and device.failures < _MAX_FAILURES:
             return False
-        self._quarantine(record, now, is_slow=False)
+        self._back_off(device, now, is_slow=False)
+        device.state = DeviceState.QUARANTINED
         return True
 
-    def lagged(self, device_id: int, now: float) -> None:
-        """A device that is in use is far slower than the others: put it into quarantine."""
-        self._quarantine(self._records[device_id], now, is_slow=True)
+    def quarantine_outlier(self, device_id: int, now: float) -> None:
+        """Put a device in use that is far slower than the others into quarantine."""
+        device = self._devices[device_id]
+        self._back_off(device, now, is_slow=True)
+        device.state = DeviceState.QUARANTINED
 
     def postpone_probe(self, device_id: int, now: float) -> None:
-        """The device may not be reloaded yet: name it again soon."""
-        self._probe(self._records[device_id], now + _FIRST_PROBE_S)
+        """Probe a device a little later, as it may not be reloaded yet."""
+        self._probe(self._devices[device_id], now + _FIRST_PROBE_S)
 
     def probe_failed(self, device_id: int, now: float) -> None:
-        """The device could not be reloaded: try again, later each time."""
-        record = self._records[device_id]
-        record.backoff_s = min(2 * record.backoff_s, _LAST_PROBE_S)
-        self._probe(record, now + record.backoff_s)
+        """Note that a reload failed: probe again, after twice the time."""
+        device = self._devices[device_id]
+        device.backoff_s = min(2 * device.backoff_s, _LONGEST_PROBE_S)
+        self._probe(device, now + device.backoff_s)
 
     def due_probes(self, now: float) -> list[int]:
-        """Devices to be reloaded now; each is named once until `opened` or `probe_failed`."""
-        due = [each for each, record in self._records.items() if record.probe_at <= now]
+        """Return the devices to reload now, each once until `opened` or `probe_failed`."""
+        due = [each for each, device in self._devices.items() if device.probe_at <= now]
         for device_id in due:
-            self._probe(self._records[device_id], _NEVER)
+            self._probe(self._devices[device_id], _NEVER)
         return due
 
     def is_reloading(self, device_id: int) -> bool:
-        """Whether the device was named by `due_probes`, and how that ended is not known."""
-        record = self._records[device_id]
-        return self.is_out(device_id) and record.probe_at == _NEVER
+        """Return whether a device was returned by `due_probes` and its reload has not ended."""
+        device = self._devices[device_id]
+        return self.is_quarantined(device_id) and device.probe_at == _NEVER
 
-    def is_out(self, device_id: int) -> bool:
-        """Whether the device is to be given nothing."""
-        return self._records[device_id].state is DeviceState.QUARANTINED
+    def is_quarantined(self, device_id: int) -> bool:
+        """Return whether a device is in quarantine."""
+        return self._devices[device_id].state is DeviceState.QUARANTINED
 
     def forget(self, device_id: int) -> None:
-        """A device is gone for good: should it come back, it is new."""
-        self._probe(self._records[device_id], _NEVER)
-        del self._records[device_id]
+        """Remove a device that was closed for good; if it comes back, it is new."""
+        self._probe(self._devices[device_id], _NEVER)
+        del self._devices[device_id]
 
     def next_probe_at(self) -> float:
-        """When `due_probes` will name a device."""
+        """Return when `due_probes` will return a device; infinity if that is never."""
         return self._next_probe_at
 
-    def _quarantine(self, record: _Record, now: float, *, is_slow: bool) -> None:
-        if record.state is DeviceState.PROBATION:
-            record.backoff_s = min(2 * record.backoff_s, _LAST_PROBE_S)
-        record.state = DeviceState.QUARANTINED
-        record.is_slow = is_slow
-        record.failures = 0
-        self._probe(record, now + record.backoff_s)
+    def _back_off(self, device: _DeviceHealth, now: float, *, is_slow: bool) -> None:
+        """Plan the probe of a device that goes into quarantine."""
+        if device.state is DeviceState.PROBATION:
+            device.backoff_s = min(2 * device.backoff_s, _LONGEST_PROBE_S)
+        device.is_slow = is_slow
+        device.failures = 0
+        self._probe(device, now + device.backoff_s)
 
-    def _probe(self, record: _Record, at: float) -> None:
-        # Asked at every event, changed when a device fails: so the first of all is kept.
-        record.probe_at = at
-        self._next_probe_at = min(each.probe_at for each in self._records.values())
+    def _probe(self, device: _DeviceHealth, at: float) -> None:
+        device.probe_at = at
+        self._next_probe_at = min(each.probe_at for each in self._devices.values())
 
     def check(self) -> None:
-        """Assert that the next probe is the first of all."""
-        first = min((each.probe_at for each in self._records.values()), default=_NEVER)
+        """Assert that `_next_probe_at` is the first of all probes."""
+        first = min((each.probe_at for each in self._devices.values()), default=_NEVER)
         assert self._next_probe_at == first, "a probe would be missed"

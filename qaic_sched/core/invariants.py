@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from qaic_sched.core.batching import closes_at, compiled_size
 from qaic_sched.core.health import DeviceState
-from qaic_sched.core.line import urgency
 from qaic_sched.core.model import RequestState
+from qaic_sched.core.placement import choose, choose_elsewhere, has_faster
+from qaic_sched.core.tenant_queue import urgency
 
 if TYPE_CHECKING:
     from qaic_sched.core.model import Part, Request
@@ -18,7 +19,10 @@ __all__ = ["check_invariants"]
 
 
 def check_invariants(state: SchedulerState) -> None:
-    """Raise `AssertionError` where the state breaks a rule; to be called after `handle`."""
+    """Raise `AssertionError` if the state breaks a rule; to be called after `handle`.
+
+    No later decision changes because of the check.
+    """
     _check_conservation(state)
     _check_requests(state)
     _check_queues(state)
@@ -26,6 +30,7 @@ def check_invariants(state: SchedulerState) -> None:
     _check_health(state)
     _check_watch(state)
     _check_time(state)
+    _check_hedges(state)
     _check_nothing_idles(state)
 
 
@@ -63,14 +68,14 @@ def _check_requests(state: SchedulerState) -> None:
         assert waits == (request.state is not RequestState.IN_FLIGHT)
         assert waits or request.in_flight, f"{request} is done and not resolved"
         assert request.state is not RequestState.WAITING or request.cursor == 0
-    assert set(retrying) == set(state.retries), "a part to be tried again got lost"
+    assert set(retrying) == set(state.retries), "a part to be retried is lost"
 
 
 def _check_queues(state: SchedulerState) -> None:
     policy, queued, waiting = state.policy, state.admission.queued, state.admission.waiting
     _check_queue(state, queued)
     _check_queue(state, waiting)
-    # What came under another policy stays; while it is more than the bound nobody joins it.
+    # Requests of an earlier policy stay; while they exceed the bound, no request joins them.
     is_old = all(each.id <= state.last_of_old_policy for each in queued)
     may_exceed = is_old or queued.num_requests == 1
     assert may_exceed or queued.samples <= policy.max_samples, "more queued than the bound"
@@ -80,7 +85,7 @@ def _check_queues(state: SchedulerState) -> None:
     head = waiting.head()
     assert head is None or not state.admission.has_room(head), "waits although there is room"
     is_old = all(each.id <= state.last_of_old_policy for each in waiting)
-    assert policy.waits_when_full or is_old, "waits where nobody may"
+    assert policy.waits_when_full or is_old, "waits although the policy rejects"
 
 
 def _check_queue(state: SchedulerState, queue: RequestQueue) -> None:
@@ -88,8 +93,8 @@ def _check_queue(state: SchedulerState, queue: RequestQueue) -> None:
     undispatched = (each for each in state.requests.values() if each.cursor < each.samples)
     assert set(here) == {each for each in undispatched if each.state is queue.state}
     for tenant in {each.tenant for each in here}:
-        line = [each for each in here if each.tenant == tenant]
-        assert line == sorted(line, key=_order_of_service)
+        own = [each for each in here if each.tenant == tenant]
+        assert own == sorted(own, key=_order_of_service)
     queue.check()
     assert queue.num_requests == len(here)
     assert queue.samples == sum(each.samples - each.cursor for each in here)
@@ -106,13 +111,13 @@ def _check_slots(state: SchedulerState) -> None:
     for batch in state.batches.values():
         assert batch in batch.activation.held, "a slot freed too early"
         samples = sum(part.samples for part in batch.parts)
-        assert samples == (0 if batch.is_abandoned else batch.samples), "a part got lost"
+        assert samples == (0 if batch.is_abandoned else batch.samples), "a part is lost"
         assert batch.samples > 0, "an empty batch"
         assert batch.size == compiled_size(state.policy, batch.samples)
     held = [batch for activation in state.ledger for batch in activation.held]
-    assert len(held) == len(state.batches), "a slot that nobody frees"
+    assert len(held) == len(state.batches), "a slot that is never freed"
     state.retry_budget.check()
-    assert state.num_hedges <= 1 + state.policy.hedge_max_extra * state.num_batches
+    state.hedging.check(state.num_batches)
 
 
 def _check_health(state: SchedulerState) -> None:
@@ -131,22 +136,22 @@ def _check_health(state: SchedulerState) -> None:
 
 def _check_retiring(state: SchedulerState) -> None:
     ledger = state.ledger
-    assert ledger.leaving.keys() <= ledger.retiring.keys(), "a device that will never be closed"
+    assert ledger.leaving.keys() <= ledger.retiring.keys(), "a device that is never closed"
     for device_id, activations in ledger.devices.items():
         leave = ledger.retiring.get(device_id, [])
-        assert all(each in activations for each in leave), "gone, and to be given back"
+        assert all(each in activations for each in leave), "removed, and still retiring"
         for each in activations:
-            assert each in leave or not each.is_retiring, f"{each} retires for ever"
+            assert each in leave or not each.is_retiring, f"{each} retires forever"
             assert each.is_parked or not each.is_retiring, f"{each} retires and is chosen"
-    if ledger.retiring and not ledger.has_live() and not state.is_closed:
-        useful = (each for each in ledger.leaving if not state.health.is_out(each))
-        assert not any(useful), "nobody works although somebody could"
+    if ledger.retiring and not state.speeds.has_live() and not state.is_closed:
+        useful = (each for each in ledger.leaving if not state.health.is_quarantined(each))
+        assert not any(useful), "a retiring device could work, and no other does"
 
 
 def _check_watch(state: SchedulerState) -> None:
     for batch in state.batches.values():
-        is_seen = batch.is_abandoned or batch.activation in state.stuck
-        assert is_seen, f"nobody would notice if batch {batch.id} were never answered"
+        is_seen = batch.is_abandoned or batch.activation in state.stuck_watch
+        assert is_seen, f"batch {batch.id} could be stuck unnoticed"
 
 
 def _check_time(state: SchedulerState) -> None:
@@ -158,32 +163,33 @@ def _check_time(state: SchedulerState) -> None:
     assert wakeup is None or wakeup > state.now, "something is due and was not done"
 
 
+def _check_hedges(state: SchedulerState) -> None:
+    hedging = state.hedging
+    sent_now = sum(each.submitted_at == state.now for each in state.batches.values())
+    # Batches of this call may have earned a hedge too late for it.
+    has_budget = hedging.has_budget(state.num_batches - sent_now) and not hedging.is_crowded
+    for late in hedging.unhedged if has_budget else ():
+        able = choose_elsewhere(state.ledger, late.device_id)
+        if able is not None and able.device_id != late.device_id:
+            missing = any(map(hedging.parts_to_hedge, late.held))
+            assert not missing, f"{able} could repeat the batches of {late}"
+
+
 def _check_nothing_idles(state: SchedulerState) -> None:
     ledger, policy, now = state.ledger, state.policy, state.now
     for device_id in state.retries.devices():
-        able = ledger.choose_elsewhere(device_id)
-        assert able is None, f"{able} could try again what failed on device {device_id}"
-    sent_now = sum(each.submitted_at == now for each in state.batches.values())
-    has_budget = state.num_hedges < policy.hedge_max_extra * (state.num_batches - sent_now)
-    has_budget = has_budget and not state.is_crowded
-    for late in state.unhedged:
-        able = ledger.choose_elsewhere(late.device_id)
-        may = able is not None and able.device_id != late.device_id and has_budget
-        parts = [part for batch in late.held for part in batch.parts if part.copies == 1]
-        may = may and any(not (each.is_settled or each.request.is_resolved) for each in parts)
-        assert not may, f"{able} could repeat what {late} is late with"
+        able = choose_elsewhere(ledger, device_id)
+        assert able is None, f"{able} could retry what failed on device {device_id}"
     queued, waiting = state.admission.queued, state.admission.waiting
-    if ledger.devices and not ledger.has_live():
-        assert len(state.requests) == state.num_in_flight, "queued, and no device lives"
+    if ledger.devices and not state.speeds.has_live():
+        assert len(state.requests) == state.num_in_flight, "queued, and no device works"
     if not queued.samples:
         return
     size = policy.max_batch_size
-    activation = ledger.choose(now, size, queued.samples // size)
-    if activation is not None and ledger.is_slow(activation):
-        return  # it may be left to a faster one, for the sake of a deadline
-    if activation is None:
-        closes = ledger.commit_at
-    else:
+    activation, closes = choose(ledger, now, size, queued.samples // size)
+    if activation is not None:
+        if has_faster(ledger, activation):
+            return  # it may be left to a faster device, for the sake of a deadline
         can_grow = not (state.is_draining or waiting.num_requests)
         closes = closes_at(policy, queued, activation, can_grow=can_grow)
     assert closes > now, f"{activation} could have a batch and has none"

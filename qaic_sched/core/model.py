@@ -1,7 +1,7 @@
 """The nouns of the core: requests, their parts, batches, activations and answers.
 
-Those of which every inference makes one write their `__init__` themselves: that of a dataclass is
-Python even where the core is compiled.
+Classes with one object per inference write their own `__init__`: that of a dataclass stays Python
+code even where the core is compiled.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 from qaic_sched.core.values import DeviceStatistics, Policy, Statistics, Tenant
 
 if TYPE_CHECKING:
-    from qaic_sched.core.service_times import DeviceSpeed
+    from qaic_sched.core.speed_group import DeviceSpeed
 
 __all__ = [
+    "REQUEST_TRANSITIONS",
     "Activation",
     "Batch",
     "Completed",
@@ -30,7 +31,7 @@ __all__ = [
 
 
 class RequestState(Enum):
-    """Where a request is in its life; the last five are final."""
+    """The states of a request; the last five are final. `REQUEST_TRANSITIONS` has its life."""
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -45,11 +46,45 @@ class RequestState(Enum):
     __hash__ = object.__hash__
 
 
-_LONG_AGO: Final = float("-inf")
 _WAITING: Final = RequestState.WAITING
 _QUEUED: Final = RequestState.QUEUED
 _IN_FLIGHT: Final = RequestState.IN_FLIGHT
-"""Names like these spare the hot path the slow look-up of an Enum's member."""
+_DONE: Final = RequestState.DONE
+_FAILED: Final = RequestState.FAILED
+_CANCELLED: Final = RequestState.CANCELLED
+_EXPIRED: Final = RequestState.EXPIRED
+_REJECTED: Final = RequestState.REJECTED
+"""Module constants: looking up an Enum's member is slow on the hot path."""
+
+REQUEST_TRANSITIONS: Final[tuple[tuple[RequestState | None, str, RequestState, str], ...]] = (
+    (None, "arrives", _WAITING, "admission.arrive"),
+    (None, "arrives", _QUEUED, "admission.arrive"),
+    (None, "arrives", _REJECTED, "state._arrive"),
+    (_WAITING, "room in the queue", _QUEUED, "admission.admit_waiting"),
+    (_WAITING, "cancelled", _CANCELLED, "state._cancelled"),
+    (_WAITING, "closed", _CANCELLED, "state._closed"),
+    (_WAITING, "deadline passes", _EXPIRED, "scheduler_data._expire"),
+    (_WAITING, "no device left", _FAILED, "dispatching._fail_without_devices"),
+    (_QUEUED, "last samples sent", _IN_FLIGHT, "dispatching._send"),
+    (_QUEUED, "cancelled", _CANCELLED, "state._cancelled"),
+    (_QUEUED, "closed", _CANCELLED, "state._closed"),
+    (_QUEUED, "deadline passes", _EXPIRED, "scheduler_data._expire"),
+    (_QUEUED, "deadline is hopeless", _EXPIRED, "dispatching._drop_hopeless"),
+    (_QUEUED, "no device left", _FAILED, "dispatching._fail_without_devices"),
+    (_QUEUED, "batch fails", _FAILED, "recovery._part_failed"),
+    (_QUEUED, "device is stuck", _FAILED, "recovery._part_failed"),
+    (_IN_FLIGHT, "batch is answered", _DONE, "state._part_done"),
+    (_IN_FLIGHT, "batch fails", _QUEUED, "recovery._part_failed"),
+    (_IN_FLIGHT, "batch fails", _FAILED, "recovery._part_failed"),
+    (_IN_FLIGHT, "device is stuck", _QUEUED, "recovery._part_failed"),
+    (_IN_FLIGHT, "device is stuck", _FAILED, "recovery._part_failed"),
+    (_IN_FLIGHT, "cancelled", _CANCELLED, "state._cancelled"),
+    (_IN_FLIGHT, "closed", _CANCELLED, "state._closed"),
+    (_IN_FLIGHT, "deadline passes", _EXPIRED, "scheduler_data._expire"),
+)
+"""(state, event, next state, module and function that decides it); None is not yet arrived."""
+
+_LONG_AGO: Final = float("-inf")
 
 
 class Fault(Enum):
@@ -62,11 +97,10 @@ class Fault(Enum):
 
 
 class Request:
-    """One call of `run`, however many samples it has; handed to `handle`, it is its own arrival.
+    """One call of `run`, with any number of samples; given to `handle`, it is its own arrival.
 
-    The first block is the caller's and never changes, the second is the core's own. A request is
-    one object with a cursor: samples before `cursor` have been put into batches, of which
-    `in_flight` are not yet answered and those of the parts in `retrying` are to be tried again.
+    A request is one object with a cursor. Samples before `cursor` have been put into batches: of
+    these, `in_flight` are not answered yet, and the parts in `retrying` will be sent again.
     """
 
     __slots__ = (
@@ -96,28 +130,41 @@ class Request:
         num_bytes: int = 0,
         tenant: str | None = None,
     ) -> None:
+        # Set by the caller, and never changed.
         self.id = id
+        """Larger than the ids of all earlier requests."""
         self.samples = samples
+        """Samples along the batch axis, at least 1."""
         self.accepted_at = accepted_at
+        """When the caller submitted it."""
         self.deadline = deadline
+        """When it expires unless it is done; None is never."""
         self.priority = priority
+        """Higher priorities are served first."""
         self.num_bytes = num_bytes
+        """Bytes of its inputs, for the bound `max_bytes`."""
         self.tenant = tenant
+        """Name of the tenant that it counts for; None is a tenant, too."""
 
+        # Set by the core.
         self.state = _WAITING
+        """Where it is in its life; `REQUEST_TRANSITIONS` has the changes."""
         self.cursor = 0
+        """Samples that were ever put into a batch; those to be retried stay included."""
         self.in_flight = 0
+        """Samples on devices and not settled, each counted once however often it is hedged."""
         self.retrying: tuple[Part, ...] = ()
+        """Parts that failed and will be sent again; they are not in `in_flight`."""
         self.last_batch: Batch | None = None
-        """The batch whose answer resolved the request, once it is done or failed."""
+        """The batch whose answer resolved it, once it is done or failed; else None."""
         self.retry_after_s: float | None = None
-        """When to come again, for a rejected request; None while nothing has been measured."""
+        """When to try again, for a rejected request; None while nothing has been measured."""
         self.wait_s: float | None = None
-        """How long it would have taken, for one rejected because that is beyond its deadline."""
+        """The response time expected for a request that was rejected for its deadline."""
 
     @property
     def is_resolved(self) -> bool:
-        """Whether the caller has its answer, of whatever kind."""
+        """Whether it is in a final state."""
         state = self.state
         return not (state is _WAITING or state is _QUEUED or state is _IN_FLIGHT)
 
@@ -144,22 +191,25 @@ class Part:
 
     def __init__(self, request: Request, offset: int, samples: int) -> None:
         self.request = request
+        """The request that it belongs to, resolved or not."""
         self.offset = offset
+        """Index of its first sample in the request."""
         self.samples = samples
+        """Number of its samples."""
         self.copies = 0
-        """How many batches in flight carry it: more than one where it is hedged."""
+        """Batches in flight that carry it, abandoned ones excluded; 2 where it is hedged."""
         self.is_settled = False
-        """Whether a batch with it was answered: the other copies reach nobody."""
+        """Whether a batch with it was answered without a fault; further answers are ignored."""
         self.attempts = 0
-        """How many times all its copies have failed, by the fault of the inference perhaps."""
+        """Times that all its copies failed, except for losses up to their limit."""
         self.losses = 0
-        """How many times it was on a device that went away."""
+        """Times that it was on a device that was lost or restarted."""
         self.failed_on = -1
-        """The device of the last failure, once there was one."""
+        """The device of its last failure; -1 before the first."""
 
 
 class Activation:
-    """One running instance of the program, and what it holds."""
+    """One running instance of the program, with the batches that it holds."""
 
     __slots__ = (
         "backlog_s",
@@ -178,37 +228,38 @@ class Activation:
         self, device_id: int, index: int, speed: DeviceSpeed, *, is_parked: bool = False
     ) -> None:
         self.device_id = device_id
+        """Its device."""
         self.index = index
+        """Its index on the device; indexes may have gaps after a live change."""
         self.speed = speed
-        """Its device's: the same object for all of them."""
+        """Its device's speed: one object shared by all activations of the device."""
         self.held: list[Batch] = []
-        """Its batches, in the order in which it serves them."""
+        """Batches without an answer, abandoned ones included, in the order of execution."""
         self.completed_at = _LONG_AGO
-        """When it last answered: a batch queued behind another starts there."""
+        """When its last answer came: the next batch starts there."""
         self.busy_since = _LONG_AGO
-        """When it began what it is at: its oldest batch was submitted, or the one before
-        answered."""
+        """When its current batch started: at its submission, or at the answer before it."""
         self.is_parked = is_parked
-        """Whether it is to be given nothing: its device is in quarantine or on probation, or it is
-        retiring."""
+        """Whether it gets no batches: its device is in quarantine or on probation, or it retires.
+        """
         self.is_retiring = False
-        """Whether it is to be given back once it holds nothing."""
+        """Whether it is to be released once it holds nothing."""
         self.backlog_s = 0.0
-        """Seconds expected for all that it holds."""
+        """Expected execute time of the batches that it holds; not kept while it is parked."""
         self.free_at = _LONG_AGO
-        """When it is expected to have done all that it holds."""
+        """When it is expected to have answered all that it holds; not kept while it is parked."""
 
     def __repr__(self) -> str:
         return f"<Activation {self.device_id}/{self.index}: {self.in_flight} in flight>"
 
     @property
     def in_flight(self) -> int:
-        """How many batches it holds."""
+        """Number of batches that it holds."""
         return len(self.held)
 
 
 class Batch:
-    """What goes to an activation as one inference: `samples` of requests, padded to `size`."""
+    """One inference on an activation: `samples` of requests, padded to `size`."""
 
     __slots__ = (
         "activation",
@@ -234,43 +285,54 @@ class Batch:
         submitted_at: float,
     ) -> None:
         self.id = id
+        """Batches are numbered in the order of dispatch, hedges and retries included."""
         self.activation = activation
+        """The activation that it was dispatched to."""
         self.size = size
+        """Its compiled batch size, padding included."""
         self.samples = samples
+        """Samples in it, padding excluded."""
         self.parts = parts
+        """Its parts in the order of their samples; empty once it is abandoned."""
         self.submitted_at = submitted_at
+        """When it was dispatched."""
         self.is_hedge = False
-        """Whether it repeats what a late activation holds."""
+        """Whether it repeats a batch of a late activation."""
         self.is_abandoned = False
-        """Whether its parts were given up on: when it is answered it frees its slot, no more."""
+        """Whether its parts were sent elsewhere or failed: its answer only frees the slot."""
         self.expected_s = 0.0
-        """Seconds expected from start to answer."""
+        """Expected execute time when it was dispatched; 0 if nothing was measured by then."""
         self.started_at = 0.0
+        """When its execution started, known once it is answered."""
         self.completed_at = 0.0
+        """When its answer came; 0 before."""
 
     @property
     def execute_s(self) -> float:
-        """Seconds from start to answer, once answered."""
+        """Execution time on the device, once it is answered."""
         return self.completed_at - self.started_at
 
     def unload(self) -> None:
-        """Forget the parts: nobody waits for them here any more."""
-        self.parts = _NOTHING
+        """Drop the parts, as no request waits for this batch any more."""
+        self.parts = _NO_PARTS
 
 
-_NOTHING: Final[list[Part]] = []
-"""What all unloaded batches share, and nobody adds to."""
+_NO_PARTS: Final[list[Part]] = []
+"""Shared by all unloaded batches; never changed."""
 
 
 class Completed:
-    """The device answered a batch, with outputs or, given a `fault`, with an error."""
+    """The device answered a batch: with outputs, or with an error if there is a `fault`."""
 
     __slots__ = ("batch_id", "completed_at", "fault")
 
     def __init__(self, batch_id: int, completed_at: float, fault: Fault | None = None) -> None:
         self.batch_id = batch_id
+        """The batch that was answered."""
         self.completed_at = completed_at
+        """When the answer came; not after the `now` of the call that takes it in."""
         self.fault = fault
+        """What went wrong; None if there are outputs."""
 
     def __repr__(self) -> str:
         return f"Completed({self.batch_id}, {self.completed_at}, {self.fault})"

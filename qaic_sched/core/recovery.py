@@ -1,15 +1,13 @@
-"""What happens when devices fail, are lost, fall silent or are late: retry, quarantine, hedge.
+"""Recovery when devices fail, are lost, get stuck or are late: retries, quarantine, hedges.
 
 Rules of this file:
-- Each part that a device failed is tried again, elsewhere if it can be, until it has used up its
-  attempts; then its request fails. That a device went away is not held against the part.
-- Inferences that failed are tried again within a budget for the whole host; beyond it a request
-  fails with its first failure. What a device took away with it is tried again at any rate.
-- What a stuck device holds is tried elsewhere at once, yet keeps its slots until it answers.
-- A device that lags far behind the others is shut, unless no other is left; what it holds it may
-  finish.
-- A part that is late is sent a second time; the first answer settles it, the other reaches nobody.
-  Not while the queue is crowded: there the time that it takes is missing to more than it helps.
+- A part whose batch failed is retried, on another device if possible, until it has used up its
+  attempts; then its request fails. The loss of a device is no attempt, up to a limit.
+- Retries of failed inferences have a budget for the whole host. Beyond it, a request fails with its
+  first failure. Parts of lost devices are retried without a budget.
+- Batches on a stuck device are retried elsewhere at once, but keep their slots until it answers.
+- An outlier goes into quarantine unless no other device is left. It finishes what it holds.
+- A late part is sent a second time. The first answer settles it, the other one is ignored.
 """
 
 from __future__ import annotations
@@ -27,33 +25,22 @@ if TYPE_CHECKING:
 __all__ = ["Recovery"]
 
 _MAX_LOSSES: Final = 8
-"""Devices that may go away with a part before that counts as an attempt."""
-_CROWD: Final = 2.0
-"""With more full batches queued per activation, nobody is hedged: an inference more costs each of
-those in the queue its part, together more than such mean service times."""
+"""Losses of a device under a part before further ones count as attempts."""
 
 
 class Recovery(Dispatching):
-    """The layer that deals with what devices do wrong."""
+    """The layer that handles faults, stuck and late batches, and slow devices."""
 
     def _batch_failed(self, batch: Batch, fault: Fault) -> None:
         device_id = batch.activation.device_id
         for part in batch.parts:
             self._part_failed(part, batch, fault)
-        # Failed inferences may be the requests' fault: not for them alone is the last device shut.
+        # The requests may be the cause of failed inferences: those alone never exclude the last
+        # device.
         is_ready = self.health.state_of(device_id) is DeviceState.READY
         forgives = fault is Fault.INFERENCE and is_ready and self.ledger.is_last_live(device_id)
         if not forgives and self.health.failed(device_id, fault, self.now):
             self.ledger.park(device_id)
-
-    def _abandon_others(self, device_id: int) -> None:
-        """Try elsewhere what a stuck device holds; it keeps the slots until it answers."""
-        for batch in self.batches.values():
-            if batch.activation.device_id == device_id and not batch.is_abandoned:
-                batch.is_abandoned = True
-                for part in batch.parts:
-                    self._part_failed(part, batch, Fault.LOST)
-                batch.unload()
 
     def _part_failed(self, part: Part, batch: Batch, fault: Fault) -> None:
         part.copies -= 1
@@ -63,7 +50,7 @@ class Recovery(Dispatching):
         request.in_flight -= part.samples
         if request.is_resolved:
             return
-        # That a device went away proves nothing against the request, unless it happens to many.
+        # A lost device proves nothing against the request, unless that happens to many devices.
         went_away = fault in (Fault.LOST, Fault.RESTARTED)
         part.losses += went_away
         if not went_away or part.losses > _MAX_LOSSES or self.policy.max_attempts == 1:
@@ -82,14 +69,15 @@ class Recovery(Dispatching):
     def _may_retry(self) -> bool:
         return self.retry_budget.spend(self.num_first_inferences)
 
-    def _look_after_devices(self) -> None:
+    def _check_devices(self) -> None:
+        """Act on timeouts and probes that are due."""
         if self.is_closed:
             return
-        if self.stuck.next_at() <= self.now:
-            for activation in self.stuck.late(self.now):
+        if self.stuck_watch.next_at() <= self.now:
+            for activation in self.stuck_watch.overdue(self.now):
                 self._give_up_on(activation)
-        if self.late.next_at() <= self.now:
-            self.unhedged += self.late.late(self.now)
+        if self.hedge_watch.next_at() <= self.now:
+            self.hedging.unhedged += self.hedge_watch.overdue(self.now)
         if self.health.next_probe_at() <= self.now:
             self._probe_devices()
 
@@ -103,26 +91,28 @@ class Recovery(Dispatching):
             else:
                 self._commands.reload.append(device_id)
 
-    def _note_speed(self, batch: Batch, lag: float) -> bool:
-        """Whether an answer was slow; its device is shut if that was one too many."""
-        device_id = batch.activation.device_id
-        if not self.laggards.note(device_id, lag, batch.execute_s):
-            return False
-        state = self.health.state_of(device_id)
-        if state is DeviceState.QUARANTINED or self.ledger.is_last_live(device_id):
-            self.laggards.forget(device_id)
-            return False
-        if self.laggards.lags(device_id, is_on_probation=state is DeviceState.PROBATION):
-            self.laggards.forget(device_id)
-            self.health.lagged(device_id, self.now)
-            self.ledger.park(device_id)
-        return True
-
     def _close_device(self, device_id: int) -> None:
         self.ledger.leaving[device_id] = True
         self._commands.close += (device_id,)
 
+    def _record_slowness(self, batch: Batch, slowness: float) -> bool:
+        """Return whether an answer was slow; an outlier goes into quarantine."""
+        device_id = batch.activation.device_id
+        if not self.outliers.record(device_id, slowness, batch.execute_s):
+            return False
+        state = self.health.state_of(device_id)
+        if state is DeviceState.QUARANTINED or self.ledger.is_last_live(device_id):
+            self.outliers.forget(device_id)
+            return False
+        is_on_probation = state is DeviceState.PROBATION
+        if self.outliers.is_outlier(device_id, is_on_probation=is_on_probation):
+            self.outliers.forget(device_id)
+            self.health.quarantine_outlier(device_id, self.now)
+            self.ledger.park(device_id)
+        return True
+
     def _give_up_on(self, activation: Activation) -> None:
+        """Abandon the batches of a device on which an activation is stuck."""
         batch = next((each for each in activation.held if not each.is_abandoned), None)
         if batch is not None:
             batch.is_abandoned = True
@@ -130,40 +120,44 @@ class Recovery(Dispatching):
             batch.unload()
             self._abandon_others(activation.device_id)
 
+    def _abandon_others(self, device_id: int) -> None:
+        """Retry the other batches of a stuck device; they keep their slots until it answers."""
+        for batch in self.batches.values():
+            if batch.activation.device_id == device_id and not batch.is_abandoned:
+                batch.is_abandoned = True
+                for part in batch.parts:
+                    self._part_failed(part, batch, Fault.LOST)
+                batch.unload()
+
     def _hedge_late(self) -> None:
-        if not self.unhedged:
+        """Hedge the late activations, as far as budget, queue and free slots allow."""
+        hedging = self.hedging
+        if not hedging.unhedged:
             return
-        batches = self.admission.queued.samples / self.policy.max_batch_size
-        self.is_crowded = batches > _CROWD * self.ledger.num_live
-        # Looked for once for all that are late: on a host that stood still, those are many.
-        may_hedge = not self.is_crowded and self._has_hedges_left()
+        batches_queued = self.admission.queued.samples / self.policy.max_batch_size
+        # Free slots are collected once for all: after the host stood still, many are late.
+        may_hedge = hedging.may_hedge(batches_queued, self.speeds.num_live, self.num_batches)
         able = self.ledger.with_room() if may_hedge else []
-        self.unhedged = [each for each in self.unhedged if not self._hedge(each, able)]
+        hedging.unhedged = [each for each in hedging.unhedged if not self._hedge(each, able)]
 
     def _hedge(self, activation: Activation, able: list[Activation]) -> bool:
-        """Repeat elsewhere what a late activation holds; False if some of it has to wait for that.
+        """Repeat the batches of a late activation on the `able` ones.
 
-        For a free slot among the `able`, before anybody else gets one, or for the budget.
+        Returns False if some of them must wait for a free slot or for the budget.
         """
-        if not self._is_late(activation):
+        hedging = self.hedging
+        if not hedging.is_late(activation, self.now):
             return True
         for batch in activation.held:
-            parts = [each for each in batch.parts if each.copies == 1 and not each.is_settled]
-            parts = [each for each in parts if not each.request.is_resolved]
+            parts = hedging.parts_to_hedge(batch)
             if not parts:
                 continue
-            other = least_loaded(able, activation.device_id) if self._has_hedges_left() else None
+            has_budget = hedging.has_budget(self.num_batches)
+            other = least_loaded(able, activation.device_id) if has_budget else None
             if other is None:
                 return False
-            self.num_hedges += 1
+            hedging.num_hedges += 1
             self._send(parts, other).is_hedge = True
             if other.in_flight == self.ledger.set_size:
                 able.remove(other)
         return True
-
-    def _has_hedges_left(self) -> bool:
-        return self.num_hedges < self.policy.hedge_max_extra * self.num_batches
-
-    def _is_late(self, activation: Activation) -> bool:
-        started_at = activation.busy_since
-        return bool(activation.held) and started_at + self._late_s(activation) <= self.now

@@ -1,14 +1,15 @@
 """Requests in the order in which they are served.
 
 Rules of this file:
-- The higher priority first; inside a priority whose tenant is behind (`tenants`); of one tenant
-  the most urgent (`line`). A tenant whose guaranteed share is behind goes before all of that.
-- Priorities are strict, but for a bound on starvation: one sample in `RELIEF` goes to a priority
-  that others pass over.
-- Leaving from the middle is lazy: the entry stays, marked by its request's state, and is skipped
-  at the front; entries are compacted away when the stale ones are over half.
+- Higher priorities first; in a priority the tenant that is furthest behind (`tenants`); of a tenant
+  the most urgent request (`tenant_queue`). A tenant whose guaranteed share is behind goes before
+  all of these.
+- Priorities are strict except for a bound on starvation: one sample in `STARVATION_BOUND` goes to a
+  priority that others pass over.
+- Removal from the middle is lazy: the entry stays, recognized by its request's state, and is
+  skipped at the front. Stale entries are dropped when they are over half.
 
-There are two of these queues: the queue proper and, when that is full, those that wait for room.
+There are two such queues: one for admitted requests, one for those that wait for room in it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from bisect import insort
 from heapq import heappop, heappush, heapreplace
 from typing import TYPE_CHECKING, Final
 
-from qaic_sched.core.line import Line
 from qaic_sched.core.model import Part, Request, RequestState
+from qaic_sched.core.tenant_queue import TenantQueue
 from qaic_sched.core.tenants import Tenants
 
 if TYPE_CHECKING:
@@ -27,79 +28,82 @@ if TYPE_CHECKING:
     from qaic_sched.core.model import Tenant
     from qaic_sched.core.tenants import Account
 
-__all__ = ["RELIEF", "RequestQueue"]
+__all__ = ["STARVATION_BOUND", "RequestQueue"]
 
-RELIEF: Final = 50
-"""A priority that others pass over gets one sample in so many."""
-_NOBODY: Mapping[str, Tenant] = {}
+STARVATION_BOUND: Final = 50
+"""A priority that others pass over gets one sample in this number."""
+_NO_TENANTS: Mapping[str, Tenant] = {}
 
 
-class _Lane:
-    """Requests of one priority: a line per tenant, and whose turn it is."""
+class PriorityLevel:
+    """Requests of one priority: a queue per tenant, and which tenant is next."""
 
-    __slots__ = ("_sequence", "_turns", "lines", "only", "priority", "relief_at", "samples")
+    __slots__ = ("_sequence", "_turns", "only", "priority", "queues", "samples", "starved_at")
 
-    def __init__(self, priority: int, relief_at: int) -> None:
+    def __init__(self, priority: int, starved_at: int) -> None:
         self.priority = priority
+        """The priority of its requests."""
         self.samples = 0
-        """Samples not yet taken."""
-        self.relief_at = relief_at
-        """With so many samples served, the lane has been passed over for too long."""
-        self.lines: dict[Account, Line] = {}
-        self.only: Line | None = None
-        """The line, where there is just one."""
-        #: One entry per line, by the clock that its tenant had when it was put here.
-        self._turns: list[tuple[float, int, Line]] = []
+        """Samples not yet taken, those of stale requests excluded."""
+        self.starved_at = starved_at
+        """Samples served by the whole queue from which on this level is starved."""
+        self.queues: dict[Account, TenantQueue] = {}
+        """By tenant, queues of stale requests alone included."""
+        self.only: TenantQueue | None = None
+        """The tenant queue if there is exactly one."""
+        self._turns: list[tuple[float, int, TenantQueue]] = []
+        """A heap with an entry per tenant queue, by its tenant's clock when that was entered."""
         self._sequence = 0
+        """Number of the newest entry: equal clocks take turns."""
 
-    def line_of(self, account: Account) -> Line:
-        """The tenant's line, new if need be."""
-        line = self.lines.get(account)
-        if line is None:
-            line = self.lines[account] = Line(self.priority, account)
-            self.only = None if self.only or len(self.lines) > 1 else line
-            self._push_turn(line)
-        return line
+    def queue_of(self, account: Account) -> TenantQueue:
+        """Return the tenant's queue, a new one if it has none."""
+        queue = self.queues.get(account)
+        if queue is None:
+            queue = self.queues[account] = TenantQueue(self.priority, account)
+            self.only = None if self.only or len(self.queues) > 1 else queue
+            self._push_turn(queue)
+        return queue
 
-    def drop(self, line: Line) -> None:
-        """Forget a line that nobody stands in."""
-        del self.lines[line.account]
-        self.only = next(iter(self.lines.values())) if len(self.lines) == 1 else None
+    def drop(self, queue: TenantQueue) -> None:
+        """Remove an empty tenant queue."""
+        del self.queues[queue.account]
+        self.only = next(iter(self.queues.values())) if len(self.queues) == 1 else None
 
-    def next_line(self) -> Line:
-        """The line of the tenant whose clock is furthest behind; there is one."""
+    def next_queue(self) -> TenantQueue:
+        """Return the queue of the tenant whose clock is furthest behind; there is one."""
         turns = self._turns
         while True:
-            clock, _, line = turns[0]
-            if self.lines.get(line.account) is not line:
+            clock, _, queue = turns[0]
+            if self.queues.get(queue.account) is not queue:
                 heappop(turns)
-            elif len(self.lines) > 1 and line.account.clock > clock:
+            elif len(self.queues) > 1 and queue.account.clock > clock:
                 self._sequence += 1
-                heapreplace(turns, (line.account.clock, self._sequence, line))
+                heapreplace(turns, (queue.account.clock, self._sequence, queue))
             else:
-                return line
+                return queue
 
-    def keep(self, lines: list[Line]) -> None:
-        """Drop all other lines."""
-        self.lines = {line.account: line for line in lines}
-        self.only = lines[0] if len(lines) == 1 else None
+    def keep(self, queues: list[TenantQueue]) -> None:
+        """Remove all other tenant queues."""
+        self.queues = {queue.account: queue for queue in queues}
+        self.only = queues[0] if len(queues) == 1 else None
         self._turns.clear()
-        for line in lines:
-            self._push_turn(line)
+        for queue in queues:
+            self._push_turn(queue)
 
-    def _push_turn(self, line: Line) -> None:
+    def _push_turn(self, queue: TenantQueue) -> None:
         self._sequence += 1
-        heappush(self._turns, (line.account.clock, self._sequence, line))
+        heappush(self._turns, (queue.account.clock, self._sequence, queue))
 
 
 class RequestQueue:
-    """Requests of one state; `tenants` are those that are not as all others."""
+    """Requests of one state, with samples that were never taken."""
 
     __slots__ = (
-        "_lanes",
+        "_levels",
         "_order",
-        "_relief_at",
         "_served",
+        "_starved_at",
         "num_bytes",
         "num_requests",
         "num_stale",
@@ -108,67 +112,75 @@ class RequestQueue:
         "tenants",
     )
 
-    def __init__(self, state: RequestState, tenants: Mapping[str, Tenant] = _NOBODY) -> None:
+    def __init__(self, state: RequestState, tenants: Mapping[str, Tenant] = _NO_TENANTS) -> None:
         self.state = state
+        """The state of its requests; an entry of a request in another state is stale."""
         self.samples = 0
-        """Samples not yet taken, over all requests here."""
+        """Samples not yet taken, those of stale requests excluded."""
         self.num_bytes = 0
-        """Bytes of all inputs here; a request's count until its last sample is taken."""
+        """Input bytes of all requests, each counted until its last sample is taken."""
         self.num_requests = 0
+        """Requests in the queue; stale entries are not counted."""
         self.tenants = Tenants(tenants)
-        self._lanes: dict[int, _Lane] = {}
+        """The accounts of the tenants."""
+        self._levels: dict[int, PriorityLevel] = {}
+        """By priority; levels of stale requests alone may be among them."""
         self._order: list[int] = []
+        """The priorities of `_levels`, ascending."""
         self._served = 0
-        #: No lane has been passed over for too long before so many samples are served.
-        self._relief_at = 0
+        """Samples ever taken."""
+        self._starved_at = 0
+        """No level is starved before `_served` reaches this."""
         self.num_stale = 0
+        """Entries of requests that left from the middle."""
 
     def push(self, request: Request) -> None:
-        """Bring a request in at its place; it takes this queue's state."""
+        """Add a request at its place; it takes this queue's state."""
         priority = request.priority
-        lane = self._lanes.get(priority)
-        if lane is None:
-            lane = self._lanes[priority] = _Lane(priority, self._served + RELIEF)
-            self._relief_at = min(self._relief_at, lane.relief_at)
+        level = self._levels.get(priority)
+        if level is None:
+            starved_at = self._served + STARVATION_BOUND
+            level = self._levels[priority] = PriorityLevel(priority, starved_at)
+            self._starved_at = min(self._starved_at, starved_at)
             insort(self._order, priority)
         account = self.tenants.account(request.tenant)
-        lane.line_of(account).push(request)
+        level.queue_of(account).push(request)
         request.state = self.state
-        lane.samples += request.samples
+        level.samples += request.samples
         self.samples += request.samples
         self.num_bytes += request.num_bytes
         self.num_requests += 1
         self.tenants.enter(account, request)
 
     def head(self) -> Request | None:
-        """The request to be served next."""
-        line = self._next_line()
-        return None if line is None else line.first()
+        """Return the request that is served next."""
+        queue = self._next_queue()
+        return None if queue is None else queue.first()
 
     def pop(self, request: Request) -> None:
-        """Take the whole head out."""
-        line = self._line_of(request)
-        line.pop()
-        self._serve(line, request.samples)
+        """Take the whole head, given as `request`."""
+        queue = self._queue_of(request)
+        queue.pop()
+        self._serve(queue, request.samples)
         self._forget(request)
         self._compact_if_stale()
 
     def take(self, room: int) -> list[Part]:
-        """Take up to `room` samples from the front, the last request's in part if need be."""
+        """Take up to `room` samples from the front, of the last request only some if need be."""
         parts: list[Part] = []
-        while room and (line := self._next_line()) is not None:
-            request = line.first()
+        while room and (queue := self._next_queue()) is not None:
+            request = queue.first()
             assert request is not None
             left = request.samples - request.cursor
             samples = left if left < room else room
             parts.append(Part(request, request.cursor, samples))
-            self._serve(line, samples)
+            self._serve(queue, samples)
             if samples == left:
-                line.pop()
+                queue.pop()
                 self._forget(request)
             else:
-                self._lanes[line.priority].samples -= samples
-                line.account.samples -= samples
+                self._levels[queue.priority].samples -= samples
+                queue.account.samples -= samples
                 self.samples -= samples
             request.cursor += samples
             request.in_flight += samples
@@ -177,126 +189,126 @@ class RequestQueue:
         return parts
 
     def take_newest(self, room: int) -> list[Part]:
-        """Take up to `room` samples of whole requests, the least urgent of the line served next.
+        """Take up to `room` samples of whole requests, the least urgent of the next tenant.
 
-        From the front where that one is larger than the room, or partly dispatched.
+        Takes from the front if the least urgent one exceeds the room or is partly dispatched.
         """
-        line = self._next_line()
-        if line is None:
+        queue = self._next_queue()
+        if queue is None:
             return []
-        late = line.late
+        in_order = queue.in_order
         parts: list[Part] = []
-        while late and room:
-            request = late[-1]
+        while in_order and room:
+            request = in_order[-1]
             if self._holds(request):
                 if request.cursor or request.samples > room:
                     break
                 parts.append(Part(request, 0, request.samples))
-                self._serve(line, request.samples)
+                self._serve(queue, request.samples)
                 self._forget(request)
                 request.cursor = request.in_flight = request.samples
                 room -= request.samples
             else:
                 self.num_stale -= 1
-            late.pop()
+            in_order.pop()
         self._compact_if_stale()
         return parts or self.take(room)
 
     def leave(self, request: Request, state: RequestState) -> None:
-        """Let a request go from wherever it stands, into another state."""
+        """Remove a request from wherever it is, and set its new state."""
         self._forget(request)
         request.state = state
         self.num_stale += 1
         self._compact_if_stale()
 
     def samples_before(self, request: Request) -> float:
-        """Samples that are certain to be served before a newcomer, as things are.
+        """Return the samples that will certainly be served before a newcomer, as things are.
 
-        Where it would not stand behind all of its own line, none of that is.
+        Its own tenant's count only if it would come after all of them.
         """
-        before = sum(self._lanes[each].samples for each in self._order if each > request.priority)
-        lane = self._lanes.get(request.priority)
+        before = sum(self._levels[each].samples for each in self._order if each > request.priority)
+        level = self._levels.get(request.priority)
         account = self.tenants.account(request.tenant)
-        line = lane.lines.get(account) if lane is not None else None
-        if lane is None or line is None or not line.is_last(request):
+        queue = level.queues.get(account) if level is not None else None
+        if level is None or queue is None or not queue.is_last(request):
             return before
         if self.tenants.num_active == 1:
-            return before + lane.samples
-        return before + min(lane.samples, account.samples / self.tenants.fraction_of(account))
+            return before + level.samples
+        return before + min(level.samples, account.samples / self.tenants.fraction_of(account))
 
     def oldest_at(self) -> float:
-        """When the request that has been here longest was accepted; infinite if there is none.
+        """Return when the oldest request was accepted; infinity if there is none.
 
-        Looks at all of them: for a queue of less than a batch.
+        Looks at every request: use it on a queue of less than a batch.
         """
         return min((request.accepted_at for request in self), default=float("inf"))
 
     def __iter__(self) -> Iterator[Request]:
-        """All requests here, by priority, then tenant, then urgency."""
+        """Iterate over all requests by priority, then tenant, then urgency; without stale ones."""
         for priority in reversed(self._order):
-            for line in self._lanes[priority].lines.values():
-                yield from filter(self._holds, line.requests())
+            for queue in self._levels[priority].queues.values():
+                yield from filter(self._holds, queue.requests())
 
-    def _next_line(self) -> Line | None:
-        """The line whose first is served next; that one is not stale."""
+    def _next_queue(self) -> TenantQueue | None:
+        """Return the tenant queue that is served next; its first request is not stale."""
         order = self._order
         while order:
-            line = self._owed_line() if self.tenants.guaranteed else None
-            if line is None:
-                lane = self._lanes[order[0]] if len(order) == 1 else self._lane_in_turn()
-                line = lane.only or lane.next_line()
-            while (request := line.first()) is not None:
+            queue = self._owed_queue() if self.tenants.guaranteed else None
+            if queue is None:
+                level = self._levels[order[0]] if len(order) == 1 else self._next_level()
+                queue = level.only or level.next_queue()
+            while (request := queue.first()) is not None:
                 if self._holds(request):
-                    return line
-                line.pop()
+                    return queue
+                queue.pop()
                 self.num_stale -= 1
-            self._drop_line(line)
+            self._drop_queue(queue)
         return None
 
-    def _owed_line(self) -> Line | None:
-        """The most urgent line of a tenant whose guaranteed share is behind."""
+    def _owed_queue(self) -> TenantQueue | None:
+        """Return the most urgent queue of a tenant whose guaranteed share is behind."""
         account = self.tenants.owed()
         if account is None:
             return None
-        lanes = (self._lanes[priority] for priority in reversed(self._order))
-        return next(lane.lines[account] for lane in lanes if account in lane.lines)
+        levels = (self._levels[priority] for priority in reversed(self._order))
+        return next(level.queues[account] for level in levels if account in level.queues)
 
-    def _lane_in_turn(self) -> _Lane:
-        if len(self._order) > 1 and self._served >= self._relief_at:
-            lane = min(self._lanes.values(), key=lambda each: each.relief_at)
-            self._relief_at = lane.relief_at
-            if self._served >= lane.relief_at:
-                return lane
-        return self._lanes[self._order[-1]]
+    def _next_level(self) -> PriorityLevel:
+        if len(self._order) > 1 and self._served >= self._starved_at:
+            level = min(self._levels.values(), key=lambda each: each.starved_at)
+            self._starved_at = level.starved_at
+            if self._served >= level.starved_at:
+                return level
+        return self._levels[self._order[-1]]
 
-    def _serve(self, line: Line, samples: int) -> None:
-        """Keep the accounts of what is taken from a line."""
+    def _serve(self, queue: TenantQueue, samples: int) -> None:
+        """Count the samples that are taken from a tenant queue."""
         self._served += samples
         if len(self._order) > 1:
-            lane = self._lanes[line.priority]
-            is_relief = (
-                self._served - samples >= lane.relief_at and line.priority != self._order[-1]
+            level = self._levels[queue.priority]
+            was_starved = (
+                self._served - samples >= level.starved_at and queue.priority != self._order[-1]
             )
-            lane.relief_at = self._served + RELIEF * (samples if is_relief else 1)
-        self.tenants.serve(line.account, samples)
+            level.starved_at = self._served + STARVATION_BOUND * (samples if was_starved else 1)
+        self.tenants.serve(queue.account, samples)
 
-    def _drop_line(self, line: Line) -> None:
-        lane = self._lanes[line.priority]
-        lane.drop(line)
-        if not lane.lines:
-            del self._lanes[line.priority]
-            self._order.remove(line.priority)
+    def _drop_queue(self, queue: TenantQueue) -> None:
+        level = self._levels[queue.priority]
+        level.drop(queue)
+        if not level.queues:
+            del self._levels[queue.priority]
+            self._order.remove(queue.priority)
 
-    def _line_of(self, request: Request) -> Line:
-        return self._lanes[request.priority].lines[self.tenants.account(request.tenant)]
+    def _queue_of(self, request: Request) -> TenantQueue:
+        return self._levels[request.priority].queues[self.tenants.account(request.tenant)]
 
     def _compact_if_stale(self) -> None:
         if self.num_stale <= self.num_requests:
             return
-        for lane in self._lanes.values():
-            lane.keep([line for line in lane.lines.values() if line.compact(self._holds)])
-        self._lanes = {priority: lane for priority, lane in self._lanes.items() if lane.lines}
-        self._order = sorted(self._lanes)
+        for level in self._levels.values():
+            level.keep([each for each in level.queues.values() if each.compact(self._holds)])
+        self._levels = {each: level for each, level in self._levels.items() if level.queues}
+        self._order = sorted(self._levels)
         self.num_stale = 0
 
     def _holds(self, request: Request) -> bool:
@@ -304,20 +316,20 @@ class RequestQueue:
 
     def _forget(self, request: Request) -> None:
         left = request.samples - request.cursor
-        self._lanes[request.priority].samples -= left
+        self._levels[request.priority].samples -= left
         self.samples -= left
         self.num_bytes -= request.num_bytes
         self.num_requests -= 1
         self.tenants.leave(request)
 
     def check(self) -> None:
-        """Assert that every count is what a recount gives."""
+        """Assert that a recount confirms every count."""
         here = list(self)
         accounts = {self.tenants.account(each.tenant) for each in here}
         assert self.tenants.num_active == len(accounts), "tenants miscounted"
-        for priority, lane in self._lanes.items():
+        for priority, level in self._levels.items():
             own = [each for each in here if each.priority == priority]
-            assert lane.samples == sum(each.samples - each.cursor for each in own)
+            assert level.samples == sum(each.samples - each.cursor for each in own)
         for account in accounts:
             own = [each for each in here if self.tenants.account(each.tenant) is account]
             assert account.num_requests == len(own)

@@ -1,12 +1,13 @@
-"""What changes while work goes on: activations, devices, `set_size`, the policy.
+"""Live changes: activations, devices, `set_size` and the policy.
 
 Rules of this file:
-- What is added takes part at once, as far as its device's health allows.
-- What is to be given back gets nothing more and finishes what it holds; then a command says so,
-  once. While nothing else could work it goes on working: no request fails for such a change.
-- A device in quarantine is not waited for. It is reloaded, by then with the activations that are
-  wanted; or closed, at the time of its probe, if it is to be given back and still holds something.
-- What was let in under one policy stays in under the next.
+- Added capacity is used at once, as far as its device's health allows.
+- Capacity being removed gets no new work, drains and is released by a command, once. While no other
+  capacity works, it continues to work: no request fails because of a live change.
+- A change does not wait for a device in quarantine. The device is reloaded, by then with the
+  activations that are wanted. If it is to be removed and still holds batches, it is closed at the
+  time of its probe.
+- Requests that were admitted under one policy stay under the next.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from qaic_sched.core.health import DeviceState
 from qaic_sched.core.recovery import Recovery
-from qaic_sched.core.watch import Watch
+from qaic_sched.core.timeout_watch import TimeoutWatch
 from qaic_sched.errors import InternalError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ __all__ = ["Resizing"]
 
 
 class Resizing(Recovery):
-    """The layer that follows live changes."""
+    """The layer that handles live changes."""
 
     def _activations_added(self, event: ActivationsAdded) -> None:
         new, ledger = event.indexes, self.ledger
@@ -39,13 +40,13 @@ class Resizing(Recovery):
         if self.is_closed or not (known and new) or len({*known, *new}) < len(known) + len(new):
             raise InternalError(f"{event} does not fit")
         ledger.add_activations(event.device_id, new)
-        self._use(event.device_id)
+        self._readmit(event.device_id)
 
     def _activations_retired(self, event: ActivationsRetired) -> None:
         devices, retiring = self.ledger.devices, self.ledger.retiring
         known = {each.index for each in devices.get(event.device_id, ())}
         known -= {each.index for each in retiring.get(event.device_id, ())}
-        # All of them would be the device itself.
+        # To remove all of them is to remove the device.
         if self.is_closed or not event.indexes or not known > {*event.indexes}:
             raise InternalError(f"{event} does not fit")
         stay = known - {*event.indexes}
@@ -74,22 +75,21 @@ class Resizing(Recovery):
         self.policy = policy
         self.admission.change(policy)
         self.last_of_old_policy = self._last_request_id
-        # What was hedged beyond the budget of now is not held against those to come.
-        self.num_hedges = min(self.num_hedges, int(policy.hedge_max_extra * self.num_batches))
-        self.stuck.restart()
-        self.late = Watch(self._late_s)
+        self.hedging.change(policy, self.num_batches)
+        self.stuck_watch.restart()
+        self.hedge_watch = TimeoutWatch(self.hedging.limit_s)
         for activation in self.ledger:
             if activation.held:
-                self._look_after(activation)
+                self._watch(activation)
 
-    def _use(self, device_id: int) -> None:
-        """Choose those activations of a device that its health allows."""
+    def _readmit(self, device_id: int) -> None:
+        """Allow the choice of a device's activations, as far as its health allows."""
         state = self.health.state_of(device_id)
         if state is not DeviceState.QUARANTINED:
-            self.ledger.admit(device_id, 1 if state is DeviceState.PROBATION else None)
+            self.ledger.readmit(device_id, 1 if state is DeviceState.PROBATION else None)
 
     def _retire(self) -> None:
-        """Let go of what is wanted no more, as far as something else is there to work."""
+        """Take retiring capacity out of use while other capacity works, and release the idle."""
         ledger = self.ledger
         may_go = ledger.may_retire()
         if may_go:
@@ -98,12 +98,12 @@ class Resizing(Recovery):
             self._recall()
         for device_id, activations in tuple(ledger.retiring.items()):
             if device_id not in ledger.leaving or not may_go:
-                self._use(device_id)
+                self._readmit(device_id)
             if not any(each.held for each in activations):
-                self._give_back(device_id, may_go=may_go)
+                self._release(device_id, may_go=may_go)
 
     def _recall(self) -> None:
-        """Let what was to be given back be used again: nothing else works any more."""
+        """Let retiring activations be used again, as no other capacity works any more."""
         for activations in self.ledger.retiring.values():
             for each in activations:
                 each.is_retiring = False
@@ -111,19 +111,19 @@ class Resizing(Recovery):
                     each.backlog_s = sum((batch.expected_s for batch in each.held), 0.0)
                     each.free_at = each.busy_since + each.backlog_s
 
-    def _give_back(self, device_id: int, *, may_go: bool) -> None:
-        """Say that a device, or some of its activations, may go: they hold nothing."""
+    def _release(self, device_id: int, *, may_go: bool) -> None:
+        """Order the release of a device, or of some of its activations, that hold nothing."""
         ledger, health = self.ledger, self.health
-        is_out = health.is_out(device_id)
+        is_quarantined = health.is_quarantined(device_id)
         if device_id not in ledger.leaving:
-            if may_go and not is_out:
+            if may_go and not is_quarantined:
                 self._commands.unload += ((device_id, ledger.forget_retired(device_id)),)
             return
         is_closing = ledger.leaving[device_id]
         if not is_closing:
-            if health.is_reloading(device_id) or not (may_go or is_out):
+            if health.is_reloading(device_id) or not (may_go or is_quarantined):
                 return
             self._close_device(device_id)
         ledger.forget_device(device_id)
         health.forget(device_id)
-        self.laggards.forget(device_id)
+        self.outliers.forget(device_id)

@@ -1,9 +1,9 @@
-"""Parts that a device failed and that are to be tried again, and how many may be."""
+"""Parts that failed and will be sent again, and the budget for that."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,53 +12,55 @@ if TYPE_CHECKING:
 
 __all__ = ["Retries", "RetryBudget"]
 
-_RESERVE = 16
-"""Full batches whose every sample may be tried again, however few inferences there were: more
-than one device holds that fails all of them on its way into quarantine."""
-_ROUNDING = 1e-6
-"""Shares of a retry that are earned one by one do not add up to just as many."""
+_RESERVE_BATCHES: Final = 16
+"""Full batches whose every sample may be retried even without any earlier inference: more than a
+device holds that fails everything on its way into quarantine."""
+_ROUNDING: Final = 1e-6
+"""Tolerance for the sum of many fractions of a retry."""
 
 
 class Retries:
-    """One line per device that failed them, so that those which wait for another hold up nobody.
+    """Parts to be sent again, in one queue per device that failed them.
 
-    A request in `retrying` lists its own parts here.
+    So the parts that must avoid one device never delay the parts that must avoid another.
+    `Request.retrying` lists a request's own parts here.
     """
 
-    __slots__ = ("_lines",)
+    __slots__ = ("_by_device",)
 
     def __init__(self) -> None:
-        self._lines: dict[int, OrderedDict[Part, None]] = {}
+        self._by_device: dict[int, OrderedDict[Part, None]] = {}
+        """Device -> the parts that it failed last, the longest waiting first; never empty."""
 
     def __len__(self) -> int:
-        """How many parts wait here."""
-        return sum(map(len, self._lines.values()))
+        """Count the parts."""
+        return sum(map(len, self._by_device.values()))
 
     def __iter__(self) -> Iterator[Part]:
-        """All parts, by device."""
-        for line in self._lines.values():
-            yield from line
+        """Iterate over all parts, by device."""
+        for parts in self._by_device.values():
+            yield from parts
 
     def devices(self) -> tuple[int, ...]:
-        """The devices that some parts here are to avoid."""
-        return tuple(self._lines)
+        """Return the devices that some part should avoid."""
+        return tuple(self._by_device)
 
     def first(self, device_id: int) -> Part | None:
-        """The part that has waited longest to be anywhere but on this device."""
-        line = self._lines.get(device_id)
-        return next(iter(line)) if line else None
+        """Return the longest waiting part that a device failed."""
+        parts = self._by_device.get(device_id)
+        return next(iter(parts)) if parts else None
 
     def add(self, part: Part) -> None:
-        """Line up a part behind those that failed on the same device."""
-        self._lines.setdefault(part.failed_on, OrderedDict())[part] = None
+        """Add a part behind those that failed on the same device."""
+        self._by_device.setdefault(part.failed_on, OrderedDict())[part] = None
         part.request.retrying += (part,)
 
     def remove(self, part: Part) -> None:
-        """Take a part out: it is being tried, or its request is resolved."""
-        line = self._lines[part.failed_on]
-        del line[part]
-        if not line:
-            del self._lines[part.failed_on]
+        """Remove a part that is sent again, or whose request is resolved."""
+        parts = self._by_device[part.failed_on]
+        del parts[part]
+        if not parts:
+            del self._by_device[part.failed_on]
         request = part.request
         request.retrying = tuple(each for each in request.retrying if each is not part)
 
@@ -66,26 +68,34 @@ class Retries:
 class RetryBudget:
     """Keeps a host whose inferences fail from doubling its own load.
 
-    Each inference earns a share of a retry. Nobody saves up more than the reserve, which is there
-    from the start: an hour without a failure does not pay for a minute of nothing else.
+    Each inference earns a fraction of a retry. No more than the reserve can be saved, and the
+    reserve is there from the start: an hour without a failure does not pay for a minute of failures
+    only.
     """
 
-    __slots__ = ("_earned", "_inferences", "_left", "_reserve", "_share", "num_spent")
+    __slots__ = ("_earned", "_fraction", "_inferences", "_left", "_reserve", "num_spent")
 
     def __init__(self, policy: Policy) -> None:
-        self._share = policy.retry_max_extra
-        self._reserve = self._left = float(_RESERVE * policy.max_batch_size)
+        self._fraction = policy.retry_max_extra
+        """Retries that one inference earns."""
+        self._reserve = float(_RESERVE_BATCHES * policy.max_batch_size)
+        """Most retries that can be saved."""
+        self._left = self._reserve
+        """Retries that may be spent now."""
         self._inferences = 0
+        """Inferences that have earned already; retries and hedges are not among them."""
         self._earned = 0.0
+        """Retries ever earned, the reserve excluded."""
         self.num_spent = 0
+        """Retries ever spent."""
 
     def change(self, policy: Policy, inferences: int) -> None:
-        """Earn another share from now on, after so many inferences that were no retries."""
+        """Earn another fraction from now on, after `inferences` that repeated nothing."""
         self._earn(inferences)
-        self._share = policy.retry_max_extra
+        self._fraction = policy.retry_max_extra
 
     def spend(self, inferences: int) -> bool:
-        """Take one retry, if there is one, after so many inferences that were none themselves."""
+        """Spend one retry if there is one, after `inferences` that repeated nothing."""
         self._earn(inferences)
         if self._left < 1:
             return False
@@ -94,13 +104,13 @@ class RetryBudget:
         return True
 
     def _earn(self, inferences: int) -> None:
-        earned = self._share * (inferences - self._inferences)
+        earned = self._fraction * (inferences - self._inferences)
         self._inferences = inferences
         self._earned += earned
         self._left = min(self._left + earned, self._reserve)
 
     def check(self) -> None:
-        """Assert that no more was spent than was there and was earned."""
+        """Assert that no more was spent or saved than the budget allows."""
         most = self._reserve + self._earned + _ROUNDING
         assert self.num_spent <= most, "more retries than the budget has"
         assert 0 <= self._left <= self._reserve, "more saved up than the reserve"

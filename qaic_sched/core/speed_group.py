@@ -1,4 +1,9 @@
-"""Devices of like speed, and which of their activations may have the next batch, and when."""
+"""Devices of similar speed, and which of their activations are idle, or busy with room.
+
+A speed group learns its means from all its devices: they settle fast, and noise on one device moves
+little. Each device keeps only its ratio to the group, and leaves the group when that ratio shows
+that it does not belong there.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +12,69 @@ from heapq import heappop, heappush
 from math import sqrt
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-if TYPE_CHECKING:
-    from qaic_sched.core.model import Activation
-    from qaic_sched.core.service_times import ServiceTimes
+from qaic_sched.core.execute_times import (
+    LEAST_COUNT,
+    MAX_COUNTED_RATIO,
+    STEADY_COUNT,
+    ewma_weight,
+)
 
-__all__ = ["SpeedGroup"]
+if TYPE_CHECKING:
+    from qaic_sched.core.execute_times import ExecuteTimes
+    from qaic_sched.core.model import Activation
+
+__all__ = ["DeviceSpeed", "SpeedGroup"]
 
 _NEVER: Final = float("inf")
-_FEW: Final = 16
-"""So many entries of busy activations are never too many."""
-_LEAD: Final = 0.25
-"""How early the next batch is committed behind a running one, in mean service times ..."""
-_LEAD_S: Final = 0.001
-"""... and at least so many seconds: the finest that an event loop's timer can be."""
-_SIGMAS: Final = 3.0
+_SAME_GROUP_RATIO: Final = 1.35
+"""A device stays in its group while its times differ by no more than this factor."""
+_LEAVING_SIGMAS: Final = 3.5
+"""Standard deviations by which a device's ratio must differ from 1 before it leaves its group."""
+_LEAST_COMPACT_SIZE: Final = 16
+"""A heap of busy activations is not compacted below this number of entries."""
+_LEAD_FRACTION: Final = 0.25
+"""How early the next batch is committed behind a running one, in mean execute times ..."""
+_LEAST_LEAD_S: Final = 0.001
+"""... and at least this long, the finest resolution of an event loop's timers."""
+_OVERDUE_SIGMAS: Final = 3.0
 """Standard deviations beyond the mean from which on an inference is overdue."""
 
 _Entry: TypeAlias = "tuple[float, int, Activation]"
-"""When an activation was expected to be free, the number of the entry, and the activation."""
+"""(`free_at` when the entry was made, sequence number, activation)."""
+
+
+class DeviceSpeed:
+    """The speed group of a device, and how the device's own times compare with the group's."""
+
+    __slots__ = ("_count", "group", "ratio")
+
+    def __init__(self, group: SpeedGroup) -> None:
+        self.join(group)
+
+    def join(self, group: SpeedGroup) -> None:
+        """Move to a group and start the comparison anew."""
+        self.group = group
+        """The group that the device is in, parked or not."""
+        self.ratio = 1.0
+        """Running mean of its times over the group's means, since it joined."""
+        self._count = 0
+        """Times in `ratio`."""
+
+    def record(self, ratio: float) -> None:
+        """Record the ratio of one execute time to the group's mean."""
+        self._count += 1
+        self.ratio += ewma_weight(self._count) * (min(ratio, MAX_COUNTED_RATIO) - self.ratio)
+
+    def is_apart(self, cv2: float) -> bool:
+        """Return whether the device differs from its group by more than chance, given `cv2`."""
+        if 1 / _SAME_GROUP_RATIO <= self.ratio <= _SAME_GROUP_RATIO or self._count < LEAST_COUNT:
+            return False
+        sigma = sqrt(cv2 / min(self._count, 2 * STEADY_COUNT))
+        return abs(self.ratio - 1) > _LEAVING_SIGMAS * sigma
 
 
 class SpeedGroup:
-    """Devices of like speed, and their activations with room: idle ones, and busy ones."""
+    """Devices of similar speed, and their activations that may get a batch."""
 
     __slots__ = (
         "_busy",
@@ -41,33 +87,42 @@ class SpeedGroup:
         "used_at",
     )
 
-    def __init__(self, times: ServiceTimes) -> None:
+    def __init__(self, times: ExecuteTimes) -> None:
         self.times = times
+        """Execute times of all devices that are, or were, in the group."""
         self.num_activations = 0
+        """Activations of its devices, parked ones excluded."""
         self.used_at = -_NEVER
-        """When a batch was last sent to one of them."""
+        """When a batch was last sent to one of its activations."""
         self.idle: OrderedDict[Activation, None] = OrderedDict()
-        #: Busy ones whose `free_at` has changed since `soonest` was asked: where one is always
-        #: idle nobody asks, and there is nothing to sort.
+        """Its activations that hold nothing, the longest idle first; parked ones excluded."""
         self._unsorted: dict[Activation, None] = {}
-        #: A heap that forgets lazily: stale entries are skipped, or compacted when over half.
+        """Busy activations whose `free_at` changed since the last call of `soonest`. Where one
+        activation is always idle nothing calls that, so nothing is sorted."""
         self._busy: list[_Entry] = []
-        self._compact_at = _FEW
+        """A heap with lazy removal: stale entries are skipped, and dropped when over half."""
+        self._compact_at = _LEAST_COMPACT_SIZE
+        """Entries of `_busy` beyond which stale ones are dropped."""
         self._sequence = 0
+        """Number of the newest entry of `_busy`: equal times keep their order."""
 
     def add_busy(self, activation: Activation) -> None:
-        """Let `soonest` find a busy activation with room; again whenever `free_at` changes."""
+        """Let `soonest` find a busy activation; call it again whenever `free_at` changes."""
         self._unsorted[activation] = None
 
-    def forget(self, activation: Activation) -> None:
-        """Let nobody find an activation any more."""
+    def park(self, activation: Activation) -> None:
+        """Exclude one of the group's activations from the choice."""
         self.idle.pop(activation, None)
         self._unsorted.pop(activation, None)
+        self.num_activations -= not activation.is_parked
+        activation.is_parked = True
 
     def soonest(self, set_size: int, overdue_at: float) -> Activation | None:
-        """The busy activation with room that is expected to be free first.
+        """Return the busy activation with room that is expected to be free first.
 
-        One that should have been free before `overdue_at` is none of them until it answers.
+        An activation that should have been free before `overdue_at` is excluded until it answers.
+        Entries are dropped only if they are stale, full or overdue, so a second call with equal
+        arguments returns the first one's result.
         """
         if self._unsorted:
             self._sort_in()
@@ -87,7 +142,7 @@ class SpeedGroup:
         self._unsorted.clear()
         if len(self._busy) > self._compact_at:
             self._busy = sorted(filter(self._is_current, self._busy))
-            self._compact_at = max(2 * len(self._busy), _FEW)
+            self._compact_at = max(2 * len(self._busy), _LEAST_COMPACT_SIZE)
 
     def _is_current(self, entry: _Entry) -> bool:
         free_at, _, activation = entry
@@ -95,16 +150,16 @@ class SpeedGroup:
         return is_here and bool(activation.held) and activation.free_at == free_at
 
     def ready_at(self, activation: Activation, mean_s: float) -> float:
-        """When a batch may be committed behind what the activation holds."""
+        """Return when a batch may be committed behind those that the activation holds."""
         lead = _lead_s(mean_s)
-        # An inference that is overdue looks as if it were about to end. How long it still takes
-        # follows from how much times vary: too long to commit anything behind it, perhaps.
+        # An overdue inference looks as if it were about to end. How much longer it takes depends on
+        # how much times vary: if that is a lot, nothing should be committed behind it.
         return activation.free_at - lead if self.times.cv2 * mean_s <= lead else _NEVER
 
     def grace_s(self, mean_s: float) -> float:
-        """How much longer than expected an inference may take without anything being wrong."""
-        return max(_lead_s(mean_s), _SIGMAS * sqrt(self.times.cv2) * mean_s)
+        """Return how far an inference may exceed its expected time before it is overdue."""
+        return max(_lead_s(mean_s), _OVERDUE_SIGMAS * sqrt(self.times.cv2) * mean_s)
 
 
 def _lead_s(mean_s: float) -> float:
-    return max(_LEAD * mean_s, _LEAD_S)
+    return max(_LEAD_FRACTION * mean_s, _LEAST_LEAD_S)

@@ -1,20 +1,49 @@
 """The scheduler's state machine: every change of scheduling state goes through `handle`.
 
 Rules of this file:
-- Events in, commands out. Of one call, what devices did is taken in before what callers did.
-- An illegal event raises and changes nothing; those taken in before it stand, and what they led to
-  comes out of the next call.
-- Everything that is due at `now` is decided before `handle` returns: what has expired is resolved,
-  who waits is admitted, and no activation is left idle while work for it may go.
-- Each accepted request is resolved exactly once, whatever devices and callers do. What a device
-  still holds for a resolved request keeps its slot until the device answers, and reaches nobody.
+- Events in, commands out. In one call, events from devices are handled before those from callers.
+- An illegal event raises and changes nothing. Events handled before it stand, and their commands
+  are returned by the next call.
+- All that is due at `now` is decided before `handle` returns: expired requests are resolved,
+  waiting ones are admitted, and no activation idles while it could have a batch.
+- Each accepted request is resolved exactly once, whatever devices and callers do. A batch of a
+  resolved request keeps its slot until the device answers, and the answer is ignored.
 
-Theory of operation. A request is accepted by `handle`; it waits for room or is queued. Batches are
-taken from the front of the queue only when an activation can have them at once (late binding), so
-nothing is ever moved from one activation to another. An answer frees the slot, then settles each
-part of the batch: a request is done with its last part, and failed with the first part that has
-used up its attempts. Parts to be tried again go first, alone in their batch, so that a request
-that a device cannot digest takes no other with it twice.
+Theory of operation. `SchedulerState` is made of layers, each a class on top of the previous one:
+
+    scheduler_data   all data, and how a request is resolved
+    dispatching      which samples go to which activation as a batch
+    recovery         retries, quarantine, probes, stuck batches, outliers, hedges
+    resizing         live changes of activations, devices, `set_size` and policy
+    state            `handle`, `next_wakeup`, what the shell reads; arrivals and answers
+
+The layers decide with objects that each do one job and know nothing of the layers:
+
+    admission        the bounded queue and the requests that wait for room in it
+    request_queue    order of service: priorities, `tenants` in a priority, `tenant_queue` in those
+    batching         when a batch closes, and which compiled size it has
+    placement        which activation is next, or when to ask again
+    slot_ledger      devices, activations, and the slots that batches take
+    speeds           groups of devices of similar speed (`speed_group`, `execute_times`)
+    health           which devices may get work; `outliers` finds the slow ones
+    hedging          which batches are late, and the budget for hedges
+    retries          parts to be sent again, and the budget for that
+    deadlines        when requests expire; `timeout_watch` finds stuck and late batches
+
+`model` has the nouns, `values` the frozen ones; `events` come in, `commands` go out. `invariants`
+checks all of this in tests.
+
+The way of a request. It arrives and is queued, waits for room, or is rejected (`_arrive`). Dispatch
+asks `placement` for an activation, and only when one can take a batch at once does it take samples
+from the front of the queue (late binding), so nothing moves from one activation to another later.
+The samples of one request in one batch are a part; a large request is one object with a cursor and
+many parts. The answer frees the slot and settles each part (`_completed`): a request is done with
+its last part, and failed with the first part that has used up its attempts. A part that is retried
+goes alone in its batch and before the queue, so that a request that makes inferences fail takes no
+other request with it twice. A late part is sent twice, and the first answer counts.
+
+The lives of requests and devices are tables: `model.REQUEST_TRANSITIONS` and
+`health.DEVICE_TRANSITIONS`.
 """
 
 from __future__ import annotations
@@ -37,9 +66,8 @@ from qaic_sched.core.events import (
     SetSizeChanged,
 )
 from qaic_sched.core.health import DeviceState
-from qaic_sched.core.invariants import check_invariants
-from qaic_sched.core.laggards import FAR
-from qaic_sched.core.model import Request, RequestState
+from qaic_sched.core.model import DeviceStatistics, Request, RequestState, Statistics
+from qaic_sched.core.outliers import SLOW_RATIO
 from qaic_sched.core.resizing import Resizing
 from qaic_sched.errors import InternalError
 
@@ -53,17 +81,17 @@ if TYPE_CHECKING:
 __all__ = ["SchedulerState"]
 
 _NEVER: Final = float("inf")
-_COMES_FIRST: Final = frozenset(
+_HANDLED_FIRST: Final = frozenset(
     {ActivationsAdded, Completed, DeviceOpened, PolicyChanged, ReloadFailed}
 )
 _IN_FLIGHT: Final = RequestState.IN_FLIGHT
 _DONE: Final = RequestState.DONE
-_MEMORY: Final = 0.1
-"""Weight of the newest execute time in their running mean."""
+_EXECUTE_EWMA_WEIGHT: Final = 0.1
+"""Weight of the newest execute time in the running mean of all of them."""
 
 
 class SchedulerState(Resizing):
-    """All that the scheduler knows, and all that it decides."""
+    """The scheduler's data and all its decisions."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__(policy)
@@ -79,30 +107,34 @@ class SchedulerState(Resizing):
             DrainStarted: self._drain_started,
             Closed: self._closed,
         }
+        """The method for each type of event, except for the two frequent ones."""
 
-    # The door
+    # The entry point
 
     def handle(self, now: float, events: Sequence[Event] = ()) -> Commands:
-        """Take in what happened up to `now` (seconds, never going back) and say what to do."""
+        """Take in the events up to `now` (seconds, never going back) and return the commands.
+
+        Raises `InternalError` for an illegal event.
+        """
         if now < self.now:
             raise InternalError(f"time went back from {self.now} to {now}")
         self.now = now
-        # What devices did comes first: who answered in time is not taken for stuck, and callers
-        # are let in by what is free now. So does a policy: nobody is taken for stuck by its limits
-        # after being sent something in the same call.
+        # Events from devices come first: a device that answered in time is not taken for stuck, and
+        # requests are admitted to the room that there is now. A new policy comes first as well, so
+        # that no batch is sent under one timeout and judged by another in the same call.
         for event in events:
             if isinstance(event, Completed):
                 self._completed(event)
-            elif type(event) in _COMES_FIRST:
+            elif type(event) in _HANDLED_FIRST:
                 self._handlers[type(event)](event)
-        self._look_after_devices()
+        self._check_devices()
         if self.ledger.retiring and not self.is_closed:
             self._retire()
         self._hedge_late()
         for event in events:
             if isinstance(event, Request):
                 self._arrive(event)
-            elif type(event) not in _COMES_FIRST:
+            elif type(event) not in _HANDLED_FIRST:
                 self._handlers[type(event)](event)
         self._expire()
         self._hedge_late()
@@ -111,32 +143,70 @@ class SchedulerState(Resizing):
         self._commands = Commands()
         return commands
 
-    def next_wakeup(self, tick_s: float = 0.0) -> float | None:
-        """When `handle` must be called at the latest if nothing happens; None is never.
+    # The reading face: what the shell reads, besides `policy`, `is_draining` and `is_closed`
 
-        Timers that may fire up to `tick_s` early would find nothing to do, and be set again, and
-        again. Nobody is in such a hurry to learn who is late or stuck: that is so much later.
+    def next_wakeup(self, tick_s: float = 0.0) -> float | None:
+        """Return when `handle` must be called at the latest if nothing happens; None is never.
+
+        `tick_s` is how early timers may fire. A timer that fires early finds nothing to do and is
+        set again and again, so looks for late and stuck batches are put off by this time.
         """
         at = min(self.batch_closes_at, self.deadlines.next_at())
         if not self.is_closed:
             at = min(at, self.health.next_probe_at())
             if self.batches:
-                at = min(at, min(self.stuck.next_at(), self.late.next_at()) + tick_s)
+                watches_at = min(self.stuck_watch.next_at(), self.hedge_watch.next_at())
+                at = min(at, watches_at + tick_s)
         return None if at == _NEVER else at
 
-    def check_invariants(self) -> None:
-        """Assert every rule of the core against a recount; for tests."""
-        check_invariants(self)
+    def statistics(self) -> Statistics:
+        """Return a snapshot of all gauges."""
+        waiting = self.admission.waiting.num_requests
+        return Statistics(
+            accepted=self.accepted,
+            **{state.value: total for state, total in self.totals.items()},
+            waiting=waiting,
+            queued=len(self.requests) - waiting - self.num_in_flight,
+            in_flight=self.num_in_flight,
+            queued_samples=self.admission.queued.samples,
+            queued_bytes=self.admission.queued.num_bytes,
+            devices={
+                device_id: DeviceStatistics(
+                    self._describe_state(device_id),
+                    len(activations),
+                    sum(each.in_flight for each in activations),
+                )
+                for device_id, activations in self.ledger.devices.items()
+            },
+        )
 
-    # What happened
+    @property
+    def set_size(self) -> int:
+        """Batches that an activation may hold, the running one included; 0 before any device."""
+        return self.ledger.set_size
+
+    def is_quarantined(self, device_id: int) -> bool:
+        """Return whether a device that was opened gets no work until it is reloaded."""
+        return self.health.is_quarantined(device_id)
+
+    def was_slow(self, device_id: int) -> bool:
+        """Return whether the device's last quarantine was for being far slower than the others."""
+        return self.health.is_slow(device_id)
+
+    def _describe_state(self, device_id: int) -> str:
+        state = self.health.state_of(device_id)
+        is_leaving = device_id in self.ledger.leaving and state is not DeviceState.QUARANTINED
+        return "retiring" if is_leaving else state.value
+
+    # Events
 
     def _arrive(self, request: Request) -> None:
         if self.is_draining or request.id <= self._last_request_id or request.samples < 1:
             raise InternalError(f"{request!r} may not arrive")
         self._last_request_id = request.id
-        over_s = self._over_s(request) if request.deadline is not None else 0.0
-        if over_s or not self._admit(request):
-            request.retry_after_s = over_s or self._retry_after(request)
+        lateness_s = self._lateness_s(request) if request.deadline is not None else 0.0
+        if lateness_s or not self._admit(request):
+            request.retry_after_s = lateness_s or self._retry_after_s(request)
             request.state = RequestState.REJECTED
             self.totals[RequestState.REJECTED] += 1
             self._commands.resolve.append(request)
@@ -157,7 +227,7 @@ class SchedulerState(Resizing):
         batch.completed_at = activation.completed_at = event.completed_at
         self.ledger.release(batch, event.completed_at)
         if activation.held and (not activation.is_parked or activation.is_retiring):
-            self._look_after(activation)
+            self._watch(activation)
         if batch.is_abandoned:
             return
         if event.fault is not None:
@@ -167,16 +237,17 @@ class SchedulerState(Resizing):
         for part in batch.parts:
             part.copies -= 1
             self._part_done(part, batch)
-        lag = self.ledger.learn(device_id, batch.size, batch.execute_s)
-        may_be_slow = (lag >= FAR or self.laggards.streaks) and not is_first
-        if not (may_be_slow and self._note_speed(batch, lag)) and self.health.succeeded(device_id):
-            self.ledger.admit(device_id)
-        self.num_given_up = 0
+        slowness = self.ledger.learn(device_id, batch.size, batch.execute_s)
+        may_be_slow = slowness >= SLOW_RATIO or bool(self.outliers.streaks)
+        is_slow = may_be_slow and not is_first and self._record_slowness(batch, slowness)
+        if not is_slow and self.health.succeeded(device_id):
+            self.ledger.readmit(device_id)
+        self.num_dropped = 0
         if self._mean_execute_s is None:
             self._mean_execute_s = batch.execute_s
-            self.stuck.restart()
-            self.late.restart()
-        self._mean_execute_s += _MEMORY * (batch.execute_s - self._mean_execute_s)
+            self.stuck_watch.restart()
+            self.hedge_watch.restart()
+        self._mean_execute_s += _EXECUTE_EWMA_WEIGHT * (batch.execute_s - self._mean_execute_s)
 
     def _cancelled(self, event: Cancelled) -> None:
         if event.request_id > self._last_request_id:
@@ -198,7 +269,7 @@ class SchedulerState(Resizing):
         if any(each.in_flight for each in ledger.devices[device_id]):
             raise InternalError(f"device {device_id} still holds a batch from before")
         self.health.opened(device_id)
-        self.laggards.forget(device_id)
+        self.outliers.forget(device_id)
         was_slow = self.health.is_slow(device_id)
         ledger.reopen(device_id, event.num_activations, as_fast=was_slow)
 
@@ -223,7 +294,7 @@ class SchedulerState(Resizing):
     def _admit(self, request: Request) -> bool:
         if self.admission.arrive(request):
             return True
-        # Arrivals come many to a call: what is overdue, and what the devices can take, makes room.
+        # A call may bring many arrivals: expiry and dispatch in between make room for them.
         self._expire()
         self._dispatch()
         return self.admission.arrive(request)
@@ -238,27 +309,27 @@ class SchedulerState(Resizing):
             request.last_batch = batch
             self._resolve(request, _DONE)
 
-    def _over_s(self, request: Request) -> float:
-        """By how many seconds those before a newcomer make it miss its deadline; 0 if they do not.
+    def _lateness_s(self, request: Request) -> float:
+        """Return by how much the queue ahead makes a newcomer miss its deadline; 0 if it does not.
 
-        The least that it can be, so that nobody is refused who might have been in time: what runs
-        now counts as done. One that would be late on an idle host, too, is not theirs to refuse.
+        A lower bound, so that no request is rejected that might have been in time: running batches
+        count as done. A request that would be late even on an idle host is not rejected here.
         """
         assert request.deadline is not None
-        ledger, size = self.ledger, self.policy.max_batch_size
-        rate = ledger.rate(size)
+        speeds, size = self.speeds, self.policy.max_batch_size
+        rate = speeds.rate(size)
         if not rate:
             return 0.0
-        own_s = ledger.fastest_s(compiled_size(self.policy, min(request.samples, size)))
+        own_s = speeds.fastest_s(compiled_size(self.policy, min(request.samples, size)))
         left_s = request.deadline - self.now
         batches = -(-(self.admission.samples_before(request) + request.samples) // size)
-        wait_s = (batches - 1) // ledger.num_live * ledger.num_live / rate
+        wait_s = (batches - 1) // speeds.num_live * speeds.num_live / rate
         if wait_s + own_s <= left_s or own_s > left_s:
             return 0.0
         request.wait_s = wait_s + own_s
         return request.wait_s - left_s
 
-    def _retry_after(self, request: Request) -> float | None:
+    def _retry_after_s(self, request: Request) -> float | None:
         if self._mean_execute_s is None:
             return None
         batches = -(-self.admission.samples_over(request) // self.policy.max_batch_size)

@@ -1,13 +1,13 @@
-"""Who has been served how much: weights and guaranteed shares of the tenants of one queue.
+"""Fair service between the tenants of one queue: weights and guaranteed shares.
 
 Rules of this file:
-- Each tenant has a clock that runs as it is served, the slower the higher its weight. Among
-  requests of one priority, the tenant whose clock is behind is next (start-time fair queueing).
-- A tenant that takes less than its part falls behind, but by no more than `SAVED` samples: so its
-  bursts are served as if it were alone, and it is owed little for a time when it wanted nothing.
-- A guaranteed share earns credit with every sample that is served, whoever gets it, up to `SAVED`.
-  A tenant that has something queued and a whole sample of credit is next, before any priority.
-- A tenant that nobody configured has weight 1 and no share; so has who names none.
+- Each tenant has a clock that runs as it is served, the slower the higher its weight. Among the
+  requests of one priority, the tenant with the earliest clock is next (start-time fair queueing).
+- A tenant that takes less than its part falls behind, by at most `MAX_SAVED_SAMPLES`. So its bursts
+  are served as if it were alone, and it is owed little for a time when it wanted nothing.
+- A guaranteed share earns credit with every sample served to any tenant, up to the same bound. A
+  queued tenant with a whole sample of credit is next, before any priority.
+- A tenant that is not configured has weight 1 and no share, and so do requests without a tenant.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from qaic_sched.core.model import Request
 
-__all__ = ["SAVED", "Account", "Tenants"]
+__all__ = ["MAX_SAVED_SAMPLES", "Account", "Tenants"]
 
-SAVED: Final = 100.0
-"""Samples that a tenant may save up. Bursts within its part are shorter, as a rule: were arrivals
-random at nine tenths of it, one in a thousand would find so many of its own before it."""
+MAX_SAVED_SAMPLES: Final = 100.0
+"""Samples that a tenant may save up. Bursts within its part are mostly shorter: with random
+arrivals at nine tenths of it, one request in a thousand would find this many of its own ahead."""
 _DEFAULT = Tenant()
-_FEW = 64
-"""So many accounts of tenants that have nothing queued are kept, once there are too many."""
+_MAX_IDLE_ACCOUNTS = 64
+"""Accounts of tenants with nothing queued that are kept when idle accounts are dropped."""
 
 
 class Account:
@@ -38,63 +38,76 @@ class Account:
 
     def __init__(self, tenant: Tenant, clock: float) -> None:
         self.tenant = tenant
+        """Its weight and share, the default ones if it is not configured."""
         self.clock = clock
-        """Samples served, over the weight, in the queue's virtual time."""
+        """Samples served to it over its weight, in the queue's virtual time."""
         self.credit = 0.0
-        """Samples that the guaranteed share is behind."""
-        self.num_requests = self.samples = self.num_bytes = 0
+        """Samples by which its guaranteed share is behind; 0 without a share."""
+        self.num_requests = 0
+        """Its requests in the queue; stale entries are not counted."""
+        self.samples = 0
+        """Samples of these never dispatched."""
+        self.num_bytes = 0
+        """Input bytes of these, each request's until its last sample is taken."""
 
 
 class Tenants:
-    """The accounts of one queue; told of each request that comes, goes or is served."""
+    """The accounts of one queue; call it for each request that comes, goes or is served."""
 
     __slots__ = (
         "_accounts",
         "_active_weight",
         "_clock",
         "_configured",
+        "_max_accounts",
         "_num_strangers",
-        "_too_many",
         "guaranteed",
         "num_active",
     )
 
     def __init__(self, configured: Mapping[str, Tenant]) -> None:
         self._configured = configured
+        """Configured tenants by name."""
         self._accounts: dict[str | None, Account] = {}
+        """By tenant name; idle tenants that are not configured may be absent."""
         self._clock = 0.0
-        self._too_many = 2 * _FEW
+        """The queue's virtual time: the clock of the tenant served last."""
+        self._max_accounts = 2 * _MAX_IDLE_ACCOUNTS
+        """Accounts from which on idle ones are dropped."""
         self.num_active = 0
-        """Tenants that have something queued; of those `_num_strangers` are not configured."""
+        """Tenants with something queued."""
         self._num_strangers = 0
+        """Those of them that are not configured."""
         self._active_weight = 0.0
+        """Weight of all tenants with something queued."""
         self._guarantee()
 
     def account(self, name: str | None) -> Account:
-        """The account of a tenant, new if need be."""
+        """Return the account of a tenant, a new one if it has none."""
         account = self._accounts.get(name)
         if account is None:
-            if len(self._accounts) >= self._too_many:
-                self._forget_idle()
+            if len(self._accounts) >= self._max_accounts:
+                self._drop_idle()
             account = self._accounts[name] = Account(self._tenant(name), self._clock)
         return account
 
     def change(self, configured: Mapping[str, Tenant]) -> None:
-        """Other weights and shares from now on; what everyone has been served still counts."""
+        """Follow other weights and shares from now on; past service still counts."""
         self._configured = configured
         for name, account in self._accounts.items():
             if account.num_requests:
-                self._turn_up(account, -1)
+                self._count_active(account, -1)
             account.tenant = self._tenant(name)
             if account.num_requests:
-                self._turn_up(account, 1)
+                self._count_active(account, 1)
             if not account.tenant.share:
                 account.credit = 0.0
         self._guarantee()
 
     def _guarantee(self) -> None:
-        # One by one: an account may be forgotten for the next one, unless it stands here.
+        # Extended one by one: `account` may drop idle accounts that are not in here.
         self.guaranteed: list[Account] = []
+        """Accounts with a guaranteed share, queued or not."""
         for name, its in self._configured.items():
             if its.share:
                 self.guaranteed.append(self.account(name))
@@ -103,29 +116,30 @@ class Tenants:
         return self._configured.get(name, _DEFAULT) if name is not None else _DEFAULT
 
     def enter(self, account: Account, request: Request) -> None:
-        """A request of the tenant is queued now."""
+        """Count a request of the tenant that is queued now."""
         if not account.num_requests:
-            self._turn_up(account, 1)
-            account.clock = max(account.clock, self._clock - SAVED / account.tenant.weight)
+            self._count_active(account, 1)
+            earliest = self._clock - MAX_SAVED_SAMPLES / account.tenant.weight
+            account.clock = max(account.clock, earliest)
         account.num_requests += 1
         account.samples += request.samples
         account.num_bytes += request.num_bytes
 
     def leave(self, request: Request) -> None:
-        """A request is queued no more, with the samples that are left of it."""
+        """Count out a request that leaves the queue, with the samples that are left of it."""
         account = self._accounts[request.tenant]
         account.num_requests -= 1
         account.samples -= request.samples - request.cursor
         account.num_bytes -= request.num_bytes
         if not account.num_requests:
-            self._turn_up(account, -1)
+            self._count_active(account, -1)
 
     def serve(self, account: Account, samples: int) -> None:
-        """So many samples of the tenant are being taken."""
+        """Count samples of the tenant that are taken from the queue."""
         for each in self.guaranteed:
-            each.credit = min(each.credit + each.tenant.share * samples, SAVED)
+            each.credit = min(each.credit + each.tenant.share * samples, MAX_SAVED_SAMPLES)
         if self.guaranteed:
-            # Only what it got for its share makes it wait for the next time.
+            # Only samples served for its share make a tenant wait for the next credit.
             is_owed = account.credit >= 1
             spent = account.credit - samples
             account.credit = spent if is_owed else max(spent, min(account.credit, 0.0))
@@ -134,14 +148,14 @@ class Tenants:
             account.clock += samples / account.tenant.weight
 
     def owed(self) -> Account | None:
-        """The tenant whose guaranteed share is furthest behind, if one is by a sample."""
+        """Return the queued tenant with the most credit, if that is at least a sample."""
         waiting = (each for each in self.guaranteed if each.num_requests and each.credit >= 1)
         return max(waiting, key=lambda each: each.credit, default=None)
 
     def part_of(self, account: Account) -> float:
-        """Which part of the queue is the tenant's to fill, whoever else is here.
+        """Return the fraction of the queue that the tenant may fill, however full the rest is.
 
-        Its share, and its weight's part of what no share is guaranteed of.
+        It is the tenant's share, and its weight's part of the fraction without a guarantee.
         """
         configured = self._configured.values()
         weights = sum((each.weight for each in configured), 0.0) + self._num_strangers
@@ -151,18 +165,18 @@ class Tenants:
         return account.tenant.share + rest * account.tenant.weight / weights
 
     def fraction_of(self, account: Account) -> float:
-        """Which part of what is served goes to the tenant while all those here stay."""
+        """Return the fraction of the service that the tenant gets while all queued ones stay."""
         others = self._active_weight - (account.tenant.weight if account.num_requests else 0.0)
         return account.tenant.weight / (max(others, 0.0) + account.tenant.weight)
 
-    def _turn_up(self, account: Account, sign: int) -> None:
+    def _count_active(self, account: Account, sign: int) -> None:
         self.num_active += sign
         self._active_weight += sign * account.tenant.weight
         if account.tenant is _DEFAULT:
             self._num_strangers += sign
 
-    def _forget_idle(self) -> None:
-        """Forget who has nothing queued, but for the few that took most ahead of others."""
+    def _drop_idle(self) -> None:
+        """Drop accounts with nothing queued, except for a few that are furthest ahead."""
         kept, idle = {}, []
         for name, each in self._accounts.items():
             if each.num_requests or each in self.guaranteed:
@@ -170,6 +184,6 @@ class Tenants:
             elif each.clock > self._clock:
                 idle.append((each.clock, name, each))
         idle.sort(key=lambda entry: entry[0])
-        kept.update((name, each) for _, name, each in idle[-_FEW:])
+        kept.update((name, each) for _, name, each in idle[-_MAX_IDLE_ACCOUNTS:])
         self._accounts = kept
-        self._too_many = 2 * max(_FEW, len(kept))
+        self._max_accounts = 2 * max(_MAX_IDLE_ACCOUNTS, len(kept))

@@ -1,7 +1,7 @@
-"""The frozen values of the core: the policy's numbers go in, the statistics come out.
+"""The frozen values of the core: policies go in, statistics come out.
 
-They are never compiled: compiled classes can be neither copied nor pickled where they are frozen,
-and do not keep the types of their attributes, by which an event log's reader goes.
+This module is never compiled. Compiled frozen classes cannot be copied or pickled, and they lose
+the annotations that the reader of event logs needs.
 """
 
 from __future__ import annotations
@@ -14,36 +14,40 @@ __all__ = ["DeviceStatistics", "Policy", "Statistics", "Tenant"]
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """What one tenant may expect: its weight among others, and a part that is its own."""
+    """The part of the service that one tenant gets."""
 
     weight: float = 1.0
+    """Its part relative to the weights of the other tenants."""
     share: float = 0.0
+    """The fraction of all samples that it is guaranteed, from 0 to 1; 0 is no guarantee."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The parameters of every decision.
-
-    `batch_sizes` are the program's compiled sizes, ascending. `max_bytes` None is no bound.
-    `waits_when_full` says whether a request beyond the bound waits for room or is rejected.
-    """
+    """The parameters of every decision."""
 
     batch_sizes: tuple[int, ...] = (1,)
+    """The program's compiled batch sizes, ascending."""
     max_samples: int = 65536
+    """Most samples that may be queued; samples in flight do not count."""
     max_bytes: int | None = None
+    """Most input bytes that may be queued; None is no bound."""
     waits_when_full: bool = True
+    """Whether a request beyond the bounds waits for room; otherwise it is rejected."""
     max_queue_delay_s: float = 0.0
+    """Longest time that a partial batch waits for more samples."""
     max_attempts: int = 2
+    """Attempts that each part of a request has, the first one included."""
     retry_max_extra: float = 0.2
-    """Most retries of failed inferences, as a share of all, beyond what is in reserve."""
+    """Most retries of failed inferences, as a fraction of all inferences, beyond the reserve."""
     hedge_after: float | None = 3.0
-    """An inference is late after so many mean service times, and hedged; None is never."""
+    """An inference is late, and hedged, after this many mean execute times; None is never."""
     hedge_max_extra: float = 0.01
-    """Most hedges, as a share of all inferences."""
+    """Most hedges, as a fraction of all inferences."""
     dispatch_timeout_s: float | None = None
-    """When an inference counts as stuck; None is by what was measured."""
+    """Seconds after which an inference counts as stuck; None derives them from measured times."""
     tenants: Mapping[str, Tenant] = field(default_factory=dict)
-    """Those that are not as all others, by name."""
+    """Configured tenants by name; any other tenant has the default weight and no share."""
 
     @property
     def max_batch_size(self) -> int:
@@ -53,29 +57,39 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatistics:
-    """One device now: its health, and `in_flight` batches on `num_activations` activations."""
+    """One device at one instant."""
 
     state: str
+    """`ready`, `probation`, `quarantined` or `retiring`."""
     num_activations: int
+    """Activations that are loaded, used or not."""
     in_flight: int
+    """Batches that the device holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Gauges at one instant, in requests; the bound is on `queued_samples` and `queued_bytes`.
+    """Gauges at one instant, in requests unless the name says otherwise.
 
     `accepted` = done + failed + cancelled + expired + waiting + queued + in flight, always.
     """
 
     accepted: int
+    """Requests ever accepted; rejected ones are not among them."""
     done: int
     failed: int
     cancelled: int
     expired: int
     rejected: int
     waiting: int
+    """Requests that wait for room in the queue."""
     queued: int
+    """Requests with samples to dispatch, or to dispatch again."""
     in_flight: int
+    """Requests whose unanswered samples are all on devices."""
     queued_samples: int
+    """Samples never dispatched; `max_samples` bounds them."""
     queued_bytes: int
+    """Input bytes of queued requests; `max_bytes` bounds them."""
     devices: dict[int, DeviceStatistics]
+    """By device id."""

@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 
 from qaic_sched.core.commands import Commands
 from qaic_sched.core.events import Completed, DeviceOpened, Event
+from qaic_sched.core.execute_times import ExecuteTimes
+from qaic_sched.core.invariants import check_invariants
 from qaic_sched.core.model import Activation, Batch, Fault, Policy, Request
-from qaic_sched.core.service_times import DeviceSpeed, ServiceTimes
-from qaic_sched.core.speed_group import SpeedGroup
+from qaic_sched.core.speed_group import DeviceSpeed, SpeedGroup
 from qaic_sched.core.state import SchedulerState
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "places",
     "requests",
     "serve_one",
+    "snapshot",
+    "state_at_work",
 ]
 
 Cargo: TypeAlias = list[tuple[int, int, int]]
@@ -48,13 +51,13 @@ def make_state(
 
 def make_activation(device_id: int = 0, index: int = 0) -> Activation:
     """An activation of no ledger, on a device of which nothing is known."""
-    return Activation(device_id, index, DeviceSpeed(SpeedGroup(ServiceTimes())))
+    return Activation(device_id, index, DeviceSpeed(SpeedGroup(ExecuteTimes())))
 
 
 def drive(state: SchedulerState, now: float, *events: Event) -> Commands:
     """Hand over the events, check every invariant, return the commands."""
     commands = state.handle(now, events)
-    state.check_invariants()
+    check_invariants(state)
     return commands
 
 
@@ -125,3 +128,18 @@ def on_probation(devices: int = 1, num_activations: int = 3, **policy: Any) -> S
     assert drive(state, 1.1).reload == [0]
     drive(state, 1.1, DeviceOpened(0, num_activations, 1))
     return state
+
+
+def state_at_work() -> SchedulerState:
+    """Two in flight, a large one half dispatched, one waiting, one done, deadlines ahead."""
+    state = make_state(devices=2, batch_sizes=(1, 2), max_samples=4, max_queue_delay_s=0.5)
+    (batch,) = drive(state, 1.0, Request(0, 2, 1.0)).dispatch
+    drive(state, 2.0, answer(batch, 2.0))
+    drive(state, 2.0, *requests(2, first_id=1, samples=3, accepted_at=2.0, deadline=9.0))
+    drive(state, 2.0, Request(3, 3, 2.0, priority=1))
+    return state
+
+
+def snapshot(state: SchedulerState) -> list[object]:
+    """All that the state says to the outside."""
+    return [state.statistics(), state.next_wakeup(), len(state.batches), list(state.requests)]

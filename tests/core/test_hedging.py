@@ -141,7 +141,7 @@ def test_who_is_late_on_a_full_host_gets_the_next_free_slot() -> None:
     drive(state, 1.0, *(Request(each, 1, 1.0) for each in range(9, 13)))
     first, second = state.batches.values()
     drive(state, 1.31)
-    assert state.num_hedges == 0
+    assert state.hedging.num_hedges == 0
 
     (copy,) = drive(state, 1.32, answer(second, 1.32)).dispatch
     assert (cargo(copy), copy.is_hedge) == (cargo(first), True)
@@ -183,7 +183,7 @@ def test_who_is_late_no_longer_is_not_hedged() -> None:
     drive(state, 1.31)
     drive(state, 1.32, answer(first, 1.32), answer(second, 1.32))
 
-    assert (state.num_hedges, state.unhedged) == (0, [])
+    assert (state.hedging.num_hedges, state.hedging.unhedged) == (0, [])
 
 
 def test_what_the_budget_does_not_allow_yet_is_hedged_once_it_does() -> None:
@@ -194,7 +194,7 @@ def test_what_the_budget_does_not_allow_yet_is_hedged_once_it_does() -> None:
     assert cargo(copy)[0][0] == 9
 
     drive(state, 1.32, Request(11, 1, 1.32))
-    assert (state.num_hedges, state.num_batches) == (1, 9)
+    assert (state.hedging.num_hedges, state.num_batches) == (1, 9)
     (copy,) = drive(state, 1.33).dispatch
     assert (copy.is_hedge, cargo(copy)[0][0]) == (True, 10)
 

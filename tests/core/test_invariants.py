@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from qaic_sched.core.events import Closed
-from qaic_sched.core.line import Line
+from qaic_sched.core.invariants import check_invariants
 from qaic_sched.core.model import Batch, Part, Request, RequestState
 from qaic_sched.core.state import SchedulerState
+from qaic_sched.core.tenant_queue import TenantQueue
 from tests.core.harness import answer, drive, make_state, requests
 
 
@@ -37,7 +38,7 @@ def test_a_healthy_state_passes() -> None:
     state = _a_rich_state()
     told = state.statistics()
 
-    state.check_invariants()
+    check_invariants(state)
     assert (told.in_flight, told.queued, told.waiting) == (2, 4, 2)
     assert [part.request.id for part in state.retries] == [2]
     assert state.requests[3].cursor == 8
@@ -111,12 +112,12 @@ def _settle_a_part_without_its_request(state: SchedulerState) -> None:
 
 
 def _lose_a_part_to_be_tried_again(state: SchedulerState) -> None:
-    state.retries._lines.clear()
+    state.retries._by_device.clear()
 
 
 def _try_a_part_twice(state: SchedulerState) -> None:
     part = next(iter(state.retries))
-    state.retries._lines[part.failed_on][Part(part.request, part.offset, part.samples)] = None
+    state.retries._by_device[part.failed_on][Part(part.request, part.offset, part.samples)] = None
 
 
 def _forget_that_samples_are_tried_again(state: SchedulerState) -> None:
@@ -177,25 +178,25 @@ def _serve_out_of_order(state: SchedulerState) -> None:
 
 
 def _drop_an_entry_of_the_queue(state: SchedulerState) -> None:
-    _line(state).pop()
+    _tenant_queue(state).pop()
 
 
 def _double_an_entry_of_the_queue(state: SchedulerState) -> None:
-    late = _line(state).late
-    late.append(late[-1])
+    in_order = _tenant_queue(state).in_order
+    in_order.append(in_order[-1])
 
 
-def _line(state: SchedulerState) -> Line:
-    (line,) = state.admission.queued._lanes[0].lines.values()
-    return line
+def _tenant_queue(state: SchedulerState) -> TenantQueue:
+    (queue,) = state.admission.queued._levels[0].queues.values()
+    return queue
 
 
-def _miscount_a_lane(state: SchedulerState) -> None:
-    state.admission.queued._lanes[0].samples += 1
+def _miscount_a_level(state: SchedulerState) -> None:
+    state.admission.queued._levels[0].samples += 1
 
 
 def _miscount_a_tenant(state: SchedulerState) -> None:
-    _line(state).account.samples += 1
+    _tenant_queue(state).account.samples += 1
 
 
 def _hoard_stale_entries(state: SchedulerState) -> None:
@@ -269,7 +270,7 @@ CORRUPTIONS: list[Callable[[SchedulerState], None]] = [
     _serve_out_of_order,
     _drop_an_entry_of_the_queue,
     _double_an_entry_of_the_queue,
-    _miscount_a_lane,
+    _miscount_a_level,
     _miscount_a_tenant,
     _hoard_stale_entries,
     _free_a_slot_too_early,
@@ -290,7 +291,7 @@ def test_a_corrupted_field_is_found(corrupt: Callable[[SchedulerState], None]) -
     corrupt(state)
 
     with pytest.raises(AssertionError):
-        state.check_invariants()
+        check_invariants(state)
 
 
 def _a_state_that_waits_for_company() -> SchedulerState:
@@ -329,14 +330,14 @@ def _take_a_slot_for_nothing(state: SchedulerState) -> None:
 
 
 def _lose_a_free_slot(state: SchedulerState) -> None:
-    state.ledger._order[0].idle.clear()
+    state.ledger.speeds.groups[0].idle.clear()
 
 
 def _send_an_empty_batch(state: SchedulerState) -> None:
     activation = state.ledger.devices[0][0]
     batch = state.batches[7] = Batch(7, activation, 1, 0, [], 0.0)
     state.ledger.take(activation, state.now, batch)
-    state.stuck.add(activation)
+    state.stuck_watch.add(activation)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +359,7 @@ def test_work_left_undone_is_found(corrupt: Callable[[SchedulerState], None]) ->
     corrupt(state)
 
     with pytest.raises(AssertionError):
-        state.check_invariants()
+        check_invariants(state)
 
 
 def test_a_closed_state_passes_once_nothing_is_owed() -> None:
@@ -366,6 +367,6 @@ def test_a_closed_state_passes_once_nothing_is_owed() -> None:
     state = _a_rich_state()
     drive(state, 2.0, Closed())
 
-    state.check_invariants()
+    check_invariants(state)
     assert state.batches
     assert not state.requests

@@ -1,19 +1,14 @@
-"""The slot ledger: idle ones first, fast ones first, as late as will do, equals in turn."""
+"""The choice of the next activation: idle before busy, fast before slow, late binding, turns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import pytest
-
 from qaic_sched.core.events import DeviceOpened
-from qaic_sched.core.model import Activation, Batch, DeviceStatistics, Request
-from qaic_sched.core.placement import SlotLedger
+from qaic_sched.core.model import Activation, Batch, Request
+from qaic_sched.core.placement import choose, choose_elsewhere, has_faster
+from qaic_sched.core.slot_ledger import SlotLedger
 from tests.core.harness import (
     answer,
-    answer_all,
     drive,
-    make_activation,
     make_state,
     places,
     requests,
@@ -38,61 +33,11 @@ def _release(ledger: SlotLedger, activation: Activation, at: float) -> None:
 def take_all(ledger: SlotLedger) -> list[tuple[int, int]]:
     """Fill every slot, in the order that the ledger chooses."""
     order = []
-    while (activation := ledger.choose(0.0, 1, 1)) is not None:
+    while (activation := choose(ledger, 0.0, 1, 1)[0]) is not None:
         _take(ledger, activation, 0.0)
         ledger.check()
         order.append((activation.device_id, activation.index))
     return order
-
-
-def test_what_is_kept_of_busy_activations_does_not_grow_with_their_work() -> None:
-    """Where one is always idle nobody asks for a busy one: each is noted once, and not sorted."""
-    state = make_state(devices=4, set_size=2)
-    (group,) = state.ledger._order
-    for index in range(1_000):
-        now = index * 0.010
-        (batch,) = drive(state, now, *requests(1, index, accepted_at=now)).dispatch
-        drive(state, now + 0.005, answer(batch, now + 0.005))
-
-    assert (len(group._unsorted), group._busy) == (4, [])
-    state.ledger.park(0)
-    assert len(group._unsorted) == 3
-
-
-def test_what_went_stale_behind_the_busy_activation_that_is_found_is_dropped() -> None:
-    """However often the others answer and get work, while it holds what it holds."""
-    ledger = _ledger_of(2, set_size=3)
-    (group,) = ledger._order
-    first, second = (ledger.devices[device_id][0] for device_id in range(2))
-    _take(ledger, first, 0.0)
-    _take(ledger, second, 0.0)
-    for now in range(1, 1_001):
-        _take(ledger, second, now)
-        _release(ledger, second, now)
-        assert group.soonest(3, 0.0) is first
-
-    assert len(group._busy) <= 17
-
-
-def test_what_is_kept_of_busy_activations_is_found() -> None:
-    """After a thousand changes, too: the one that will be free first."""
-    ledger = _ledger_of(3, set_size=3)
-    (group,) = ledger._order
-    first, second, third = (ledger.devices[device_id][0] for device_id in range(3))
-    ledger.learn(0, 1, 0.010)
-    for activation, now in ((first, 0.002), (second, 0.001), (third, 0.0)):
-        _take(ledger, activation, now)
-    for now in range(1, 1_001):
-        _take(ledger, third, now)
-        _release(ledger, third, now)
-
-    assert group.soonest(3, 0.0) is second
-    ledger.park(1)
-    assert group.soonest(3, 0.0) is first
-    _take(ledger, first, 1_001.0)
-    assert group.soonest(3, 0.0) is first, "it will still be free before the third"
-    ledger.park(0)
-    assert group.soonest(3, 0.0) is third
 
 
 def test_an_empty_ledger_has_nothing_to_choose() -> None:
@@ -100,7 +45,7 @@ def test_an_empty_ledger_has_nothing_to_choose() -> None:
     ledger = SlotLedger()
     ledger.check()
 
-    assert ledger.choose(0.0, 1, 1) is None
+    assert choose(ledger, 0.0, 1, 1)[0] is None
     assert ledger.num_activations == 0
     assert list(ledger) == []
 
@@ -110,14 +55,6 @@ def test_work_spreads_over_devices_before_activations_before_slots() -> None:
     first = [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)]
 
     assert take_all(_ledger_of(3, num_activations=2, set_size=2)) == first + first
-
-
-def test_the_ledger_lists_activations_by_device_and_index() -> None:
-    """Iteration is in the order of opening, whatever is held."""
-    ledger = _ledger_of(2, num_activations=2)
-
-    assert [(each.device_id, each.index) for each in ledger] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert ledger.num_activations == 4
 
 
 def test_devices_may_differ_in_activations() -> None:
@@ -137,7 +74,7 @@ def test_an_idle_activation_is_preferred_to_a_busy_one() -> None:
     for device_id in (2, 1, 1, 1):
         _release(ledger, ledger.devices[device_id][0], 1.0)
         ledger.check()
-    activation = ledger.choose(1.0, 1, 1)
+    activation, _ = choose(ledger, 1.0, 1, 1)
     assert activation is ledger.devices[1][0]
 
 
@@ -184,19 +121,19 @@ def test_a_device_to_avoid_is_avoided_even_if_it_is_the_emptiest() -> None:
     ledger = _ledger_of(3, set_size=2)
     other, last = ledger.devices[1][0], ledger.devices[2][0]
     _take(ledger, other, 0.0)
-    assert ledger.choose_elsewhere(0) is last
+    assert choose_elsewhere(ledger, 0) is last
 
     for activation in (last, last, other):
         _take(ledger, activation, 0.0)
-    assert ledger.choose_elsewhere(0) is None
-    assert ledger.choose(0.0, 1, 1) is ledger.devices[0][0]
+    assert choose_elsewhere(ledger, 0) is None
+    assert choose(ledger, 0.0, 1, 1)[0] is ledger.devices[0][0]
 
 
 def test_the_only_device_cannot_be_avoided() -> None:
     """A second attempt on the same device is better than none."""
     ledger = _ledger_of(1)
 
-    assert ledger.choose_elsewhere(0) is ledger.devices[0][0]
+    assert choose_elsewhere(ledger, 0) is ledger.devices[0][0]
 
 
 def _learned(slow: float = 1.0, devices: int = 3, set_size: int = 2) -> SlotLedger:
@@ -218,11 +155,9 @@ def test_a_batch_is_committed_behind_a_running_one_only_when_that_is_about_to_en
     for each in others:
         _take(ledger, each, 101.0)
 
-    assert ledger.choose(102.0, 1, 1) is None
-    assert ledger.commit_at == 107.5
-    assert ledger.choose(107.5, 1, 1) is first
-    assert ledger.choose(107.5, 1, 0) is None
-    assert ledger.commit_at == float("inf")
+    assert choose(ledger, 102.0, 1, 1) == (None, 107.5)
+    assert choose(ledger, 107.5, 1, 1)[0] is first
+    assert choose(ledger, 107.5, 1, 0) == (None, float("inf"))
 
 
 def test_with_a_batch_for_every_activation_nothing_is_held_back() -> None:
@@ -232,11 +167,11 @@ def test_with_a_batch_for_every_activation_nothing_is_held_back() -> None:
         _take(ledger, each, 100.0)
 
     for _ in range(2):
-        activation = ledger.choose(101.0, 1, 2)
+        activation, _ = choose(ledger, 101.0, 1, 2)
         assert activation is not None
         _take(ledger, activation, 101.0)
     assert [each.in_flight for each in ledger] == [2, 2]
-    assert ledger.choose(101.0, 1, 9) is None
+    assert choose(ledger, 101.0, 1, 9)[0] is None
 
 
 def test_behind_times_that_vary_nothing_is_committed_early() -> None:
@@ -248,27 +183,26 @@ def test_behind_times_that_vary_nothing_is_committed_early() -> None:
     for each in ledger:
         _take(ledger, each, 100.0)
 
-    assert ledger.choose(10_000.0, 1, 1) is None
-    assert ledger.commit_at == float("inf")
+    assert choose(ledger, 10_000.0, 1, 1) == (None, float("inf"))
 
 
 def test_a_slow_device_is_left_alone_until_waiting_takes_longer() -> None:
     """With little queued a fast device is waited for; with much the slow one takes its share."""
     ledger = _learned(slow=3.0, devices=4)
     *fast, slow = (activations[0] for activations in ledger.devices.values())
-    assert ledger.is_slow(slow)
-    assert not any(map(ledger.is_slow, fast))
+    assert has_faster(ledger, slow)
+    assert not any(has_faster(ledger, each) for each in fast)
 
     _take(ledger, slow, 99.0)
     _release(ledger, slow, 99.0)
     for each in fast:
         _take(ledger, each, 100.0)
-    assert ledger.choose(101.0, 1, 1) is None
-    assert ledger.choose(101.0, 1, 3) in fast, "there is one for every fast activation"
+    assert choose(ledger, 101.0, 1, 1)[0] is None
+    assert choose(ledger, 101.0, 1, 3)[0] in fast, "there is one for every fast activation"
     for each in fast:
         _take(ledger, each, 101.0)
-    assert ledger.choose(101.0, 1, 1) is None
-    assert ledger.choose(101.0, 1, 2) is slow
+    assert choose(ledger, 101.0, 1, 1)[0] is None
+    assert choose(ledger, 101.0, 1, 2)[0] is slow
 
 
 def test_a_slow_device_at_work_is_counted_with_what_it_holds() -> None:
@@ -278,8 +212,8 @@ def test_a_slow_device_at_work_is_counted_with_what_it_holds() -> None:
     for each in (*fast, *fast, slow):
         _take(ledger, each, 100.0)
 
-    assert ledger.choose(101.0, 1, 4) is None
-    assert ledger.choose(101.0, 1, 6) is slow
+    assert choose(ledger, 101.0, 1, 4)[0] is None
+    assert choose(ledger, 101.0, 1, 6)[0] is slow
 
 
 def test_a_slow_device_that_was_not_used_for_long_is_tried_again() -> None:
@@ -291,32 +225,8 @@ def test_a_slow_device_that_was_not_used_for_long_is_tried_again() -> None:
     for device_id in (0, 1):
         _take(ledger, ledger.devices[device_id][0], 7900.0)
 
-    assert ledger.choose(7900.0, 1, 0) is None
-    assert ledger.choose(8100.0, 1, 0) is slow
-
-
-def test_a_device_that_recovers_joins_the_others_again() -> None:
-    """Its new times tell it apart from its old group, and alike to the first."""
-    ledger = _learned(slow=3.0)
-    slow = ledger.devices[2][0]
-    for _ in range(100):
-        ledger.learn(2, 1, 10.0)
-    ledger.check()
-
-    assert not ledger.is_slow(slow)
-
-
-def test_a_device_may_change_groups_with_work_in_hand() -> None:
-    """Nothing is lost: what it holds is answered, and its slots are found where they are now."""
-    ledger = _learned(set_size=2)
-    busy = ledger.devices[2][0]
-    _take(ledger, busy, 0.0)
-    for _ in range(30):
-        ledger.learn(2, 1, 40.0)
-        ledger.check()
-    assert ledger.is_slow(busy)
-    _release(ledger, busy, 40.0)
-    ledger.check()
+    assert choose(ledger, 7900.0, 1, 0)[0] is None
+    assert choose(ledger, 8100.0, 1, 0)[0] is slow
 
 
 def test_a_device_that_opens_later_joins_with_all_its_slots() -> None:
@@ -327,57 +237,3 @@ def test_a_device_that_opens_later_joins_with_all_its_slots() -> None:
 
     assert places(drive(state, 1.0, DeviceOpened(5, 2, 2))) == [(5, 0), (5, 1), (5, 0)]
     assert [each.in_flight for each in state.statistics().devices.values()] == [2, 3]
-
-
-def test_statistics_name_each_device_with_what_it_holds() -> None:
-    """Activations and batches in flight, by device id."""
-    state = make_state(devices=2, num_activations=2, set_size=2)
-    drive(state, 0.0, *requests(5))
-    told = state.statistics().devices
-
-    assert told == {0: DeviceStatistics("ready", 2, 3), 1: DeviceStatistics("ready", 2, 2)}
-    answer_all(state, 1.0)
-    assert [each.in_flight for each in state.statistics().devices.values()] == [0, 0]
-
-
-def _is_called_busy(ledger: SlotLedger) -> None:
-    activation = ledger.devices[0][0]
-    activation.held = [Batch(0, activation, 1, 1, [], 0.0)]
-
-
-def _is_missing(ledger: SlotLedger) -> None:
-    ledger._order[0].idle.popitem()
-
-
-def _is_a_stranger(ledger: SlotLedger) -> None:
-    ledger._order[0].idle[make_activation(9, 0)] = None
-
-
-def _holds_more_than_set_size(ledger: SlotLedger) -> None:
-    ledger._order[0].idle.popitem()
-    activation = ledger.devices[1][0]
-    activation.held = [Batch(0, activation, 1, 1, [], 0.0)] * 3
-
-
-def _is_of_no_group(ledger: SlotLedger) -> None:
-    ledger._order.clear()
-
-
-@pytest.mark.parametrize(
-    "corrupt",
-    [
-        _is_called_busy,
-        _is_missing,
-        _is_a_stranger,
-        _holds_more_than_set_size,
-        _is_of_no_group,
-    ],
-)
-def test_the_check_finds_a_corrupted_ledger(corrupt: Callable[[SlotLedger], None]) -> None:
-    """Each way to lose or to double a slot is an `AssertionError`."""
-    ledger = _ledger_of(2, set_size=2)
-    ledger.check()
-    corrupt(ledger)
-
-    with pytest.raises(AssertionError):
-        ledger.check()

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from qaic_sched.core.model import Part, Request, RequestState
-from qaic_sched.core.request_queue import RELIEF, RequestQueue
+from qaic_sched.core.request_queue import STARVATION_BOUND, RequestQueue
 from tests.core.harness import requests
 
 
@@ -27,8 +27,8 @@ def _taken(parts: list[Part]) -> list[tuple[int, int, int]]:
 
 
 def _entries(queue: RequestQueue) -> int:
-    lines = (line for lane in queue._lanes.values() for line in lane.lines.values())
-    return sum(len(line.requests()) for line in lines)
+    queues = (each for level in queue._levels.values() for each in level.queues.values())
+    return sum(len(each.requests()) for each in queues)
 
 
 def test_an_empty_queue_has_no_head_no_oldest_and_nothing_to_take() -> None:
@@ -181,8 +181,8 @@ def test_priorities_that_nobody_has_any_more_are_forgotten() -> None:
         queue.push(request)
         queue.leave(request, RequestState.CANCELLED)
 
-    assert len(queue._lanes) <= 3
-    assert len(queue._order) == len(queue._lanes)
+    assert len(queue._levels) <= 3
+    assert len(queue._order) == len(queue._levels)
     assert _ids(queue) == [0]
 
 
@@ -268,7 +268,7 @@ def test_a_priority_that_is_passed_over_gets_one_sample_in_fifty() -> None:
     )
     taken = [queue.take(1)[0].request.priority for _ in range(1000)]
 
-    assert taken[:RELIEF] == [2] * RELIEF
+    assert taken[:STARVATION_BOUND] == [2] * STARVATION_BOUND
     assert (taken.count(1), taken.count(0)) == (19, 19)
 
 
@@ -287,7 +287,7 @@ def test_a_lane_that_ran_empty_is_owed_no_relief() -> None:
     taken = [queue.take(1)[0].request.id for _ in range(100)]
     queue.push(Request(300, 1, 0.0))
 
-    assert taken.index(200) == RELIEF
+    assert taken.index(200) == STARVATION_BOUND
     assert queue.take(1)[0].request.priority == 1
 
 

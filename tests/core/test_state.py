@@ -1,8 +1,7 @@
-"""The state machine as a whole: the door, conservation, cancellation, drain and close."""
+"""The state machine as a whole: illegal events, conservation, statistics."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ from qaic_sched.core.events import (
     Event,
     ReloadFailed,
 )
+from qaic_sched.core.invariants import check_invariants
 from qaic_sched.core.model import DeviceStatistics, Fault, Policy, Request
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.errors import InternalError
@@ -29,27 +29,19 @@ from tests.core.harness import (
     outcomes,
     places,
     requests,
+    snapshot,
+    state_at_work,
 )
 
 
-def _a_state_at_work() -> SchedulerState:
-    """Two in flight, a large one half dispatched, one waiting, one done, deadlines ahead."""
-    state = make_state(devices=2, batch_sizes=(1, 2), max_samples=4, max_queue_delay_s=0.5)
-    (batch,) = drive(state, 1.0, Request(0, 2, 1.0)).dispatch
-    drive(state, 2.0, answer(batch, 2.0))
-    drive(state, 2.0, *requests(2, first_id=1, samples=3, accepted_at=2.0, deadline=9.0))
-    drive(state, 2.0, Request(3, 3, 2.0, priority=1))
-    return state
-
-
 def _a_state_in_a_drain() -> SchedulerState:
-    state = _a_state_at_work()
+    state = state_at_work()
     drive(state, 2.0, DrainStarted())
     return state
 
 
 def _a_closed_state() -> SchedulerState:
-    state = _a_state_at_work()
+    state = state_at_work()
     drive(state, 2.0, Closed())
     return state
 
@@ -82,23 +74,23 @@ def _a_closed_state_with_a_lost_device() -> SchedulerState:
 
 
 ILLEGAL: list[tuple[Callable[[], SchedulerState], Event]] = [
-    (_a_state_at_work, Request(3, 1, 2.0)),
-    (_a_state_at_work, Request(0, 1, 2.0)),
-    (_a_state_at_work, Request(-1, 1, 2.0)),
-    (_a_state_at_work, Request(4, 0, 2.0)),
-    (_a_state_at_work, Request(4, -1, 2.0)),
+    (state_at_work, Request(3, 1, 2.0)),
+    (state_at_work, Request(0, 1, 2.0)),
+    (state_at_work, Request(-1, 1, 2.0)),
+    (state_at_work, Request(4, 0, 2.0)),
+    (state_at_work, Request(4, -1, 2.0)),
     (_a_state_in_a_drain, Request(4, 1, 2.0)),
     (_a_closed_state, Request(4, 1, 2.0)),
-    (_a_state_at_work, Completed(99, 2.0)),
-    (_a_state_at_work, Completed(-1, 2.0)),
-    (_a_state_at_work, Completed(0, 2.0)),  # answered already
-    (_a_state_at_work, Completed(0, 2.0, Fault.INFERENCE)),
-    (_a_state_at_work, Cancelled(4)),
+    (state_at_work, Completed(99, 2.0)),
+    (state_at_work, Completed(-1, 2.0)),
+    (state_at_work, Completed(0, 2.0)),  # answered already
+    (state_at_work, Completed(0, 2.0, Fault.INFERENCE)),
+    (state_at_work, Cancelled(4)),
     (_an_empty_state, Cancelled(0)),
-    (_a_state_at_work, DeviceOpened(1, 1, 1)),  # open already
-    (_a_state_at_work, DeviceOpened(2, 1, 2)),  # another set_size
-    (_a_state_at_work, DeviceOpened(2, 0, 1)),
-    (_a_state_at_work, DeviceOpened(2, 1, 0)),
+    (state_at_work, DeviceOpened(1, 1, 1)),  # open already
+    (state_at_work, DeviceOpened(2, 1, 2)),  # another set_size
+    (state_at_work, DeviceOpened(2, 0, 1)),
+    (state_at_work, DeviceOpened(2, 1, 0)),
     (_an_empty_state, DeviceOpened(0, 0, 1)),
     (_an_empty_state, DeviceOpened(0, 1, 0)),
     (_an_empty_state, DeviceOpened(0, 1, -1)),
@@ -115,14 +107,9 @@ ILLEGAL: list[tuple[Callable[[], SchedulerState], Event]] = [
 ]
 
 
-def _told(state: SchedulerState) -> list[object]:
-    """All that the state says to the outside."""
-    return [state.statistics(), state.next_wakeup(), len(state.batches), list(state.requests)]
-
-
 def _history_from(state: SchedulerState) -> list[object]:
     """What the state says and decides until everything it has is resolved."""
-    history = _told(state)
+    history = snapshot(state)
     if not state.ledger.num_activations:
         history.append(places(drive(state, 2.0, DeviceOpened(0, 1, 1))))
     if not state.is_draining:
@@ -130,7 +117,7 @@ def _history_from(state: SchedulerState) -> list[object]:
     for now in (2.0, 2.5, 3.0, 4.0, 5.0, 9.0, 10.0):
         commands = answer_all(state, now)
         history += [[cargo(each) for each in commands.dispatch], places(commands)]
-        history += [outcomes(commands.resolve), *_told(state)]
+        history += [outcomes(commands.resolve), *snapshot(state)]
     assert not state.requests
     return history
 
@@ -141,24 +128,24 @@ def test_an_illegal_event_raises_and_changes_nothing(
 ) -> None:
     """The state says the same before and after, and decides the same ever after."""
     state = make()
-    before = _told(state)
+    before = snapshot(state)
     with pytest.raises(InternalError):
         state.handle(2.0, [event])
-    state.check_invariants()
+    check_invariants(state)
 
-    assert _told(state) == before
+    assert snapshot(state) == before
     assert _history_from(state) == _history_from(make())
 
 
 def test_time_never_goes_back() -> None:
     """A call with an earlier `now` is refused whole: its events are not taken in."""
-    state = _a_state_at_work()
-    before = _told(state)
+    state = state_at_work()
+    before = snapshot(state)
     with pytest.raises(InternalError, match=r"from 2\.0 to 1\.5"):
         state.handle(1.5, [Request(4, 1, 1.5)])
 
-    assert (_told(state), state.now) == (before, 2.0)
-    assert _history_from(state) == _history_from(_a_state_at_work())
+    assert (snapshot(state), state.now) == (before, 2.0)
+    assert _history_from(state) == _history_from(state_at_work())
 
 
 def test_events_before_an_illegal_one_stand() -> None:
@@ -190,12 +177,12 @@ def test_an_error_names_what_may_not_happen() -> None:
 
 def test_without_events_nothing_happens() -> None:
     """A call that was not needed says nothing and changes nothing."""
-    state = _a_state_at_work()
-    before = _told(state)
+    state = state_at_work()
+    before = snapshot(state)
     commands = drive(state, 2.0)
 
     assert (commands.dispatch, commands.resolve) == ([], [])
-    assert _told(state) == before
+    assert snapshot(state) == before
 
 
 def test_accepted_requests_are_conserved() -> None:
@@ -228,160 +215,6 @@ def test_statistics_are_a_snapshot() -> None:
     assert state.statistics() == after
 
 
-# Cancellation
-
-
-def test_a_cancelled_queued_request_leaves_the_queue() -> None:
-    """It is resolved at once and never dispatched."""
-    state = make_state()
-    (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
-    drive(state, 0.0, *requests(2, first_id=1))
-    assert outcomes(drive(state, 0.5, Cancelled(1)).resolve) == [(1, "cancelled")]
-
-    commands = drive(state, 1.0, answer(batch, 1.0))
-    assert [cargo(each) for each in commands.dispatch] == [[(2, 0, 1)]]
-
-
-def test_a_cancelled_waiting_request_leaves_the_door() -> None:
-    """It is resolved at once and never admitted."""
-    state = make_state(devices=0, max_samples=1)
-    drive(state, 0.0, *requests(3))
-    assert outcomes(drive(state, 0.0, Cancelled(1)).resolve) == [(1, "cancelled")]
-
-    drive(state, 0.0, Cancelled(0))
-    assert [request.id for request in state.admission.queued] == [2]
-
-
-def test_a_request_cancelled_in_flight_keeps_its_slot_until_the_answer() -> None:
-    """Its caller hears at once, the device's answer frees the slot and reaches nobody."""
-    state = make_state()
-    (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
-    assert outcomes(drive(state, 0.5, Cancelled(0)).resolve) == [(0, "cancelled")]
-    assert drive(state, 0.5, Request(1, 1, 0.5)).dispatch == []
-    assert state.statistics().devices[0].in_flight == 1
-
-    commands = drive(state, 1.0, answer(batch, 1.0))
-    assert (commands.resolve, places(commands)) == ([], [(0, 0)])
-
-
-def test_a_cancelled_request_does_not_touch_the_company_in_its_batch() -> None:
-    """The others of the batch are done as if nothing had happened."""
-    state = make_state(batch_sizes=(4,))
-    (batch,) = drive(state, 0.0, *requests(3)).dispatch
-    drive(state, 0.5, Cancelled(1))
-
-    assert outcomes(drive(state, 1.0, answer(batch, 1.0)).resolve) == [(0, "done"), (2, "done")]
-
-
-def test_a_half_dispatched_request_is_cancelled_as_a_whole() -> None:
-    """Its samples leave the queue and its answers reach nobody."""
-    state = make_state(batch_sizes=(2,))
-    drive(state, 0.0, Request(0, 9, 0.0))
-    assert outcomes(drive(state, 0.5, Cancelled(0)).resolve) == [(0, "cancelled")]
-
-    commands = answer_all(state, 1.0)
-    assert (commands.resolve, commands.dispatch) == ([], [])
-    assert state.statistics().queued_samples == 0
-
-
-def test_a_request_is_cancelled_while_it_waits_for_another_attempt() -> None:
-    """Its part is not tried again."""
-    state = make_state(devices=2)
-    first, second = drive(state, 0.0, *requests(2)).dispatch
-    drive(state, 1.0, answer(first, 1.0, failed=True))
-    assert outcomes(drive(state, 1.0, Cancelled(0)).resolve) == [(0, "cancelled")]
-
-    assert drive(state, 2.0, answer(second, 2.0)).dispatch == []
-
-
-@pytest.mark.parametrize("end", ["done", "cancelled", "failed", "expired", "rejected"])
-def test_cancelling_a_resolved_request_has_no_effect(end: str) -> None:
-    """However it ended."""
-    state = make_state(max_samples=1, waits_when_full=False, max_attempts=1)
-    drive(state, 0.0, Request(0, 1, 0.0, deadline=5.0))
-    if end == "rejected":
-        drive(state, 0.0, Request(1, 1, 0.0), Request(2, 1, 0.0))
-    ends: dict[str, Callable[[], object]] = {
-        "done": lambda: answer_all(state, 1.0),
-        "cancelled": lambda: drive(state, 1.0, Cancelled(0)),
-        "failed": lambda: drive(state, 1.0, Completed(0, 1.0, Fault.INFERENCE)),
-        "expired": lambda: drive(state, 5.0),
-        "rejected": lambda: drive(state, 1.0),
-    }
-    ends[end]()
-    before = _told(state)
-    commands = drive(state, state.now, Cancelled(2 if end == "rejected" else 0))
-
-    assert (commands.resolve, _told(state)) == ([], before)
-    assert getattr(state.statistics(), end) == 1
-
-
-# Drain and close
-
-
-def test_a_drain_finishes_what_is_there() -> None:
-    """Waiting, queued, in flight and to be tried again: all are done, and nothing new comes in."""
-    state = make_state(devices=2, max_samples=2)
-    drive(state, 0.0, *requests(8))
-    drive(state, 0.0, DrainStarted())
-    drive(state, 1.0, Completed(0, 1.0, Fault.INFERENCE))
-    now = 1.0
-    while state.requests:
-        now += 1.0
-        answer_all(state, now)
-    with pytest.raises(InternalError):
-        state.handle(now, [Request(8, 1, now)])
-
-    assert state.statistics().done == 8
-    assert state.is_draining
-    assert not state.is_closed
-
-
-def test_a_device_may_open_during_a_drain() -> None:
-    """It helps to finish."""
-    state = make_state(devices=0)
-    drive(state, 0.0, Request(0, 1, 0.0), DrainStarted())
-
-    assert places(drive(state, 1.0, DeviceOpened(0, 1, 1))) == [(0, 0)]
-
-
-def test_closing_cancels_everything_wherever_it_is() -> None:
-    """Each is resolved once, in the order of arrival; late answers reach nobody."""
-    state = _a_state_at_work()
-    commands = drive(state, 3.0, Closed())
-    assert outcomes(commands.resolve) == [(1, "cancelled"), (2, "cancelled"), (3, "cancelled")]
-    assert (commands.dispatch, state.next_wakeup()) == ([], None)
-    assert sum(each.in_flight for each in state.statistics().devices.values()) > 0
-
-    commands = answer_all(state, 4.0)
-    assert (commands.resolve, commands.dispatch, state.batches) == ([], [], {})
-    assert sum(each.in_flight for each in state.statistics().devices.values()) == 0
-
-
-def test_closing_twice_resolves_nobody_twice() -> None:
-    """The second time there is nobody left."""
-    state = _a_closed_state()
-
-    assert drive(state, 3.0, Closed()).resolve == []
-
-
-def test_closing_with_ten_thousand_waiting_resolves_each_once_and_keeps_nothing() -> None:
-    """Queue, door and deadlines are empty after it, entries included."""
-    state = make_state(max_samples=100)
-    drive(state, 0.0, *requests(5_001, deadline=60.0))
-    for urgent in range(3):
-        drive(state, 0.0, *requests(1_700, 5_001 + 1_700 * urgent, priority=urgent))
-    assert state.statistics().waiting == 10_000
-    commands = drive(state, 1.0, Closed())
-
-    assert Counter(commands.resolve).most_common(1)[0][1] == 1
-    assert len(commands.resolve) == 10_101
-    assert state.statistics().cancelled == 10_101
-    assert len(state.deadlines) == 0
-    queues = (state.admission.queued, state.admission.waiting)
-    assert [(each.head(), each.samples, each.num_requests) for each in queues] == [(None, 0, 0)] * 2
-
-
 def test_nothing_is_left_of_requests_served() -> None:
     """Memory is bounded by what is there, not by what was."""
     state = make_state(devices=2, set_size=2, batch_sizes=(1, 8))
@@ -394,7 +227,7 @@ def test_nothing_is_left_of_requests_served() -> None:
 
     assert state.statistics().done == 3_000
     assert (state.requests, state.batches, len(state.retries)) == ({}, {}, 0)
-    assert (len(state.deadlines), state.admission.queued._lanes) == (0, {})
+    assert (len(state.deadlines), state.admission.queued._levels) == (0, {})
 
 
 def test_a_fresh_state_has_nothing_to_do() -> None:

@@ -40,9 +40,10 @@ from qaic_sched.core.events import (
     ReloadFailed,
     SetSizeChanged,
 )
-from qaic_sched.core.line import urgency
 from qaic_sched.core.model import Batch, Fault, Part, Policy, Request, RequestState, Tenant
+from qaic_sched.core.placement import choose_elsewhere, has_faster
 from qaic_sched.core.state import SchedulerState
+from qaic_sched.core.tenant_queue import urgency
 from tests.core.harness import drive
 
 POLICIES = st.builds(
@@ -142,7 +143,7 @@ class Schedules(RuleBasedStateMachine):
         self.dispatched.update(batch.parts)
 
     def check_new(self, batch: Batch, load: int) -> None:
-        is_slow = self.state.ledger.is_slow(batch.activation)
+        is_slow = has_faster(self.state.ledger, batch.activation)
         for line in {(it.request.priority, it.request.tenant) for it in batch.parts}:
             of_line = [it.request for it in batch.parts if line_of(it.request) == line]
             order = [(urgency(it), it.id) for it in of_line]
@@ -332,7 +333,7 @@ class Schedules(RuleBasedStateMachine):
     @invariant()
     def no_part_waits_that_could_be_tried_again(self) -> None:
         for part in self.state.retries:
-            choice = self.state.ledger.choose_elsewhere(part.failed_on)
+            choice = choose_elsewhere(self.state.ledger, part.failed_on)
             assert part.request.is_resolved or choice is None
 
     def teardown(self) -> None:

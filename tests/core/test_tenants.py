@@ -8,7 +8,7 @@ import pytest
 
 from qaic_sched.core.model import Part, Request, RequestState, Tenant
 from qaic_sched.core.request_queue import RequestQueue
-from qaic_sched.core.tenants import SAVED, Tenants
+from qaic_sched.core.tenants import MAX_SAVED_SAMPLES, Tenants
 from tests.core.harness import answer_all, drive, make_state, outcomes
 
 
@@ -121,7 +121,7 @@ def test_a_guaranteed_share_is_saved_up_to_a_bound() -> None:
     shop.push("slow", 300)
     order = shop.serve(300)
 
-    assert order.index("urgent") == pytest.approx(2 * SAVED, abs=5)
+    assert order.index("urgent") == pytest.approx(2 * MAX_SAVED_SAMPLES, abs=5)
 
 
 def test_who_always_has_just_one_queued_gets_no_more_than_its_weight() -> None:

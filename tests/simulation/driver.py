@@ -30,6 +30,7 @@ from qaic_sched.core.events import (
     ReloadFailed,
     SetSizeChanged,
 )
+from qaic_sched.core.invariants import check_invariants
 from qaic_sched.core.model import Request
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.scheduler.event_log import EventLog
@@ -157,7 +158,7 @@ class Simulation:
                 self._tell(f"{'':12}  -> {line}")
         self.oracle.after(commands, core.statistics(), core.next_wakeup())
         if self._checks_invariants:
-            core.check_invariants()
+            check_invariants(core)
         for batch in commands.dispatch:
             self._devices[batch.activation.device_id].submit(batch, now)
         self.reloads += len(commands.reload)
@@ -234,7 +235,7 @@ class Simulation:
 
     def _resize(self, change: Change, device_id: int, num_known: int, at: float) -> None:
         device, ledger = self._devices[device_id], self.core.ledger
-        is_out = self.core.health.is_out(device_id)
+        is_out = self.core.health.is_quarantined(device_id)
         is_asked = device_id in ledger.retiring or device_id in self._asked
         if change.kind == "remove":
             if num_known > 1:

@@ -11,12 +11,12 @@ from qaic_sched.core.admission import Admission
 from qaic_sched.core.deadlines import Deadlines
 from qaic_sched.core.events import Cancelled, Completed
 from qaic_sched.core.health import Health
-from qaic_sched.core.laggards import Laggards
 from qaic_sched.core.model import Activation, Batch, Part, Request, RequestState
-from qaic_sched.core.placement import SlotLedger
+from qaic_sched.core.outliers import Outliers
 from qaic_sched.core.retries import Retries, RetryBudget
+from qaic_sched.core.slot_ledger import SlotLedger
 from qaic_sched.core.state import SchedulerState
-from qaic_sched.core.watch import Watch
+from qaic_sched.core.timeout_watch import TimeoutWatch
 from tests.simulation.driver import find_violation
 
 __all__ = ["MUTANTS", "mutated", "seeds_until_caught"]
@@ -115,7 +115,7 @@ def _never_probes(_next_probe_at: Original) -> Original:
 
 
 def _never_looks_for_stuck_ones(_add: Original) -> Original:
-    def mutant(_self: Watch, _activation: Activation) -> None:
+    def mutant(_self: TimeoutWatch, _activation: Activation) -> None:
         pass
 
     return mutant
@@ -161,8 +161,8 @@ def _reloads_a_slow_device_at_work(_probe_devices: Original) -> Original:
     return mutant
 
 
-def _takes_one_slow_answer_for_many(_lags: Original) -> Original:
-    def mutant(_self: Laggards, _device_id: int, **_: bool) -> bool:
+def _takes_one_slow_answer_for_many(_is_outlier: Original) -> Original:
+    def mutant(_self: Outliers, _device_id: int, **_: bool) -> bool:
         return True
 
     return mutant
@@ -180,14 +180,18 @@ MUTANTS: dict[str, Mutant] = {
     "use a late answer": (SchedulerState, "_give_up_on", _uses_a_late_answer),
     "forget a partial batch": (SchedulerState, "next_wakeup", _forgets_a_partial_batch),
     "never probe a device": (Health, "next_probe_at", _never_probes),
-    "never look for stuck ones": (Watch, "add", _never_looks_for_stuck_ones),
+    "never look for stuck ones": (TimeoutWatch, "add", _never_looks_for_stuck_ones),
     "use what is to be given back": (SlotLedger, "retire", _uses_what_is_to_go),
     "reload a slow device at work": (
         SchedulerState,
         "_probe_devices",
         _reloads_a_slow_device_at_work,
     ),
-    "shut a device after one slow answer": (Laggards, "lags", _takes_one_slow_answer_for_many),
+    "shut a device after one slow answer": (
+        Outliers,
+        "is_outlier",
+        _takes_one_slow_answer_for_many,
+    ),
     "retry without end": (RetryBudget, "spend", _forgets_the_retry_budget),
     "forget who waits for room": (Admission, "admit_waiting", _forgets_who_waits),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qaic_sched.core.batching import fitting_size
 from qaic_sched.core.model import Policy, Request
+from qaic_sched.core.placement import has_faster
 from qaic_sched.core.state import SchedulerState
 from tests.core.harness import cargo, drive, make_state, outcomes, requests
 
@@ -104,7 +105,7 @@ def test_a_slow_device_leaves_a_deadline_to_a_faster_one() -> None:
     several = [Request(index, 1, 1.0, deadline=2.5) for index in range(2, 5)]
     commands = drive(state, 1.0, *several)
 
-    assert state.ledger.is_slow(state.ledger.devices[2][0])
+    assert has_faster(state.ledger, state.ledger.devices[2][0])
     assert commands.dispatch == []
     assert commands.resolve == []
 

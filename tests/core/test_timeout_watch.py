@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 
 from qaic_sched.core.model import Activation, Batch
-from qaic_sched.core.watch import Watch
+from qaic_sched.core.timeout_watch import TimeoutWatch
 from tests.core.harness import make_activation
 
 
-def _watch(limit_s: float = 10.0) -> Watch:
-    return Watch(lambda _activation: limit_s)
+def _watch(limit_s: float = 10.0) -> TimeoutWatch:
+    return TimeoutWatch(lambda _activation: limit_s)
 
 
-def _give_work(watch: Watch, activation: Activation, at: float) -> None:
+def _give_work(watch: TimeoutWatch, activation: Activation, at: float) -> None:
     activation.held = [Batch(0, activation, 1, 1, [], at)]
     activation.busy_since = at
     watch.add(activation)
 
 
-def _at_work(watch: Watch, *since: float) -> list[Activation]:
+def _at_work(watch: TimeoutWatch, *since: float) -> list[Activation]:
     """One activation at work, and watched, since each of these instants."""
     activations = [make_activation(0, index) for index in range(len(since))]
     for activation, at in zip(activations, since, strict=True):
@@ -27,33 +27,33 @@ def _at_work(watch: Watch, *since: float) -> list[Activation]:
     return activations
 
 
-def _late(watch: Watch, now: float) -> list[int]:
-    return [each.index for each in watch.late(now)]
+def _overdue(watch: TimeoutWatch, now: float) -> list[int]:
+    return [each.index for each in watch.overdue(now)]
 
 
 def test_with_nobody_at_work_there_is_nothing_to_look_at() -> None:
     """Never, and nobody."""
     watch = _watch()
 
-    assert (watch.next_at(), _late(watch, 1e9)) == (math.inf, [])
+    assert (watch.next_at(), _overdue(watch, 1e9)) == (math.inf, [])
 
 
 def test_who_is_too_long_at_one_batch_is_found_when_the_time_is_up() -> None:
     """Not before; the longest at it comes first, whoever was added first."""
     watch = _watch()
     _at_work(watch, 3.0, 1.0, 2.0)
-    assert (watch.next_at(), _late(watch, 10.9)) == (11.0, [])
+    assert (watch.next_at(), _overdue(watch, 10.9)) == (11.0, [])
 
-    assert _late(watch, 12.0) == [1, 2]
-    assert (watch.next_at(), _late(watch, 13.0)) == (13.0, [0])
+    assert _overdue(watch, 12.0) == [1, 2]
+    assert (watch.next_at(), _overdue(watch, 13.0)) == (13.0, [0])
 
 
 def test_who_was_found_is_watched_no_more() -> None:
     """Until it is given work again."""
     watch = _watch()
     (activation,) = _at_work(watch, 0.0)
-    assert _late(watch, 10.0) == [0]
-    assert (activation in watch, watch.next_at(), _late(watch, 99.0)) == (False, math.inf, [])
+    assert _overdue(watch, 10.0) == [0]
+    assert (activation in watch, watch.next_at(), _overdue(watch, 99.0)) == (False, math.inf, [])
 
     _give_work(watch, activation, 100.0)
     assert (activation in watch, watch.next_at()) == (True, 110.0)
@@ -64,10 +64,10 @@ def test_who_answered_meanwhile_is_looked_at_again_when_its_time_is_up() -> None
     watch = _watch()
     (activation,) = _at_work(watch, 0.0)
     activation.busy_since = 7.0
-    assert _late(watch, 10.0) == []
+    assert _overdue(watch, 10.0) == []
 
     assert (watch.next_at(), activation in watch) == (17.0, True)
-    assert _late(watch, 17.0) == [0]
+    assert _overdue(watch, 17.0) == [0]
 
 
 def test_who_has_no_work_is_forgotten() -> None:
@@ -75,10 +75,10 @@ def test_who_has_no_work_is_forgotten() -> None:
     watch = _watch()
     idle, _busy = _at_work(watch, 0.0, 5.0)
     idle.held = []
-    assert (_late(watch, 10.0), idle in watch, watch.next_at()) == ([], False, 15.0)
+    assert (_overdue(watch, 10.0), idle in watch, watch.next_at()) == ([], False, 15.0)
 
     _give_work(watch, idle, 11.0)
-    assert (_late(watch, 15.0), _late(watch, 21.0)) == ([1], [0])
+    assert (_overdue(watch, 15.0), _overdue(watch, 21.0)) == ([1], [0])
 
 
 def test_work_that_comes_behind_an_old_entry_is_still_watched() -> None:
@@ -87,9 +87,9 @@ def test_work_that_comes_behind_an_old_entry_is_still_watched() -> None:
     (activation,) = _at_work(watch, 0.0)
     activation.held = []
     _give_work(watch, activation, 4.0)
-    assert (watch.next_at(), _late(watch, 10.0)) == (10.0, [])
+    assert (watch.next_at(), _overdue(watch, 10.0)) == (10.0, [])
 
-    assert _late(watch, 14.0) == [0]
+    assert _overdue(watch, 14.0) == [0]
 
 
 def test_each_is_watched_once_however_often_it_falls_idle_and_gets_work() -> None:
@@ -106,27 +106,27 @@ def test_each_is_watched_once_however_often_it_falls_idle_and_gets_work() -> Non
 def test_work_that_should_take_less_is_looked_at_sooner() -> None:
     """The earlier look takes the place of the one that was due, which finds nobody."""
     limits_s = iter([30.0, 5.0, 5.0])
-    watch = Watch(lambda _activation: next(limits_s))
+    watch = TimeoutWatch(lambda _activation: next(limits_s))
     (activation,) = _at_work(watch, 0.0)
     activation.held = []
     _give_work(watch, activation, 1.0)
 
-    assert (watch.next_at(), _late(watch, 6.0)) == (6.0, [0])
-    assert (_late(watch, 99.0), watch.next_at()) == ([], math.inf)
+    assert (watch.next_at(), _overdue(watch, 6.0)) == (6.0, [0])
+    assert (_overdue(watch, 99.0), watch.next_at()) == ([], math.inf)
 
 
 def test_the_limit_of_the_moment_counts() -> None:
     """One that grew meanwhile is kept to; one that shrank is, from a restart on."""
     limits_s = {0: 10.0, 1: 10.0}
-    watch = Watch(lambda activation: limits_s[activation.index])
+    watch = TimeoutWatch(lambda activation: limits_s[activation.index])
     _at_work(watch, 0.0, 1.0)
     limits_s[0] = 30.0
-    assert (_late(watch, 11.0), watch.next_at()) == ([1], 30.0)
+    assert (_overdue(watch, 11.0), watch.next_at()) == ([1], 30.0)
 
     limits_s[0] = 15.0
-    assert (_late(watch, 20.0), watch.next_at()) == ([], 30.0)
+    assert (_overdue(watch, 20.0), watch.next_at()) == ([], 30.0)
     watch.restart()
-    assert (watch.next_at(), _late(watch, 20.0)) == (15.0, [0])
+    assert (watch.next_at(), _overdue(watch, 20.0)) == (15.0, [0])
 
 
 def test_a_restart_loses_nobody_and_doubles_nobody() -> None:
@@ -136,4 +136,8 @@ def test_a_restart_loses_nobody_and_doubles_nobody() -> None:
     watch.restart()
     watch.add(first)
 
-    assert (_late(watch, 11.0), _late(watch, 99.0), watch.next_at()) == ([0, 1], [2], math.inf)
+    assert (_overdue(watch, 11.0), _overdue(watch, 99.0), watch.next_at()) == (
+        [0, 1],
+        [2],
+        math.inf,
+    )

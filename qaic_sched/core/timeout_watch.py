@@ -1,7 +1,8 @@
-"""Finds activations that have been at one batch for too long.
+"""Finds activations whose current batch has taken too long.
 
-Whoever answers in time keeps its place in the heap until its look is due, and is found idle then,
-or at something newer and looked at later. So a batch costs a look-up, and no change of the heap.
+An activation that answers in time keeps its place in the heap until its next look is due. The look
+then finds it idle, or at a newer batch and due for a later look. So a batch costs one look-up and
+no change of the heap.
 """
 
 from __future__ import annotations
@@ -14,30 +15,32 @@ if TYPE_CHECKING:
 
     from qaic_sched.core.model import Activation
 
-__all__ = ["Watch"]
+__all__ = ["UNMEASURED_LIMIT_S", "TimeoutWatch"]
 
 _NEVER: Final = float("inf")
+UNMEASURED_LIMIT_S: Final = 60.0
+"""The limit of an inference before any execute time was measured."""
 
 
-class Watch:
-    """Activations with work; each is looked at when its time would be up, not at each batch.
-
-    `limit_s(activation)` is how long it may be at what it is at now. A look that is due anyway
-    within `soon_s` of its beginning is early enough.
-    """
+class TimeoutWatch:
+    """Looks at each busy activation when its time would be up, not at each batch."""
 
     __slots__ = ("_heap", "_limit_s", "_looks_at", "_sequence", "_soon_s")
 
     def __init__(self, limit_s: Callable[[Activation], float], soon_s: float = 0.0) -> None:
         self._limit_s = limit_s
+        """Returns how many seconds the activation's current batch may take."""
         self._soon_s = soon_s
-        #: The next look at each; an entry of another time is stale.
+        """A look that is due within this time of the batch's start is early enough."""
         self._looks_at: dict[Activation, float] = {}
+        """When each watched activation is looked at next; a heap entry of another time is stale."""
         self._heap: list[tuple[float, int, Activation]] = []
+        """(time, sequence number, activation) of every look, stale ones included."""
         self._sequence = 0
+        """Number of the newest entry: equal times keep their order."""
 
     def add(self, activation: Activation) -> None:
-        """Watch what an activation begins now."""
+        """Watch the batch that an activation starts now."""
         looks_at = self._looks_at.get(activation, _NEVER)
         if looks_at > activation.busy_since + self._soon_s:
             at = activation.busy_since + self._limit_s(activation)
@@ -45,22 +48,22 @@ class Watch:
                 self._look_at(at, activation)
 
     def __contains__(self, activation: Activation) -> bool:
-        """Whether it will be looked at."""
+        """Return whether a look at the activation is due some time."""
         return activation in self._looks_at
 
     def restart(self) -> None:
-        """Judge those that are watched by their limit of now, be it shorter than it was."""
+        """Apply the present limits to all watched activations, shorter ones included."""
         watched, self._looks_at, self._heap = self._looks_at, {}, []
         for activation in sorted(watched, key=lambda each: (each.device_id, each.index)):
             if activation.held:
                 self.add(activation)
 
     def next_at(self) -> float:
-        """When to look again, or earlier; infinite while nobody is watched."""
+        """Return when to call `overdue` at the latest; infinity if nothing is watched."""
         return self._heap[0][0] if self._heap else _NEVER
 
-    def late(self, now: float) -> Iterator[Activation]:
-        """Activations whose time is up; each is then watched no more."""
+    def overdue(self, now: float) -> Iterator[Activation]:
+        """Yield the activations whose time is up, and stop watching each."""
         while self._heap and self._heap[0][0] <= now:
             at, _, activation = heappop(self._heap)
             if self._looks_at.get(activation) != at:

@@ -87,7 +87,10 @@ def test_a_late_answer_says_nothing_about_health(fault: Fault | None) -> None:
     wakeup = state.next_wakeup()
     drive(state, 2.01, Completed(batch.id, 2.01, fault))
 
-    assert (state.next_wakeup(), state.ledger.likely_s(0, 1)) == (wakeup, 0.0)
+    assert (state.next_wakeup(), state.ledger.speeds.by_device[0].group.times.likely_s(1)) == (
+        wakeup,
+        0.0,
+    )
 
 
 def test_everything_behind_a_stuck_inference_is_tried_elsewhere_at_once() -> None:

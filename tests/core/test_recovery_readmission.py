@@ -6,7 +6,8 @@ import pytest
 
 from qaic_sched.core.events import Completed, DeviceOpened, ReloadFailed
 from qaic_sched.core.model import Fault, Request, RequestState
-from qaic_sched.core.placement import SlotLedger
+from qaic_sched.core.placement import has_faster
+from qaic_sched.core.slot_ledger import SlotLedger
 from qaic_sched.core.state import SchedulerState
 from tests.core.harness import (
     answer_all,
@@ -141,7 +142,7 @@ def _with_a_slow_device(num_activations: int = 1) -> SchedulerState:
     for _ in range(40):
         for device_id, execute_s in ((0, 0.01), (1, 0.01), (2, 0.05)):
             state.ledger.learn(device_id, 1, execute_s)
-    assert state.ledger.is_slow(state.ledger.devices[2][0])
+    assert has_faster(state.ledger, state.ledger.devices[2][0])
     return state
 
 
@@ -157,7 +158,7 @@ def test_fast_devices_that_come_back_are_the_fast_ones_again() -> None:
     drive(state, 1.2, DeviceOpened(0, 1, 1), DeviceOpened(1, 1, 1))
 
     assert sorted(places(drive(state, 1.3, *requests(2, first_id=2)))) == [(0, 0), (1, 0)]
-    assert state.ledger.is_slow(state.ledger.devices[2][0])
+    assert has_faster(state.ledger, state.ledger.devices[2][0])
 
 
 def test_a_shut_device_may_still_show_that_it_is_slow() -> None:
@@ -173,11 +174,15 @@ def test_a_shut_device_may_still_show_that_it_is_slow() -> None:
         ledger.learn(1, 1, 0.03)
         ledger.check()
     assert all(each.is_parked for each in ledger.devices[1])
-    assert ledger.likely_s(1, 1) == pytest.approx(0.03, rel=0.2)
+    assert ledger.speeds.by_device[1].group.times.likely_s(1) == pytest.approx(0.03, rel=0.2)
 
     ledger.reopen(1, 2)
     ledger.check()
-    assert [ledger.is_slow(ledger.devices[each][0]) for each in range(3)] == [False, True, False]
+    assert [has_faster(ledger, ledger.devices[each][0]) for each in range(3)] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_a_group_may_move_while_one_of_its_devices_is_shut() -> None:
@@ -189,7 +194,7 @@ def test_a_group_may_move_while_one_of_its_devices_is_shut() -> None:
     for _ in range(2000):
         state.ledger.learn(1 - device_id, 1, 0.05)
         state.ledger.check()
-    assert len({state.ledger.is_slow(each) for each in state.ledger if not each.is_parked}) == 1
+    assert len({has_faster(state.ledger, each) for each in state.ledger if not each.is_parked}) == 1
     answer_all(state, 1.05)
     drive(state, 1.2, DeviceOpened(device_id, 1, 1))
 

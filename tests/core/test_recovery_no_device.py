@@ -88,7 +88,7 @@ def test_a_second_device_may_open_while_the_first_is_in_quarantine() -> None:
     drive(state, 1.0, Request(1, 1, 1.0))
     lose(state, 1.05)
     drive(state, 1.1, DeviceOpened(1, 1, 1))
-    assert state.ledger.likely_s(1, 1) == 0.5
+    assert state.ledger.speeds.by_device[1].group.times.likely_s(1) == 0.5
     drive(state, 1.15, DeviceOpened(0, 1, 1))
 
     assert sorted(places(drive(state, 2.0, *requests(2, first_id=2)))) == [(0, 0), (1, 0)]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from qaic_sched.core.service_times import DeviceSpeed, ServiceTimes
-from qaic_sched.core.speed_group import SpeedGroup
+from qaic_sched.core.execute_times import ExecuteTimes
+from qaic_sched.core.speed_group import DeviceSpeed, SpeedGroup
 
 
 def test_nothing_is_expected_before_anything_was_measured() -> None:
     """None is not zero: nobody knows."""
-    assert ServiceTimes().mean_s(8) == 0.0
+    assert ExecuteTimes().mean_s(8) == 0.0
 
 
 def test_the_mean_is_that_of_the_size() -> None:
     """Each compiled size has its own; one that was not seen is expected like the nearest."""
-    times = ServiceTimes()
+    times = ExecuteTimes()
     for execute_s in (1.0, 2.0, 3.0):
         times.record(1, execute_s)
     times.record(8, 10.0)
@@ -28,7 +28,7 @@ def test_the_mean_is_that_of_the_size() -> None:
 
 def test_what_a_size_costs_is_known_after_a_few_answers() -> None:
     """Of just this size: what is expected of it from its neighbours does not count."""
-    times = ServiceTimes()
+    times = ExecuteTimes()
     for _ in range(3):
         times.record(4, 2.0)
     assert (times.mean_s(4), times.measured_s(4)) == (2.0, None)
@@ -39,7 +39,7 @@ def test_what_a_size_costs_is_known_after_a_few_answers() -> None:
 
 def test_old_times_are_forgotten() -> None:
     """A card that throttles is believed after some tens of inferences."""
-    times = ServiceTimes()
+    times = ExecuteTimes()
     for _ in range(1000):
         times.record(1, 1.0)
     for _ in range(150):
@@ -50,7 +50,7 @@ def test_old_times_are_forgotten() -> None:
 
 def test_one_that_hung_says_nothing_of_the_next() -> None:
     """A second among milliseconds moves the mean by a fifth, not five hundred times over."""
-    times = ServiceTimes()
+    times = ExecuteTimes()
     speed = DeviceSpeed(SpeedGroup(times))
     for _ in range(100):
         times.record(1, 0.002)
@@ -66,7 +66,7 @@ def test_one_that_hung_says_nothing_of_the_next() -> None:
 
 def test_what_all_take_from_now_on_is_learned_all_the_same() -> None:
     """From one millisecond to one second, within a few dozen answers."""
-    times = ServiceTimes()
+    times = ExecuteTimes()
     for _ in range(100):
         times.record(1, 0.001)
     for _ in range(150):
@@ -77,12 +77,12 @@ def test_what_all_take_from_now_on_is_learned_all_the_same() -> None:
 
 def test_variation_is_measured_against_the_mean() -> None:
     """Constant times have none; times of 1 and 3 vary by half of their mean."""
-    times = ServiceTimes()
+    times = ExecuteTimes()
     for _ in range(50):
         times.record(1, 1.0)
     assert times.cv2 == 0.0
 
-    other = ServiceTimes()
+    other = ExecuteTimes()
     for execute_s in (1.0, 3.0) * 500:
         other.record(1, execute_s)
     assert other.cv2 == pytest.approx(0.25, rel=0.2)
@@ -90,37 +90,16 @@ def test_variation_is_measured_against_the_mean() -> None:
 
 def test_an_inference_that_takes_no_time_is_as_expected() -> None:
     """A mean of zero divides nothing."""
-    times = ServiceTimes()
+    times = ExecuteTimes()
     assert times.record(1, 0.0) == 1.0
     assert times.record(1, 0.0) == 1.0
 
 
 def test_scaled_times_keep_their_proportions() -> None:
     """What three times slower devices are expected to take, size by size."""
-    times = ServiceTimes()
+    times = ExecuteTimes()
     times.record(1, 1.0)
     times.record(8, 4.0)
     slower = times.scaled(3.0)
 
     assert (slower.mean_s(1), slower.mean_s(8)) == (3.0, 12.0)
-
-
-@pytest.mark.parametrize(("ratio", "apart"), [(1.3, False), (1.5, True), (0.8, False), (0.5, True)])
-def test_a_device_stands_apart_by_its_ratio(ratio: float, apart: bool) -> None:
-    """By more than a third, either way."""
-    speed = DeviceSpeed(SpeedGroup(ServiceTimes()))
-    for _ in range(10):
-        speed.record(ratio)
-
-    assert speed.is_apart(cv2=0.0) == apart
-
-
-def test_chance_moves_no_device() -> None:
-    """A few times far off the mean prove nothing where times vary that much, or are so few."""
-    speed = DeviceSpeed(SpeedGroup(ServiceTimes()))
-    for _ in range(3):
-        speed.record(2.0)
-    assert not speed.is_apart(cv2=0.0)
-    speed.record(2.0)
-    assert speed.is_apart(cv2=0.01)
-    assert not speed.is_apart(cv2=1.0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from qaic_sched.core.events import DeviceOpened
-from qaic_sched.core.laggards import Laggards
 from qaic_sched.core.model import Batch
+from qaic_sched.core.outliers import Outliers
+from qaic_sched.core.placement import has_faster
 from qaic_sched.core.state import SchedulerState
 from tests.core.harness import (
     answer,
@@ -20,9 +21,9 @@ from tests.core.harness import (
 )
 
 
-def _note(laggards: Laggards, device_id: int, count: int, lag: float = 20.0) -> None:
+def _note(outliers: Outliers, device_id: int, count: int, lag: float = 20.0) -> None:
     for _ in range(count):
-        laggards.note(device_id, lag, 0.1)
+        outliers.record(device_id, lag, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -33,46 +34,46 @@ def test_an_answer_is_slow_by_what_others_take_and_by_what_a_host_may_add(
     lag: float, execute_s: float, is_slow: bool
 ) -> None:
     """Ten times as long as the fastest, and ten milliseconds."""
-    laggards = Laggards()
+    outliers = Outliers()
 
-    assert laggards.note(3, lag, execute_s) is is_slow
-    assert list(laggards.streaks) == [3] * is_slow
+    assert outliers.record(3, lag, execute_s) is is_slow
+    assert list(outliers.streaks) == [3] * is_slow
 
 
 @pytest.mark.parametrize(("is_on_probation", "enough"), [(False, 5), (True, 3)])
 def test_a_device_lags_after_some_slow_answers_in_a_row(is_on_probation: bool, enough: int) -> None:
     """Fewer on probation: it was to show that it is well."""
-    laggards = Laggards()
-    _note(laggards, 0, 1)
-    _note(laggards, 1, 9, lag=1.0)
-    _note(laggards, 0, enough - 2)
-    assert not laggards.lags(0, is_on_probation=is_on_probation)
-    _note(laggards, 0, 1)
+    outliers = Outliers()
+    _note(outliers, 0, 1)
+    _note(outliers, 1, 9, lag=1.0)
+    _note(outliers, 0, enough - 2)
+    assert not outliers.is_outlier(0, is_on_probation=is_on_probation)
+    _note(outliers, 0, 1)
 
-    assert laggards.lags(0, is_on_probation=is_on_probation)
+    assert outliers.is_outlier(0, is_on_probation=is_on_probation)
 
 
 def test_one_prompt_answer_ends_the_row() -> None:
     """Stalls now and then are hedged, and no reason to shut a device."""
-    laggards = Laggards()
+    outliers = Outliers()
     for _ in range(9):
-        _note(laggards, 0, 4)
-        _note(laggards, 1, 9, lag=1.0)
-        assert not laggards.lags(0, is_on_probation=False)
-        _note(laggards, 0, 1, lag=1.0)
+        _note(outliers, 0, 4)
+        _note(outliers, 1, 9, lag=1.0)
+        assert not outliers.is_outlier(0, is_on_probation=False)
+        _note(outliers, 0, 1, lag=1.0)
 
-    assert laggards.streaks == {}
+    assert outliers.streaks == {}
 
 
 def test_what_befalls_all_of_them_is_no_devices_fault() -> None:
     """Where nobody else answers in good time meanwhile, nobody lags."""
-    laggards = Laggards()
+    outliers = Outliers()
     for _ in range(50):
-        _note(laggards, 0, 1)
-        _note(laggards, 1, 1)
+        _note(outliers, 0, 1)
+        _note(outliers, 1, 1)
 
-    assert not laggards.lags(0, is_on_probation=False)
-    assert not laggards.lags(1, is_on_probation=False)
+    assert not outliers.is_outlier(0, is_on_probation=False)
+    assert not outliers.is_outlier(1, is_on_probation=False)
 
 
 # In the scheduler
@@ -134,7 +135,7 @@ def test_the_last_device_is_not_shut_for_being_slow() -> None:
         drive(state, state.now + 0.2, answer(batch, state.now + 0.2))
 
     assert [health_of(state, each) for each in range(3)] == ["ready", "quarantined", "quarantined"]
-    assert state.laggards.streaks == {}
+    assert state.outliers.streaks == {}
 
 
 def _shut_with_a_batch_in_hand() -> tuple[SchedulerState, Batch]:
@@ -145,9 +146,9 @@ def _shut_with_a_batch_in_hand() -> tuple[SchedulerState, Batch]:
     rest = [each for each in state.batches.values() if each.activation.device_id]
     drive(state, 0.01, *(answer(each, 0.01) for each in rest))
     for _ in range(4):
-        state.laggards.note(0, 20.0, 0.2)
+        state.outliers.record(0, 20.0, 0.2)
     for _ in range(9):
-        state.laggards.note(1, 1.0, 0.01)
+        state.outliers.record(1, 1.0, 0.01)
     drive(state, 0.2, answer(first, 0.2))
     assert health_of(state) == "quarantined"
     return state, second
@@ -188,7 +189,7 @@ def test_a_slow_device_that_was_mended_is_as_good_as_the_others() -> None:
     state = _host()
     _answer_slowly(state, 5)
     _back(state)
-    assert not state.ledger.is_slow(state.ledger.devices[0][0])
+    assert not has_faster(state.ledger, state.ledger.devices[0][0])
     _answer_slowly(state, 3, execute_s=0.01)
 
     assert health_of(state) == "ready"

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from qaic_sched.core.events import Completed, DeviceOpened
+from qaic_sched.core.execute_times import ExecuteTimes
 from qaic_sched.core.health import DeviceState
+from qaic_sched.core.invariants import check_invariants
 from qaic_sched.core.model import Fault
-from qaic_sched.core.placement import SpeedGroup
-from qaic_sched.core.service_times import ServiceTimes
+from qaic_sched.core.speed_group import SpeedGroup
 from qaic_sched.core.state import SchedulerState
-from qaic_sched.core.watch import Watch
+from qaic_sched.core.timeout_watch import TimeoutWatch
 from tests.core.harness import answer, drive, make_state, requests
 
 
@@ -34,11 +35,11 @@ def _a_state_with_every_health() -> SchedulerState:
 
 
 def _use_a_device_in_quarantine(state: SchedulerState) -> None:
-    state.ledger.admit(1)
+    state.ledger.readmit(1)
 
 
 def _use_all_of_a_device_on_probation(state: SchedulerState) -> None:
-    state.ledger.admit(2)
+    state.ledger.readmit(2)
 
 
 def _use_none_of_a_device_on_probation(state: SchedulerState) -> None:
@@ -50,40 +51,40 @@ def _do_not_use_a_device_that_is_ready(state: SchedulerState) -> None:
 
 
 def _call_a_device_in_quarantine_well(state: SchedulerState) -> None:
-    state.health._records[1].state = DeviceState.READY
+    state.health._devices[1].state = DeviceState.READY
 
 
 def _call_a_device_that_is_ready_bad(state: SchedulerState) -> None:
-    state.health._records[0].state = DeviceState.QUARANTINED
+    state.health._devices[0].state = DeviceState.QUARANTINED
 
 
 def _end_a_probation_for_health_alone(state: SchedulerState) -> None:
-    state.health._records[2].state = DeviceState.READY
+    state.health._devices[2].state = DeviceState.READY
 
 
 def _miss_a_probe(state: SchedulerState) -> None:
-    state.health._records[1].probe_at = 1.0
+    state.health._devices[1].probe_at = 1.0
 
 
 def _leave_a_parked_activation_in_line(state: SchedulerState) -> None:
     activation = state.ledger.devices[2][1]
-    state.ledger._speeds[2].group.idle[activation] = None
+    state.ledger.speeds.by_device[2].group.idle[activation] = None
 
 
 def _miscount_what_a_group_can_do(state: SchedulerState) -> None:
-    state.ledger._speeds[0].group.num_activations += 1
+    state.ledger.speeds.by_device[0].group.num_activations += 1
 
 
 def _keep_a_group_that_nobody_is_in(state: SchedulerState) -> None:
-    state.ledger._order.append(SpeedGroup(ServiceTimes()))
+    state.ledger.speeds.groups.append(SpeedGroup(ExecuteTimes()))
 
 
 def _lose_the_group_of_devices_that_live(state: SchedulerState) -> None:
-    state.ledger._order.clear()
+    state.ledger.speeds.groups.clear()
 
 
 def _watch_nobody(state: SchedulerState) -> None:
-    state.stuck = Watch(lambda _activation: 60.0)
+    state.stuck_watch = TimeoutWatch(lambda _activation: 60.0)
 
 
 def _keep_the_parts_of_an_abandoned_batch(state: SchedulerState) -> None:
@@ -112,24 +113,24 @@ def _keep_the_parts_of_an_abandoned_batch(state: SchedulerState) -> None:
 def test_health_that_does_not_fit_is_found(corrupt: Callable[[SchedulerState], None]) -> None:
     """A device used though it is bad, or not though it is well; a silence nobody would notice."""
     state = _a_state_with_every_health()
-    state.check_invariants()
+    check_invariants(state)
     corrupt(state)
 
     with pytest.raises(AssertionError):
-        state.check_invariants()
+        check_invariants(state)
 
 
 def _park_behind_the_back_of_health(state: SchedulerState) -> None:
     state.ledger.park(0)
-    state.health._records[0].state = DeviceState.QUARANTINED
+    state.health._devices[0].state = DeviceState.QUARANTINED
 
 
 @pytest.mark.parametrize("what", ["queued", "waiting"])
 def test_a_request_that_nobody_will_ever_serve_is_found(what: str) -> None:
-    """It is still there although no device lives."""
+    """It is still there although no device works."""
     state = make_state(max_samples=1)
     drive(state, 0.0, *requests(3 if what == "waiting" else 2))
     _park_behind_the_back_of_health(state)
 
-    with pytest.raises(AssertionError, match="no device lives"):
-        state.check_invariants()
+    with pytest.raises(AssertionError, match="no device works"):
+        check_invariants(state)

@@ -1,0 +1,90 @@
+"""Running estimates of the execution time on a device, by compiled batch size."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Final
+
+__all__ = ["LEAST_COUNT", "MAX_COUNTED_RATIO", "STEADY_COUNT", "ExecuteTimes", "ewma_weight"]
+
+_EWMA_WEIGHT: Final = 0.02
+"""Weight of the newest time in a running mean of many."""
+STEADY_COUNT: Final = 50
+"""Times from which on that weight applies, 1 / `_EWMA_WEIGHT`; before, the mean is a plain one."""
+MAX_COUNTED_RATIO: Final = 10.0
+"""A time counts for at most this many means. One hang predicts nothing; if all times stay that
+long, the mean gets there after a few dozen of them."""
+LEAST_COUNT: Final = 4
+"""Times before a measured mean, or a device's ratio to its group, is relied on."""
+_DEADLINE_SIGMAS: Final = 2.0
+"""Standard deviations beyond the mean that a deadline has to leave room for."""
+
+
+def ewma_weight(count: int) -> float:
+    """Return the weight of the newest of `count` times in their running mean."""
+    return 1 / count if count < STEADY_COUNT else _EWMA_WEIGHT
+
+
+class _Mean:
+    """The running mean of the execute times of one compiled batch size."""
+
+    __slots__ = ("count", "seconds")
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self.count = count
+        """Times in it; `LEAST_COUNT` to begin with where it was scaled from another group."""
+        self.seconds = seconds
+        """Their mean, the newest weighted most."""
+
+
+class ExecuteTimes:
+    """Mean execute time by compiled batch size, and how much the times vary."""
+
+    __slots__ = ("_means", "cv2")
+
+    def __init__(self) -> None:
+        self.cv2 = 0.0
+        """Squared coefficient of variation, over all sizes."""
+        self._means: dict[int, _Mean] = {}
+        """By compiled batch size; sizes without an answer are absent."""
+
+    def record(self, size: int, execute_s: float) -> float:
+        """Record one execute time; return its ratio to the mean before it."""
+        mean = self._means.get(size)
+        if mean is None:
+            mean = self._means[size] = _Mean(0, execute_s)
+        mean.count += 1
+        weight = ewma_weight(mean.count)
+        ratio = counted = execute_s / mean.seconds if mean.seconds > 0 else 1.0
+        if ratio > MAX_COUNTED_RATIO and mean.count > LEAST_COUNT:
+            counted, execute_s = MAX_COUNTED_RATIO, MAX_COUNTED_RATIO * mean.seconds
+        mean.seconds += weight * (execute_s - mean.seconds)
+        self.cv2 += weight * ((counted - 1) * (counted - 1) - self.cv2)
+        return ratio
+
+    def mean_s(self, size: int) -> float:
+        """Return the mean for a size, or for the nearest measured size; 0 if there is none."""
+        mean = self._means.get(size)
+        if mean is not None:
+            return mean.seconds
+        if not self._means:
+            return 0.0
+        return self._means[min(self._means, key=lambda known: (abs(known - size), known))].seconds
+
+    def likely_s(self, size: int) -> float:
+        """Return a time that most inferences of a size stay within; 0 if nothing was measured."""
+        return self.mean_s(size) * (1 + _DEADLINE_SIGMAS * sqrt(self.cv2))
+
+    def measured_s(self, size: int) -> float | None:
+        """Return the mean for exactly this size; None before a few inferences of it."""
+        mean = self._means.get(size)
+        return mean.seconds if mean is not None and mean.count >= LEAST_COUNT else None
+
+    def scaled(self, ratio: float) -> ExecuteTimes:
+        """Return the estimates for devices that take `ratio` times as long."""
+        other = ExecuteTimes()
+        other.cv2 = self.cv2
+        other._means = {
+            size: _Mean(LEAST_COUNT, ratio * mean.seconds) for size, mean in self._means.items()
+        }
+        return other
