@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from qaic_sched.core.events import Cancelled, Completed, SetSizeChanged
+from qaic_sched.core.invariants import check_invariants
 from qaic_sched.core.model import Batch, Fault, Request
 from qaic_sched.core.state import SchedulerState
 from tests.core.harness import (
@@ -234,3 +236,15 @@ def test_a_slow_device_does_not_expire_requests_for_a_faster_one() -> None:
     assert places(commands) == [(0, 0), (1, 0)]
 
     assert drive(state, 1.0, Request(2, 1, 1.0, deadline=1.03)).resolve == []
+
+
+def test_the_checker_finds_a_missing_hedge() -> None:
+    """A late batch without a hedge, with a free slot and a budget, is an `AssertionError`."""
+    state = _measured(hedge_max_extra=0.0)
+    drive(state, 1.0, Request(9, 1, 1.0))
+    assert drive(state, 1.3).dispatch == []
+    check_invariants(state)
+    state.hedging.change(replace(state.policy, hedge_max_extra=1.0), state.num_batches)
+
+    with pytest.raises(AssertionError, match="could repeat"):
+        check_invariants(state)

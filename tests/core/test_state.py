@@ -237,3 +237,13 @@ def test_a_fresh_state_has_nothing_to_do() -> None:
 
     assert (commands.dispatch, commands.resolve, state.next_wakeup()) == ([], [], None)
     assert state.statistics().devices == {}
+
+
+def test_the_shell_reads_set_size_and_quarantine() -> None:
+    """`set_size` is 0 before any device; `was_slow` excludes quarantines for a loss."""
+    assert make_state(devices=0).set_size == 0
+    state = _a_state_with_a_lost_device()
+
+    assert state.set_size == 2
+    assert [state.is_quarantined(each) for each in (0, 1)] == [True, False]
+    assert not state.was_slow(0)
