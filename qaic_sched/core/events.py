@@ -78,7 +78,7 @@ class SetSizeChanged:
 
 @dataclass(slots=True)
 class PolicyChanged:
-    """Decisions follow another policy from now on; it has the same compiled sizes."""
+    """Decisions follow another policy from now on; its compiled sizes are unchanged."""
 
     policy: Policy
 

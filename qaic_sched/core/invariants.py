@@ -168,11 +168,11 @@ def _check_hedges(state: SchedulerState) -> None:
     sent_now = sum(each.submitted_at == state.now for each in state.batches.values())
     # Batches of this call may have earned a hedge too late for it.
     has_budget = hedging.has_budget(state.num_batches - sent_now) and not hedging.is_crowded
-    for late in hedging.unhedged if has_budget else ():
+    for late in hedging.unhedged:
         able = choose_elsewhere(state.ledger, late.device_id)
-        if able is not None and able.device_id != late.device_id:
-            missing = any(map(hedging.parts_to_hedge, late.held))
-            assert not missing, f"{able} could repeat the batches of {late}"
+        may = has_budget and able is not None and able.device_id != late.device_id
+        may = may and any(map(hedging.parts_to_hedge, late.held))
+        assert not may, f"{able} could repeat the batches of {late}"
 
 
 def _check_nothing_idles(state: SchedulerState) -> None:

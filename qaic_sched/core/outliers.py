@@ -22,7 +22,7 @@ _LEAST_SLOW_S = 0.010
 _OUTLIER_STREAK = 5
 """Slow answers in a row that make an outlier. Few, as placement sends a slow device hardly any."""
 _OUTLIER_STREAK_ON_PROBATION = 3
-"""The same for a device on probation, which has to prove itself."""
+"""Slow answers in a row that make an outlier of a device on probation."""
 
 
 class Outliers:

@@ -51,7 +51,7 @@ class Retries:
         return next(iter(parts)) if parts else None
 
     def add(self, part: Part) -> None:
-        """Add a part behind those that failed on the same device."""
+        """Add a part behind the others that its device failed."""
         self._by_device.setdefault(part.failed_on, OrderedDict())[part] = None
         part.request.retrying += (part,)
 

@@ -1,7 +1,7 @@
 """The slot ledger: which devices and activations there are, and which batches each holds.
 
 Rules of this file:
-- Every activation has `set_size` slots, the same number on every device.
+- Every activation has `set_size` slots, on every device.
 - A parked activation gets no batches; those that it holds are still released.
 - An activation that is not parked is in its speed group: idle, busy with room, or full.
 """

@@ -5,8 +5,8 @@ Rules of this file:
   requests of one priority, the tenant with the earliest clock is next (start-time fair queueing).
 - A tenant that takes less than its part falls behind, by at most `MAX_SAVED_SAMPLES`. So its bursts
   are served as if it were alone, and it is owed little for a time when it wanted nothing.
-- A guaranteed share earns credit with every sample served to any tenant, up to the same bound. A
-  queued tenant with a whole sample of credit is next, before any priority.
+- A guaranteed share earns credit with every sample served to any tenant, up to that bound. A queued
+  tenant with a whole sample of credit is next, before any priority.
 - A tenant that is not configured has weight 1 and no share, and so do requests without a tenant.
 """
 

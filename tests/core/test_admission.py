@@ -1,4 +1,4 @@
-"""The door: the bound of the queue, waiting for room, rejection."""
+"""Admission: the bounds of the queue, waiting for room, rejection."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def _waiting_ids(state: SchedulerState) -> list[int]:
     return [request.id for request in state.admission.waiting]
 
 
-def test_up_to_the_bound_is_queued_and_what_is_beyond_waits() -> None:
-    """Exactly `max_samples` fit; the next sample waits for room."""
+def test_requests_beyond_the_bound_wait() -> None:
+    """Exactly `max_samples` are queued; the next sample waits for room."""
     state = make_state(devices=0, max_samples=6)
     drive(state, 0.0, *requests(3, samples=2), Request(3, 1, 0.0))
 
@@ -27,7 +27,7 @@ def test_up_to_the_bound_is_queued_and_what_is_beyond_waits() -> None:
     assert state.statistics().queued_samples == 6
 
 
-def test_nobody_overtakes_an_equal_that_waits() -> None:
+def test_a_request_never_overtakes_a_waiting_one_of_its_priority() -> None:
     """A small newcomer that would fit waits behind a large one of its priority."""
     state = make_state(devices=0, max_samples=4)
     drive(state, 0.0, Request(0, 3, 0.0), Request(1, 2, 0.0), Request(2, 1, 0.0))
@@ -36,8 +36,8 @@ def test_nobody_overtakes_an_equal_that_waits() -> None:
     assert _waiting_ids(state) == [1, 2]
 
 
-def test_a_more_urgent_newcomer_that_fits_passes_those_that_wait() -> None:
-    """Only equal or higher priority at the door keeps a newcomer out."""
+def test_a_request_of_higher_priority_overtakes_waiting_ones() -> None:
+    """Only waiting requests of equal or higher priority keep a newcomer out."""
     state = make_state(devices=0, max_samples=4)
     drive(state, 0.0, Request(0, 3, 0.0), Request(1, 2, 0.0), Request(2, 1, 0.0, priority=1))
 
@@ -45,8 +45,8 @@ def test_a_more_urgent_newcomer_that_fits_passes_those_that_wait() -> None:
     assert _waiting_ids(state) == [1]
 
 
-def test_the_less_urgent_waits_behind_the_more_urgent() -> None:
-    """Waiting is ordered like the queue: priority first, then arrival."""
+def test_waiting_requests_are_ordered_like_queued_ones() -> None:
+    """Waiting requests are ordered by priority, then arrival."""
     state = make_state(devices=0, max_samples=2)
     drive(state, 0.0, Request(0, 2, 0.0), Request(1, 1, 0.0))
     drive(state, 0.0, Request(2, 1, 0.0, priority=3), Request(3, 1, 0.0))
@@ -54,8 +54,8 @@ def test_the_less_urgent_waits_behind_the_more_urgent() -> None:
     assert _waiting_ids(state) == [2, 1, 3]
 
 
-def test_those_that_wait_are_admitted_in_order_as_room_comes() -> None:
-    """Each sample that leaves the queue lets in as many as fit, and no later one instead."""
+def test_waiting_requests_are_admitted_in_order_as_room_comes() -> None:
+    """Each sample that leaves the queue admits the next requests that fit, never a later one."""
     state = make_state(batch_sizes=(2,), max_samples=4)
     arrivals = [Request(0, 2, 0.0), Request(1, 4, 0.0), Request(2, 3, 0.0), Request(3, 1, 0.0)]
     drive(state, 0.0, *arrivals)
@@ -68,8 +68,8 @@ def test_those_that_wait_are_admitted_in_order_as_room_comes() -> None:
     assert (_queued_ids(state), _waiting_ids(state)) == ([2, 3], [])
 
 
-def test_a_waiting_head_that_leaves_lets_in_the_next() -> None:
-    """Cancelling a large request at the door admits the small one behind it at once."""
+def test_cancelling_the_first_waiting_request_admits_the_next() -> None:
+    """Cancelling a large waiting request admits the small one behind it at once."""
     state = make_state(devices=0, max_samples=4)
     drive(state, 0.0, Request(0, 3, 0.0), Request(1, 2, 0.0), Request(2, 1, 0.0))
     drive(state, 1.0, Cancelled(1))
@@ -78,7 +78,7 @@ def test_a_waiting_head_that_leaves_lets_in_the_next() -> None:
 
 
 def test_a_request_larger_than_the_bound_is_admitted_alone() -> None:
-    """It waits for the queue to be empty, and then keeps others out until it is below the bound."""
+    """It waits for an empty queue, and then keeps others out until its rest is below the bound."""
     state = make_state(batch_sizes=(4,), max_samples=4)
     drive(state, 0.0, *requests(2, samples=4), Request(2, 9, 0.0), Request(3, 1, 0.0))
     assert (_queued_ids(state), _waiting_ids(state)) == ([1], [2, 3])
@@ -93,8 +93,8 @@ def test_a_request_larger_than_the_bound_is_admitted_alone() -> None:
     assert (_queued_ids(state), _waiting_ids(state)) == ([2, 3], [])
 
 
-def test_a_request_larger_than_the_bound_is_admitted_alone_when_full_means_rejected() -> None:
-    """It is queued if the queue is empty, rejected if not."""
+def test_a_request_larger_than_the_bound_is_rejected_unless_the_queue_is_empty() -> None:
+    """Without waiting, it is queued if the queue is empty, and rejected otherwise."""
     state = make_state(devices=0, max_samples=4, waits_when_full=False)
     rejected = drive(state, 0.0, Request(0, 9, 0.0), Request(1, 9, 0.0)).resolve
 
@@ -103,7 +103,7 @@ def test_a_request_larger_than_the_bound_is_admitted_alone_when_full_means_rejec
 
 
 def test_bytes_are_bounded_like_samples() -> None:
-    """Exactly `max_bytes` fit; one byte more waits, one larger than the bound goes alone."""
+    """Exactly `max_bytes` are queued; one byte more waits; a request above the bound goes alone."""
     state = make_state(devices=0, max_bytes=100)
     drive(state, 0.0, *requests(2, num_bytes=50), Request(2, 1, 0.0, num_bytes=1))
     assert (_queued_ids(state), _waiting_ids(state)) == ([0, 1], [2])
@@ -114,15 +114,15 @@ def test_bytes_are_bounded_like_samples() -> None:
 
 
 def test_both_bounds_must_hold() -> None:
-    """Room for the bytes does not help where there is none for the samples."""
+    """Room for the bytes does not admit a request without room for its samples."""
     state = make_state(devices=0, max_samples=2, max_bytes=100)
     drive(state, 0.0, Request(0, 1, 0.0, num_bytes=10), Request(1, 2, 0.0, num_bytes=10))
 
     assert _waiting_ids(state) == [1]
 
 
-def test_what_is_in_flight_does_not_count_against_the_bound() -> None:
-    """The bound is on what is queued."""
+def test_samples_in_flight_do_not_count_against_the_bound() -> None:
+    """The bound is on queued samples only."""
     state = make_state(set_size=4, max_samples=2)
     drive(state, 0.0, *requests(4))
     drive(state, 0.0, *requests(2, first_id=4))
@@ -132,20 +132,25 @@ def test_what_is_in_flight_does_not_count_against_the_bound() -> None:
 
 
 def test_a_rejected_request_is_resolved_at_once_and_not_accepted() -> None:
-    """Rejection leaves no trace but its own counter."""
+    """A rejection changes no counter but its own."""
     state = make_state(devices=0, max_samples=1, waits_when_full=False)
     late = Request(1, 1, 0.0, deadline=5.0)
     commands = drive(state, 0.0, Request(0, 1, 0.0), late)
-    told = state.statistics()
+    statistics = state.statistics()
 
     assert outcomes(commands.resolve) == [(1, "rejected")]
-    assert (told.accepted, told.rejected, told.queued, told.waiting) == (1, 1, 1, 0)
+    assert (statistics.accepted, statistics.rejected, statistics.queued, statistics.waiting) == (
+        1,
+        1,
+        1,
+        0,
+    )
     assert state.next_wakeup() is None
     assert 1 not in state.requests
 
 
-def test_those_before_in_the_same_call_make_room_as_far_as_devices_take_them() -> None:
-    """Nobody is rejected while devices could take what fills the queue."""
+def test_dispatch_between_arrivals_of_one_call_makes_room() -> None:
+    """A request is not rejected while devices could take the samples that fill the queue."""
     state = make_state(devices=2, batch_sizes=(2,), max_samples=2, waits_when_full=False)
     commands = drive(state, 0.0, *requests(4, samples=2))
 
@@ -154,8 +159,8 @@ def test_those_before_in_the_same_call_make_room_as_far_as_devices_take_them() -
     assert _queued_ids(state) == [2]
 
 
-def test_one_that_is_overdue_makes_room_for_a_newcomer() -> None:
-    """Nobody is rejected for the sake of a request that expires in the same step."""
+def test_an_expired_request_makes_room_for_a_newcomer() -> None:
+    """A request is not rejected because of one that expires in the same step."""
     state = make_state(max_samples=1, waits_when_full=False)
     drive(state, 0.0, Request(0, 1, 0.0))
     drive(state, 0.0, Request(1, 1, 0.0, deadline=1.0))
@@ -165,8 +170,8 @@ def test_one_that_is_overdue_makes_room_for_a_newcomer() -> None:
     assert _queued_ids(state) == [2]
 
 
-def test_one_that_is_overdue_is_not_dispatched_to_make_room() -> None:
-    """The slot that is free goes to the newcomer, not to a request that expires in this step."""
+def test_an_expired_request_is_not_dispatched_to_make_room() -> None:
+    """The free slot goes to the newcomer, not to a request that expires in this step."""
     state = make_state(max_samples=1, waits_when_full=False)
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     drive(state, 0.0, Request(1, 1, 0.0, deadline=1.0))
@@ -177,7 +182,7 @@ def test_one_that_is_overdue_is_not_dispatched_to_make_room() -> None:
 
 
 def test_retry_after_is_unknown_before_anything_is_measured() -> None:
-    """No answer, no estimate; a failed inference measures nothing."""
+    """Before the first answer there is no estimate; a failed inference measures nothing."""
     state = make_state(max_samples=1, waits_when_full=False, max_attempts=1)
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     before = drive(state, 0.5, *requests(2, first_id=1)).resolve
@@ -188,8 +193,8 @@ def test_retry_after_is_unknown_before_anything_is_measured() -> None:
     assert [(each.id, each.retry_after_s) for each in after] == [(4, None)]
 
 
-def test_retry_after_is_the_time_to_serve_what_must_leave_first() -> None:
-    """Batches that must leave, times the mean execute time, over all activations."""
+def test_retry_after_is_the_time_to_serve_the_excess() -> None:
+    """It is the batches that must leave times the mean execute time, over all activations."""
     state = make_state(
         devices=2, num_activations=2, batch_sizes=(4,), max_samples=20, waits_when_full=False
     )
@@ -205,8 +210,8 @@ def test_retry_after_is_the_time_to_serve_what_must_leave_first() -> None:
     assert [request.retry_after_s for request in rejected] == expected
 
 
-def test_retry_after_for_want_of_bytes_is_one_batch() -> None:
-    """Where samples would fit, at least one must leave before the bytes do."""
+def test_retry_after_for_lack_of_bytes_is_one_batch() -> None:
+    """If the samples would fit, at least one batch must leave before the bytes do."""
     state = make_state(max_samples=100, max_bytes=10, waits_when_full=False)
     drive(state, 0.0, Request(0, 1, 0.0))
     answer_all(state, 0.5)
@@ -216,16 +221,16 @@ def test_retry_after_for_want_of_bytes_is_one_batch() -> None:
     assert [request.retry_after_s for request in commands.resolve] == [0.5]
 
 
-def test_samples_over_is_at_least_one_and_at_most_what_is_queued() -> None:
-    """The estimate never speaks of samples that are not there."""
+def test_samples_over_is_between_one_and_the_queued_samples() -> None:
+    """The estimate never exceeds the samples in the queue."""
     admission = Admission(Policy(max_samples=10))
     admission.arrive(Request(0, 8, 0.0))
 
     assert [admission.samples_over(Request(1, each, 0.0)) for each in (1, 4, 99)] == [1, 2, 8]
 
 
-def test_a_more_urgent_arrival_is_served_before_those_queued_earlier() -> None:
-    """Priority decides who goes into the next batch."""
+def test_a_higher_priority_is_served_before_earlier_arrivals() -> None:
+    """The priority decides which request goes into the next batch."""
     state = make_state(batch_sizes=(2,))
     drive(state, 0.0, *requests(5))
     drive(state, 0.0, Request(5, 1, 0.0, priority=1))

@@ -1,4 +1,4 @@
-"""When a batch closes and of which size it is: padding, splitting, late binding, company, drain."""
+"""When a batch closes and which size it has: padding, splitting, late binding, waiting, drain."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.core.harness import (
     ("samples", "size"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 16), (15, 16), (16, 16)]
 )
 def test_the_smallest_compiled_size_that_holds_the_samples(samples: int, size: int) -> None:
-    """Padding is as little as the compiled sizes allow."""
+    """The padding is as small as the compiled sizes allow."""
     assert compiled_size(Policy(batch_sizes=(1, 2, 4, 16)), samples) == size
 
 
@@ -38,16 +38,16 @@ def test_the_smallest_compiled_size_that_holds_the_samples(samples: int, size: i
         (4, 0, True, -math.inf),  # full: at once
         (9, 1, True, -math.inf),  # full: even behind a running one
         (3, 1, True, math.inf),  # partial behind a running one: not before it answers
-        (3, 1, False, math.inf),  # not even if nobody can join
-        (2, 0, True, 10.5),  # partial on an idle one: waits for company
-        (2, 0, False, -math.inf),  # nobody can join: no company to wait for
-        (3, 0, True, -math.inf),  # the queue is full: nobody can join either
+        (3, 1, False, math.inf),  # not even if no request can join
+        (2, 0, True, 10.5),  # partial, on an idle activation: waits for more samples
+        (2, 0, False, -math.inf),  # no request can join: no wait
+        (3, 0, True, -math.inf),  # the queue is full: no request can join
     ],
 )
 def test_when_the_next_batch_closes(
     samples: int, in_flight: int, can_grow: bool, expected: float
 ) -> None:
-    """The whole table of the rules of batching."""
+    """All rules of `closes_at`, as a table."""
     queue = RequestQueue(RequestState.QUEUED)
     queue.push(Request(0, samples, 10.0))
     policy = Policy(batch_sizes=(4,), max_samples=3, max_queue_delay_s=0.5)
@@ -59,7 +59,7 @@ def test_when_the_next_batch_closes(
 
 
 def test_requests_are_packed_into_one_batch_and_the_rest_is_padding() -> None:
-    """Three samples of two requests go as one inference of the compiled size 4."""
+    """Three samples of two requests go as one inference of compiled size 4."""
     state = make_state(batch_sizes=(1, 2, 4))
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0), Request(1, 2, 0.0)).dispatch
 
@@ -68,7 +68,7 @@ def test_requests_are_packed_into_one_batch_and_the_rest_is_padding() -> None:
 
 
 def test_a_large_request_is_split_over_batches_and_done_with_the_last() -> None:
-    """One request, one cursor, as many batches as it needs; done once."""
+    """One request takes as many batches as it needs and is done once."""
     state = make_state(devices=2, batch_sizes=(1, 4))
     large = Request(0, 9, 0.0)
     first, second = drive(state, 0.0, large).dispatch
@@ -86,7 +86,7 @@ def test_a_large_request_is_split_over_batches_and_done_with_the_last() -> None:
 
 
 def test_the_end_of_one_request_shares_a_batch_with_the_start_of_the_next() -> None:
-    """No padding between requests while samples are there."""
+    """There is no padding between requests while more samples are queued."""
     state = make_state(set_size=3, batch_sizes=(4,))
     dispatch = drive(state, 0.0, Request(0, 6, 0.0), Request(1, 6, 0.0)).dispatch
 
@@ -98,7 +98,7 @@ def test_the_end_of_one_request_shares_a_batch_with_the_start_of_the_next() -> N
 
 
 def test_full_batches_are_committed_up_to_set_size() -> None:
-    """An activation holds `set_size` full batches, and not one more."""
+    """An activation holds `set_size` full batches and no more."""
     state = make_state(set_size=2, batch_sizes=(4,))
     commands = drive(state, 0.0, Request(0, 40, 0.0))
 
@@ -107,7 +107,7 @@ def test_full_batches_are_committed_up_to_set_size() -> None:
 
 
 def test_a_partial_batch_is_never_bound_behind_a_running_one() -> None:
-    """It stays in the queue, takes up what arrives, and goes when the activation is idle."""
+    """It stays in the queue, is joined by newcomers, and goes when the activation is idle."""
     state = make_state(set_size=4, batch_sizes=(4,))
     (first,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     assert drive(state, 0.1, Request(1, 1, 0.1)).dispatch == []
@@ -119,7 +119,7 @@ def test_a_partial_batch_is_never_bound_behind_a_running_one() -> None:
 
 
 def test_a_batch_that_becomes_full_goes_behind_a_running_one() -> None:
-    """The last sample that it needs sends it off."""
+    """The sample that fills the batch dispatches it."""
     state = make_state(set_size=4, batch_sizes=(4,))
     drive(state, 0.0, Request(0, 1, 0.0))
     assert drive(state, 0.1, Request(1, 3, 0.1)).dispatch == []
@@ -129,7 +129,7 @@ def test_a_batch_that_becomes_full_goes_behind_a_running_one() -> None:
 
 
 def test_a_partial_batch_goes_to_the_idle_one_of_several() -> None:
-    """One activation that runs does not hold up a partial batch while another is idle."""
+    """A busy activation does not delay a partial batch while another one is idle."""
     state = make_state(devices=2, set_size=4, batch_sizes=(4,))
 
     assert places(drive(state, 0.0, Request(0, 1, 0.0))) == [(0, 0)]
@@ -138,14 +138,14 @@ def test_a_partial_batch_goes_to_the_idle_one_of_several() -> None:
 
 
 def test_without_a_queue_delay_a_partial_batch_goes_at_once() -> None:
-    """The default is not to wait for company while an activation is idle."""
+    """By default a partial batch does not wait while an activation is idle."""
     state = make_state(batch_sizes=(8,))
 
     assert len(drive(state, 0.0, Request(0, 1, 0.0)).dispatch) == 1
 
 
-def test_a_partial_batch_waits_for_company_exactly_max_queue_delay_s() -> None:
-    """`next_wakeup` names the instant; before it nothing goes, at it the batch does."""
+def test_a_partial_batch_waits_exactly_max_queue_delay_s() -> None:
+    """`next_wakeup` returns the instant; the batch goes then, and not before."""
     state = make_state(batch_sizes=(8,), max_queue_delay_s=0.25)
     assert drive(state, 1.0, Request(0, 1, 1.0)).dispatch == []
     assert state.next_wakeup() == 1.25
@@ -157,8 +157,8 @@ def test_a_partial_batch_waits_for_company_exactly_max_queue_delay_s() -> None:
     assert state.next_wakeup() == 61.25  # when it would count as stuck
 
 
-def test_the_wait_for_company_ends_with_a_full_batch() -> None:
-    """A full batch needs no company; what is left over waits on its own account."""
+def test_the_wait_of_a_partial_batch_ends_when_it_is_full() -> None:
+    """A full batch goes at once; the rest of the samples waits from its own arrival."""
     state = make_state(devices=2, batch_sizes=(4,), max_queue_delay_s=0.25)
     drive(state, 1.0, Request(0, 3, 1.0))
     (batch,) = drive(state, 1.125, Request(1, 2, 1.125)).dispatch
@@ -167,8 +167,8 @@ def test_the_wait_for_company_ends_with_a_full_batch() -> None:
     assert state.next_wakeup() == 1.375
 
 
-def test_the_wait_for_company_counts_from_the_oldest_of_all_priorities() -> None:
-    """A more urgent newcomer does not start the wait anew."""
+def test_the_wait_counts_from_the_oldest_request_of_all_priorities() -> None:
+    """A newcomer of higher priority does not restart the wait."""
     state = make_state(batch_sizes=(8,), max_queue_delay_s=0.25)
     drive(state, 1.0, Request(0, 1, 1.0))
     drive(state, 1.125, Request(1, 1, 1.125, priority=3))
@@ -176,8 +176,8 @@ def test_the_wait_for_company_counts_from_the_oldest_of_all_priorities() -> None
     assert state.next_wakeup() == 1.25
 
 
-def test_the_wait_for_company_ends_when_nobody_is_left() -> None:
-    """Cancelling the oldest moves the wakeup; cancelling all ends it."""
+def test_the_wait_ends_when_no_request_is_left() -> None:
+    """Cancelling the oldest request moves the wakeup; cancelling all ends it."""
     state = make_state(batch_sizes=(8,), max_queue_delay_s=0.25)
     drive(state, 1.0, Request(0, 1, 1.0))
     drive(state, 1.125, Request(1, 1, 1.125))
@@ -188,8 +188,8 @@ def test_the_wait_for_company_ends_when_nobody_is_left() -> None:
     assert state.next_wakeup() is None
 
 
-def test_time_spent_behind_running_inferences_counts_as_waiting_for_company() -> None:
-    """A partial batch that is old enough goes the moment an activation is idle."""
+def test_time_behind_running_inferences_counts_as_waiting() -> None:
+    """A partial batch that is old enough goes as soon as an activation is idle."""
     state = make_state(batch_sizes=(4,), max_queue_delay_s=0.25)
     (first,) = drive(state, 0.0, Request(0, 4, 0.0)).dispatch
     drive(state, 0.5, Request(1, 1, 0.5))
@@ -199,8 +199,8 @@ def test_time_spent_behind_running_inferences_counts_as_waiting_for_company() ->
     assert cargo(second) == [(1, 0, 1)]
 
 
-def test_nobody_waits_for_company_without_a_device() -> None:
-    """No activation, no wakeup; a device that opens takes what is there."""
+def test_without_a_device_there_is_no_wait() -> None:
+    """Without an activation there is no wakeup; a device that opens takes the queue."""
     state = make_state(devices=0, batch_sizes=(8,), max_queue_delay_s=0.25)
     drive(state, 1.0, Request(0, 1, 1.0))
     assert state.next_wakeup() is None
@@ -208,8 +208,8 @@ def test_nobody_waits_for_company_without_a_device() -> None:
     assert len(drive(state, 2.0, DeviceOpened(0, 1, 1)).dispatch) == 1
 
 
-def test_a_drain_ends_the_wait_for_company() -> None:
-    """Nothing more will come: partial batches go at once, those in the queue and later ones."""
+def test_a_drain_ends_the_wait() -> None:
+    """In a drain partial batches go at once, those in the queue and later ones."""
     state = make_state(batch_sizes=(4,), max_queue_delay_s=9.0)
     drive(state, 0.0, Request(0, 5, 0.0))
     drive(state, 0.0, DrainStarted())
@@ -228,7 +228,7 @@ LINEAR_MS = {1: 1.2, 2: 2.3, 4: 4.3, 8: 8.3}
 
 
 def _measured(costs_ms: dict[int, float], times: int = 4, **host: int) -> SchedulerState:
-    """A host of activations that answered so many batches of each size, each in its time."""
+    """Return a state whose activations have answered batches of each size in the given times."""
     state = make_state(batch_sizes=tuple(costs_ms), **host)
     for size, cost_ms in costs_ms.items():
         for _ in range(times):
@@ -237,7 +237,7 @@ def _measured(costs_ms: dict[int, float], times: int = 4, **host: int) -> Schedu
 
 
 def _sizes(state: SchedulerState, *arriving: Request) -> list[tuple[int, int]]:
-    """(size, samples) of each batch that goes at once."""
+    """Return (size, samples) of each batch that goes at once."""
     dispatch = drive(state, 0.0, *arriving).dispatch
     return [(batch.size, batch.samples) for batch in dispatch]
 
@@ -251,7 +251,7 @@ def _sizes(state: SchedulerState, *arriving: Request) -> list[tuple[int, int]]:
         (7, CONVEX_MS, 8),
         (3, CONVEX_MS, 4),
         (3, {2: 2.0, 4: 3.0}, 4),  # a tie: one inference rather than two
-        (5, {4: 7.0}, 8),  # nobody knows what 8 costs
+        (5, {4: 7.0}, 8),  # the cost of 8 is unknown
         (5, {8: 10.0}, 8),  # nor whether 4 is any cheaper
         (5, {2: 1.0, 8: 10.0}, 2),
         (4, LINEAR_MS, 4),
@@ -260,19 +260,19 @@ def _sizes(state: SchedulerState, *arriving: Request) -> list[tuple[int, int]]:
 def test_the_compiled_size_that_costs_least_per_sample(
     samples: int, costs_ms: dict[int, float], size: int
 ) -> None:
-    """The one that holds all, padded, or a smaller one, filled; what is not known is not cheap."""
+    """It holds all samples, padded, or is smaller and filled; unmeasured sizes do not count."""
     sizes = tuple(sorted({1, 2, 4, 8, *costs_ms}))
 
     assert cheapest_size(Policy(batch_sizes=sizes), samples, costs_ms.get) == size
 
 
 def test_the_rest_of_a_batch_goes_to_another_idle_activation() -> None:
-    """Four in 7 ms and one in 4 ms beside them, rather than five in 10 ms."""
+    """Four samples in 7 ms with one in 4 ms next to them beat five in 10 ms."""
     assert _sizes(_measured(CONVEX_MS, devices=2), Request(0, 5, 0.0)) == [(4, 4), (1, 1)]
 
 
-def test_the_rest_of_a_batch_waits_for_company_where_no_other_activation_is_idle() -> None:
-    """Five strangers: the last one goes with who comes meanwhile."""
+def test_the_rest_of_a_batch_waits_without_another_idle_activation() -> None:
+    """Of five requests, the last one goes with later arrivals."""
     state = _measured(CONVEX_MS)
     (batch,) = drive(state, 0.0, *requests(5)).dispatch
     assert (batch.size, cargo(batch)) == (4, [(index, 0, 1) for index in range(4)])
@@ -291,40 +291,37 @@ def test_the_rest_of_a_batch_waits_for_company_where_no_other_activation_is_idle
         ([Request(0, 1, 0.0), Request(1, 4, 0.0)], [(4, 4)]),
         ([*requests(5), DrainStarted()], [(8, 5)]),
     ],
-    ids=["it would be cut", "no time", "time", "another would be cut", "nobody will come"],
+    ids=["it would be cut", "no time", "time", "another would be cut", "no more arrivals"],
 )
-def test_who_is_not_made_to_wait_for_company(
+def test_a_request_without_time_or_in_two_parts_is_not_made_to_wait(
     arriving: list[Request], sizes: list[tuple[int, int]]
 ) -> None:
-    """On the only idle activation: a request at the front that would be cut, and who is in haste.
+    """A request that would be cut, or has no time for two batches, goes in one padded batch.
 
     4 and 1 one after the other take 11 ms, all five at once 10.
     """
     assert _sizes(_measured(CONVEX_MS), *arriving) == sizes
 
 
-def test_two_inferences_that_are_quicker_than_one_are_better_in_any_case() -> None:
+def test_two_inferences_that_are_faster_than_one_are_always_better() -> None:
     """Even for one request on one activation: 4.3 and 1.2 ms are less than 8.3."""
     state = _measured(LINEAR_MS, set_size=2)
 
     assert _sizes(state, Request(0, 5, 0.0, deadline=0.02)) == [(4, 4)]
 
 
-def test_a_size_that_was_hardly_measured_is_not_taken_for_cheap() -> None:
-    """Three answers may be chance: the batch stays whole."""
+def test_a_size_with_few_measurements_is_not_taken_for_cheap() -> None:
+    """After three answers the batch still goes as one."""
     assert _sizes(_measured(CONVEX_MS, times=3, devices=2), Request(0, 5, 0.0)) == [(8, 5)]
 
 
 def test_a_full_compiled_size_is_never_cut() -> None:
-    """However cheap the smaller one seems: so that its time is measured again, should it be wrong.
-
-    Full batches of any size are what sizes are compiled for.
-    """
+    """It goes as one although a smaller size seems cheaper, so its own time is measured again."""
     assert _sizes(_measured({1: 1.0, 4: 400.0}, devices=2), Request(0, 4, 0.0)) == [(4, 4)]
 
 
 def test_padding_is_filled_with_requests_of_lower_priority() -> None:
-    """The urgent ones first, then whoever is there, in one batch; who finds no room stays."""
+    """One batch takes the highest priority first, then lower ones; the rest stays queued."""
     state = make_state(batch_sizes=(4,))
     urgent = requests(2, first_id=1, priority=1)
     low = requests(3, first_id=3, priority=-1)

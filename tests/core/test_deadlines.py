@@ -1,4 +1,4 @@
-"""Deadlines: when they come, where they find the request, and what the heap remembers."""
+"""Deadlines: when requests expire, in every state, and how the heap is compacted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _resolve(heap: Deadlines, request: Request) -> None:
 
 
 def test_no_deadline_is_never() -> None:
-    """A request without a deadline is not watched, and can be forgotten all the same."""
+    """A request without a deadline is not watched, and may be forgotten without effect."""
     heap, (request,) = _watched(None)
     _resolve(heap, request)
 
@@ -38,7 +38,7 @@ def test_no_deadline_is_never() -> None:
 
 
 def test_the_earliest_deadline_is_next() -> None:
-    """Whatever order they came in; a request is overdue at its deadline, not before."""
+    """The order of arrival does not matter; a request is overdue at its deadline, not before."""
     heap, (_, early, _) = _watched(3.0, 1.0, 2.0)
 
     assert heap.next_at() == 1.0
@@ -59,7 +59,7 @@ def test_equal_deadlines_come_in_order_of_arrival() -> None:
 
 
 def test_resolved_requests_are_skipped() -> None:
-    """A deadline that no longer matters neither wakes nor expires anybody."""
+    """The deadline of a resolved request causes no wakeup and no expiry."""
     heap, (first, second, _, _) = _watched(1.0, 2.0, 3.0, 4.0)
     _resolve(heap, first)
     _resolve(heap, second)
@@ -70,7 +70,7 @@ def test_resolved_requests_are_skipped() -> None:
 
 
 def test_stale_deadlines_are_compacted_when_over_half() -> None:
-    """The heap never holds more than twice what is watched, and stays in order."""
+    """The heap never holds more than twice the watched requests, and stays in order."""
     heap, arrivals = _watched(*(float(at) for at in range(1000, 0, -1)))
     for left, request in zip(range(999, 1, -1), arrivals, strict=False):
         _resolve(heap, request)
@@ -81,7 +81,7 @@ def test_stale_deadlines_are_compacted_when_over_half() -> None:
 
 
 def test_the_heap_stays_in_order_when_it_is_compacted() -> None:
-    """Deadlines left after a compaction still come one after the other."""
+    """The deadlines left after a compaction come in order."""
     heap, arrivals = _watched(*(float(number * 37 % 101) for number in range(101)))
     by_deadline = sorted(arrivals, key=lambda each: each.deadline or 0.0)
     for request in by_deadline[:60]:
@@ -96,7 +96,7 @@ def test_the_heap_stays_in_order_when_it_is_compacted() -> None:
 
 
 def test_the_heap_is_bounded_under_a_stream_of_requests_with_far_deadlines() -> None:
-    """What was served leaves nothing behind, though a nearer deadline stands before it."""
+    """Served requests leave no entries, although an earlier deadline stays in front."""
     state = make_state(devices=2, dispatch_timeout_s=1e9)
     drive(state, 0.0, Request(0, 1, 0.0, deadline=1e8))
     for number in range(1, 1_001):
@@ -109,7 +109,7 @@ def test_the_heap_is_bounded_under_a_stream_of_requests_with_far_deadlines() -> 
 
 
 def test_a_queued_request_expires_at_its_deadline() -> None:
-    """`next_wakeup` names the deadline; at it the request is resolved and leaves the queue."""
+    """`next_wakeup` returns the deadline; at it the request is resolved and leaves the queue."""
     state = make_state(devices=0)
     drive(state, 0.0, Request(0, 2, 0.0, deadline=1.5), Request(1, 2, 0.0))
     assert state.next_wakeup() == 1.5
@@ -120,8 +120,8 @@ def test_a_queued_request_expires_at_its_deadline() -> None:
     assert (state.statistics().expired, state.statistics().queued_samples) == (1, 2)
 
 
-def test_a_waiting_request_expires_and_lets_in_the_next() -> None:
-    """The one behind it at the door is admitted in the same step."""
+def test_a_waiting_request_expires_and_the_next_is_admitted() -> None:
+    """The waiting request behind it is admitted in the same step."""
     state = make_state(devices=0, max_samples=2)
     drive(state, 0.0, Request(0, 2, 0.0, deadline=2.0), Request(1, 9, 0.0, deadline=1.0))
     drive(state, 0.0, Request(2, 1, 0.0))
@@ -133,21 +133,21 @@ def test_a_waiting_request_expires_and_lets_in_the_next() -> None:
 
 
 def test_a_request_in_flight_expires_and_keeps_its_slot_until_the_answer() -> None:
-    """The device still holds it: the slot is not free, and the late answer reaches nobody."""
+    """The slot stays taken, and the late answer is ignored."""
     state = make_state()
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0, deadline=1.0)).dispatch
     assert outcomes(drive(state, 1.0).resolve) == [(0, "expired")]
     assert drive(state, 2.0, Request(1, 1, 2.0)).dispatch == []
-    told = state.statistics()
-    assert (told.in_flight, told.queued, told.devices[0].in_flight) == (0, 1, 1)
+    statistics = state.statistics()
+    assert (statistics.in_flight, statistics.queued, statistics.devices[0].in_flight) == (0, 1, 1)
 
     commands = drive(state, 3.0, answer(batch, 3.0))
     assert commands.resolve == []
     assert [cargo(each) for each in commands.dispatch] == [[(1, 0, 1)]]
 
 
-def test_a_late_failure_of_an_expired_request_is_not_tried_again() -> None:
-    """It frees the slot, and that is all."""
+def test_a_late_failure_of_an_expired_request_is_not_retried() -> None:
+    """The answer only frees the slot."""
     state = make_state()
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0, deadline=1.0)).dispatch
     drive(state, 1.0)
@@ -158,7 +158,7 @@ def test_a_late_failure_of_an_expired_request_is_not_tried_again() -> None:
 
 
 def test_a_request_partly_in_flight_expires_as_a_whole() -> None:
-    """What is left in the queue leaves it; what is in flight keeps its slot."""
+    """Its queued samples leave the queue; its batches in flight keep their slots."""
     state = make_state(batch_sizes=(2,))
     (batch,) = drive(state, 0.0, Request(0, 5, 0.0, deadline=1.0)).dispatch
     assert outcomes(drive(state, 1.0).resolve) == [(0, "expired")]
@@ -169,7 +169,7 @@ def test_a_request_partly_in_flight_expires_as_a_whole() -> None:
 
 
 def test_a_request_waiting_for_another_attempt_expires() -> None:
-    """Its part is skipped when an activation would be free for it."""
+    """Its part is not sent when an activation becomes free."""
     state = make_state(devices=2)
     first, second = drive(state, 0.0, Request(0, 1, 0.0, deadline=2.0), Request(1, 1, 0.0)).dispatch
     drive(state, 1.0, answer(first, 1.0, failed=True))
@@ -181,7 +181,7 @@ def test_a_request_waiting_for_another_attempt_expires() -> None:
 
 
 def test_an_answer_at_the_deadline_is_in_time() -> None:
-    """What happened is taken in before what is due is decided."""
+    """Answers are handled before deadlines."""
     state = make_state()
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0, deadline=1.0)).dispatch
 
@@ -189,7 +189,7 @@ def test_an_answer_at_the_deadline_is_in_time() -> None:
 
 
 def test_an_expired_request_is_not_dispatched() -> None:
-    """One that arrives too late is resolved in the same step, whatever is idle."""
+    """A request that arrives after its deadline expires in the same step, even on an idle host."""
     state = make_state()
     commands = drive(state, 5.0, Request(0, 1, 4.0, deadline=5.0))
 
@@ -197,8 +197,8 @@ def test_an_expired_request_is_not_dispatched() -> None:
     assert commands.dispatch == []
 
 
-def test_all_that_is_overdue_expires_in_one_step_in_order_of_deadline() -> None:
-    """A late call makes up for all that was due."""
+def test_all_overdue_requests_expire_in_one_step() -> None:
+    """After a late call, they expire in the order of their deadlines."""
     state = make_state(devices=0)
     drive(state, 0.0, *_with_deadlines(3.0, 1.0, 2.0, 9.0))
 
@@ -207,7 +207,7 @@ def test_all_that_is_overdue_expires_in_one_step_in_order_of_deadline() -> None:
 
 
 def test_the_wakeup_is_the_earlier_of_deadline_and_closing() -> None:
-    """Whichever comes first."""
+    """`next_wakeup` is the deadline or the closing of the batch, the earlier one."""
     state = make_state(batch_sizes=(8,), max_queue_delay_s=1.0)
     drive(state, 0.0, Request(0, 1, 0.0, deadline=5.0))
     assert state.next_wakeup() == 1.0
@@ -215,8 +215,8 @@ def test_the_wakeup_is_the_earlier_of_deadline_and_closing() -> None:
     assert state.next_wakeup() == 0.75
 
 
-def test_a_cancelled_requests_deadline_wakes_nobody() -> None:
-    """The wakeup moves on to the next that matters."""
+def test_a_cancelled_requests_deadline_causes_no_wakeup() -> None:
+    """The wakeup moves to the next deadline."""
     state = make_state(devices=0)
     drive(state, 0.0, *requests(1, deadline=1.0), *requests(1, first_id=1, deadline=2.0))
     drive(state, 0.5, Cancelled(0))

@@ -1,4 +1,4 @@
-"""Deadlines that cannot be met: who is dropped at once, and who is saved by a smaller batch."""
+"""Early drop: requests that cannot meet their deadline, and those that a smaller batch saves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COST_S = {1: 4.0, 2: 5.0, 4: 7.0}
 
 
 def _learned(set_size: int = 1) -> SchedulerState:
-    """One activation that is known to take 4, 5 and 7 seconds for batches of 1, 2 and 4."""
+    """Return a state with one activation that takes 4, 5 and 7 s for batches of 1, 2 and 4."""
     state = make_state(batch_sizes=(1, 2, 4), set_size=set_size)
     for size, execute_s in COST_S.items():
         state.ledger.learn(0, size, execute_s)
@@ -20,7 +20,7 @@ def _learned(set_size: int = 1) -> SchedulerState:
 
 
 def test_the_largest_size_that_is_done_in_time() -> None:
-    """At most the one that holds the samples; 0 where even the smallest takes too long."""
+    """`fitting_size` never exceeds the size that holds the samples; 0 if every size is too slow."""
     policy = Policy(batch_sizes=(1, 2, 4))
     sizes = [fitting_size(policy, 4, seconds, COST_S.__getitem__) for seconds in (3, 4, 6, 9)]
 
@@ -28,8 +28,8 @@ def test_the_largest_size_that_is_done_in_time() -> None:
     assert fitting_size(policy, 1, 9.0, COST_S.__getitem__) == 1
 
 
-def test_one_that_would_be_late_makes_way_for_those_behind_it() -> None:
-    """With others to fill the batch it is told so at once, and the batch stays whole."""
+def test_a_hopeless_request_is_dropped_if_others_fill_the_batch() -> None:
+    """It expires at once, and the batch keeps its size."""
     state = _learned()
     late = Request(0, 1, 0.0, deadline=6.0)
     others = [Request(index, 1, 0.0, deadline=20.0) for index in range(1, 5)]
@@ -42,7 +42,7 @@ def test_one_that_would_be_late_makes_way_for_those_behind_it() -> None:
 
 
 def test_without_others_the_batch_is_shrunk_to_save_it() -> None:
-    """Three of them fit a batch of 4, which would be late; a batch of 2 is not."""
+    """A batch of 4 would be late for three samples, a batch of 2 is not."""
     state = _learned()
     several = [Request(index, 1, 0.0, deadline=6.0) for index in range(3)]
     commands = drive(state, 0.0, *several)
@@ -51,7 +51,7 @@ def test_without_others_the_batch_is_shrunk_to_save_it() -> None:
     assert [(batch.size, batch.samples) for batch in commands.dispatch] == [(2, 2)]
 
 
-def test_one_that_nothing_can_save_is_told_at_once() -> None:
+def test_a_request_that_no_size_can_save_expires_at_once() -> None:
     """Its deadline is before the end of the smallest batch."""
     state = _learned()
     commands = drive(state, 0.0, Request(0, 1, 0.0, deadline=3.0))
@@ -61,7 +61,7 @@ def test_one_that_nothing_can_save_is_told_at_once() -> None:
     assert state.next_wakeup() is None
 
 
-def test_nobody_is_dropped_before_anything_was_measured() -> None:
+def test_no_request_is_dropped_before_anything_was_measured() -> None:
     """An unknown time is not too long."""
     state = make_state(batch_sizes=(4,))
     commands = drive(state, 0.0, Request(0, 1, 0.0, deadline=1e-9))
@@ -70,8 +70,8 @@ def test_nobody_is_dropped_before_anything_was_measured() -> None:
     assert len(commands.dispatch) == 1
 
 
-def test_those_without_a_deadline_are_never_dropped() -> None:
-    """However long the batch takes."""
+def test_requests_without_a_deadline_are_never_dropped() -> None:
+    """The time of their batch does not matter."""
     state = _learned()
     commands = drive(state, 0.0, *requests(9))
 
@@ -80,7 +80,7 @@ def test_those_without_a_deadline_are_never_dropped() -> None:
 
 
 def test_the_earliest_deadline_goes_first_within_a_priority() -> None:
-    """Not before a higher priority, and before those without a deadline for ten seconds only."""
+    """Deadlines do not overtake priorities, and requests without one for ten seconds only."""
     state = make_state(batch_sizes=(1,))
     drive(state, 0.0, Request(0, 1, 0.0))
     queued = [
@@ -96,7 +96,7 @@ def test_the_earliest_deadline_goes_first_within_a_priority() -> None:
 
 
 def test_a_slow_device_leaves_a_deadline_to_a_faster_one() -> None:
-    """It would be late there, so it waits; the slow device stays idle for its sake."""
+    """A request that a slow device would serve too late waits; the slow device stays idle."""
     state = make_state(devices=3, batch_sizes=(1,))
     for _ in range(40):
         for device_id, execute_s in ((0, 1.0), (1, 1.0), (2, 1.6)):
@@ -110,8 +110,8 @@ def test_a_slow_device_leaves_a_deadline_to_a_faster_one() -> None:
     assert commands.resolve == []
 
 
-def test_after_many_drops_one_is_tried_all_the_same() -> None:
-    """A device that is fast again would never be measured, if everybody were given up on."""
+def test_after_many_drops_one_request_is_tried_anyway() -> None:
+    """Otherwise a device that has become fast again would never be measured."""
     state = _learned()
     hopeless = [Request(index, 1, 0.0, deadline=3.0) for index in range(12)]
     commands = drive(state, 0.0, *hopeless)
@@ -120,8 +120,8 @@ def test_after_many_drops_one_is_tried_all_the_same() -> None:
     assert len(commands.dispatch) == 1
 
 
-def test_where_times_vary_a_margin_is_kept() -> None:
-    """Two standard deviations: a deadline that the mean just keeps would be missed by half."""
+def test_a_deadline_needs_a_margin_if_times_vary() -> None:
+    """The margin is two standard deviations: half of the inferences exceed the mean."""
     state = make_state(batch_sizes=(1,))
     for execute_s in (0.5, 1.5) * 300:
         state.ledger.learn(0, 1, execute_s)

@@ -9,12 +9,12 @@ from qaic_sched.core.speed_group import DeviceSpeed, SpeedGroup
 
 
 def test_nothing_is_expected_before_anything_was_measured() -> None:
-    """None is not zero: nobody knows."""
+    """The mean of no times is 0, which stands for unknown."""
     assert ExecuteTimes().mean_s(8) == 0.0
 
 
 def test_the_mean_is_that_of_the_size() -> None:
-    """Each compiled size has its own; one that was not seen is expected like the nearest."""
+    """Each compiled size has its own mean; an unmeasured one takes that of the nearest size."""
     times = ExecuteTimes()
     for execute_s in (1.0, 2.0, 3.0):
         times.record(1, execute_s)
@@ -26,8 +26,8 @@ def test_the_mean_is_that_of_the_size() -> None:
     assert times.mean_s(5) == 10.0
 
 
-def test_what_a_size_costs_is_known_after_a_few_answers() -> None:
-    """Of just this size: what is expected of it from its neighbours does not count."""
+def test_the_cost_of_a_size_is_known_after_a_few_answers() -> None:
+    """`measured_s` counts answers of exactly this size."""
     times = ExecuteTimes()
     for _ in range(3):
         times.record(4, 2.0)
@@ -38,7 +38,7 @@ def test_what_a_size_costs_is_known_after_a_few_answers() -> None:
 
 
 def test_old_times_are_forgotten() -> None:
-    """A card that throttles is believed after some tens of inferences."""
+    """The mean follows a device that throttles after some tens of inferences."""
     times = ExecuteTimes()
     for _ in range(1000):
         times.record(1, 1.0)
@@ -48,8 +48,8 @@ def test_old_times_are_forgotten() -> None:
     assert times.mean_s(1) == pytest.approx(1.95, rel=0.02)
 
 
-def test_one_that_hung_says_nothing_of_the_next() -> None:
-    """A second among milliseconds moves the mean by a fifth, not five hundred times over."""
+def test_a_single_hang_hardly_changes_the_mean() -> None:
+    """One second among milliseconds raises the mean by a fifth, not by a factor of 500."""
     times = ExecuteTimes()
     speed = DeviceSpeed(SpeedGroup(times))
     for _ in range(100):
@@ -64,8 +64,8 @@ def test_one_that_hung_says_nothing_of_the_next() -> None:
     assert speed.ratio == pytest.approx(1.18)
 
 
-def test_what_all_take_from_now_on_is_learned_all_the_same() -> None:
-    """From one millisecond to one second, within a few dozen answers."""
+def test_a_lasting_slowdown_is_learned() -> None:
+    """The mean goes from one millisecond to one second within a few dozen answers."""
     times = ExecuteTimes()
     for _ in range(100):
         times.record(1, 0.001)
@@ -89,14 +89,14 @@ def test_variation_is_measured_against_the_mean() -> None:
 
 
 def test_an_inference_that_takes_no_time_is_as_expected() -> None:
-    """A mean of zero divides nothing."""
+    """A mean of zero causes no division by zero."""
     times = ExecuteTimes()
     assert times.record(1, 0.0) == 1.0
     assert times.record(1, 0.0) == 1.0
 
 
 def test_scaled_times_keep_their_proportions() -> None:
-    """What three times slower devices are expected to take, size by size."""
+    """Scaling multiplies the mean of every size."""
     times = ExecuteTimes()
     times.record(1, 1.0)
     times.record(8, 4.0)

@@ -1,4 +1,4 @@
-"""A device's way through quarantine: what sends it there, when it is probed, how it comes back."""
+"""A device's way through quarantine: causes, probes, probation and readmission."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _health(devices: int = 1) -> Health:
 
 
 def _on_probation() -> Health:
-    """Device 0, lost at 0, probed at 0.1, back since."""
+    """Return the health of device 0: lost at 0, probed at 0.1, and back since."""
     health = _health()
     assert health.failed(0, Fault.LOST, 0.0)
     assert health.due_probes(0.1) == [0]
@@ -29,7 +29,7 @@ def _on_probation() -> Health:
 
 
 def test_the_third_failure_in_a_row_ends_in_quarantine() -> None:
-    """The first two are forgiven."""
+    """The first two failures are forgiven."""
     health = _health()
 
     assert [health.failed(0, Fault.INFERENCE, 1.0) for _ in range(3)] == [False, False, True]
@@ -37,7 +37,7 @@ def test_the_third_failure_in_a_row_ends_in_quarantine() -> None:
 
 
 def test_a_success_between_failures_starts_the_count_anew() -> None:
-    """Two, one that is well, two: that is not three in a row."""
+    """Two failures, an answer and two failures are not three in a row."""
     health = _health()
     for _ in range(5):
         assert not health.failed(0, Fault.INFERENCE, 0.0)
@@ -49,15 +49,15 @@ def test_a_success_between_failures_starts_the_count_anew() -> None:
 
 @pytest.mark.parametrize("fault", [Fault.LOST, Fault.RESTARTED, Fault.STUCK])
 def test_a_device_that_went_away_is_in_quarantine_at_once(fault: Fault) -> None:
-    """There is nothing to be forgiven: what is sent there now would fail as well."""
+    """A lost, restarted or stuck device is not forgiven: new batches would fail as well."""
     health = _health()
 
     assert health.failed(0, fault, 1.0)
     assert health.state_of(0) is QUARANTINED
 
 
-def test_devices_fail_each_for_itself() -> None:
-    """Failures of several devices are not counted together."""
+def test_failures_are_counted_per_device() -> None:
+    """Failures of several devices are not added up."""
     health = _health(devices=3)
     for device_id in range(3):
         assert not health.failed(device_id, Fault.INFERENCE, 0.0)
@@ -66,8 +66,8 @@ def test_devices_fail_each_for_itself() -> None:
     assert [health.state_of(each) for each in range(3)] == [READY, QUARANTINED, READY]
 
 
-def test_what_fails_in_quarantine_changes_nothing() -> None:
-    """What a device still held when it went there moves no probe, and no answer brings it back."""
+def test_answers_in_quarantine_change_nothing() -> None:
+    """Failures of batches held from before move no probe, and answers bring no device back."""
     health = _health()
     health.failed(0, Fault.LOST, 1.0)
     for fault in Fault:
@@ -77,8 +77,8 @@ def test_what_fails_in_quarantine_changes_nothing() -> None:
     assert (health.state_of(0), health.next_probe_at()) == (QUARANTINED, 1.1)
 
 
-def test_each_probe_is_named_once() -> None:
-    """At its instant, not before; then nothing until it is known how that went."""
+def test_each_probe_is_due_once() -> None:
+    """It is due at its instant, not before, and not again until its reload has ended."""
     health = _health()
     assert health.next_probe_at() == math.inf
     health.failed(0, Fault.LOST, 1.0)
@@ -89,7 +89,7 @@ def test_each_probe_is_named_once() -> None:
 
 
 def test_devices_that_are_due_are_probed_together() -> None:
-    """The next instant is that of the first of the others."""
+    """The next instant is the first probe of the other devices."""
     health = _health(devices=4)
     for device_id, at in ((2, 1.0), (0, 1.05), (3, 2.0)):
         health.failed(device_id, Fault.STUCK, at)
@@ -99,7 +99,7 @@ def test_devices_that_are_due_are_probed_together() -> None:
 
 
 def test_failed_probes_come_ever_later_up_to_a_bound() -> None:
-    """Each wait is twice the one before, counted from the failure, and never over 30 s."""
+    """Each wait is twice the previous one, counted from the failure, and at most 30 s."""
     health = _health()
     health.failed(0, Fault.LOST, 0.0)
     now, waits = 0.0, []
@@ -114,7 +114,7 @@ def test_failed_probes_come_ever_later_up_to_a_bound() -> None:
 
 
 def test_three_answers_in_a_row_end_a_probation() -> None:
-    """The third one says so, once; from then on it is forgiven again."""
+    """The third one returns True, once; failures are forgiven again from then on."""
     health = _on_probation()
 
     assert [health.succeeded(0) for _ in range(4)] == [False, False, True, False]
@@ -124,7 +124,7 @@ def test_three_answers_in_a_row_end_a_probation() -> None:
 
 @pytest.mark.parametrize("fault", list(Fault))
 def test_the_first_failure_on_probation_ends_it_for_longer(fault: Fault) -> None:
-    """Whatever it is, and however well the device did until then: it waits twice as long."""
+    """Any failure does, after any number of answers; the wait is twice as long."""
     health = _on_probation()
     health.succeeded(0)
     health.succeeded(0)
@@ -134,7 +134,7 @@ def test_the_first_failure_on_probation_ends_it_for_longer(fault: Fault) -> None
 
 
 def test_a_device_that_fails_every_probation_comes_back_ever_later() -> None:
-    """The wait doubles with each, up to the bound, although every reload went well."""
+    """The wait doubles with each failed probation up to the bound, although reloads succeed."""
     health = _health()
     health.failed(0, Fault.LOST, 0.0)
     waits = []
@@ -158,7 +158,7 @@ def test_answers_of_an_earlier_probation_do_not_count() -> None:
     assert [health.succeeded(0) for _ in range(3)] == [False, False, True]
 
 
-def test_a_device_that_proved_itself_starts_with_a_clean_slate() -> None:
+def test_a_completed_probation_resets_the_wait() -> None:
     """The next quarantine is as short as the first."""
     health = _on_probation()
     health.failed(0, Fault.LOST, 1.0)
@@ -172,7 +172,7 @@ def test_a_device_that_proved_itself_starts_with_a_clean_slate() -> None:
 
 
 def test_a_device_that_came_back_is_not_probed() -> None:
-    """Even if it came before its probe was due."""
+    """This holds even if it came back before its probe was due."""
     health = _health()
     health.failed(0, Fault.LOST, 1.0)
     health.opened(0)

@@ -1,12 +1,14 @@
-"""Hedges: what a late activation holds is repeated elsewhere, and only one answer counts."""
+"""Hedges: batches of late activations are repeated elsewhere, and the first answer counts."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from qaic_sched.core.events import Cancelled, Completed, SetSizeChanged
+from qaic_sched.core.invariants import check_invariants
 from qaic_sched.core.model import Batch, Fault, Request
 from qaic_sched.core.state import SchedulerState
 from tests.core.harness import (
@@ -22,7 +24,7 @@ from tests.core.harness import (
 
 
 def _measured(devices: int = 2, **policy: Any) -> SchedulerState:
-    """Inferences take 0.1 s, so they are late after 0.3; nothing is in flight at 1.0."""
+    """Return a state with 0.1 s inferences, late after 0.3 s; nothing is in flight at 1.0."""
     state = make_state(devices, hedge_after=3.0, **{"hedge_max_extra": 1.0, **policy})
     drive(state, 0.0, *requests(devices))
     answer_all(state, 0.1)
@@ -31,7 +33,7 @@ def _measured(devices: int = 2, **policy: Any) -> SchedulerState:
 
 
 def _hedged(state: SchedulerState, samples: int = 1) -> tuple[Batch, Batch]:
-    """Request 9 is sent at 1.0 and late at 1.3: its batch, and the copy of it."""
+    """Send request 9 at 1.0, late at 1.3; return its batch and the hedge."""
     (batch,) = drive(state, 1.0, Request(9, samples, 1.0)).dispatch
     assert state.next_wakeup() == pytest.approx(1.3)
     (copy,) = drive(state, state.next_wakeup() or 0.0).dispatch
@@ -40,8 +42,8 @@ def _hedged(state: SchedulerState, samples: int = 1) -> tuple[Batch, Batch]:
     return batch, copy
 
 
-def test_timers_that_may_be_early_are_set_a_tick_late_for_a_look_but_for_no_deadline() -> None:
-    """Or they would find nothing to do and be set again, many times."""
+def test_a_timer_tick_delays_looks_but_no_deadline() -> None:
+    """A timer that fires early would find nothing to do and be set again, many times."""
     state = _measured()
     drive(state, 1.0, Request(9, 1, 1.0))
     assert (state.next_wakeup(), state.next_wakeup(0.25)) == pytest.approx((1.3, 1.55))
@@ -51,8 +53,8 @@ def test_timers_that_may_be_early_are_set_a_tick_late_for_a_look_but_for_no_dead
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_the_first_answer_counts_and_the_other_reaches_nobody(first: int) -> None:
-    """Whichever it is; each frees its own slot."""
+def test_the_first_answer_counts_and_the_other_is_ignored(first: int) -> None:
+    """Either copy may be first; each frees its own slot."""
     state = _measured()
     pair = _hedged(state)
     assert outcomes(drive(state, 1.4, answer(pair[first], 1.4)).resolve) == [(9, "done")]
@@ -63,7 +65,7 @@ def test_the_first_answer_counts_and_the_other_reaches_nobody(first: int) -> Non
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_copy_that_fails_costs_nothing_while_the_other_may_answer(first: int) -> None:
-    """It is no attempt, and nothing is tried again."""
+    """The failure is no attempt and causes no retry."""
     state = _measured(max_attempts=1)
     pair = _hedged(state)
     commands = drive(state, 1.4, answer(pair[first], 1.4, failed=True))
@@ -72,7 +74,7 @@ def test_a_copy_that_fails_costs_nothing_while_the_other_may_answer(first: int) 
     assert outcomes(drive(state, 1.5, answer(pair[1 - first], 1.5)).resolve) == [(9, "done")]
 
 
-def test_a_copy_that_fails_after_the_answer_is_not_tried_again() -> None:
+def test_a_copy_that_fails_after_the_answer_is_not_retried() -> None:
     """Its samples are done."""
     state = _measured()
     batch, copy = _hedged(state)
@@ -83,7 +85,7 @@ def test_a_copy_that_fails_after_the_answer_is_not_tried_again() -> None:
 
 
 def test_copies_that_all_fail_are_one_attempt() -> None:
-    """Then the part is tried again, as after any failure."""
+    """The part is then retried as after any failure."""
     state = _measured(devices=3)
     batch, copy = _hedged(state)
     drive(state, 1.4, answer(batch, 1.4, failed=True))
@@ -109,7 +111,7 @@ def test_both_copies_may_hang() -> None:
 
 
 def test_half_of_a_request_is_hedged_while_the_rest_is_queued() -> None:
-    """The request is done with its last part, once."""
+    """The request is done once, with its last part."""
     state = _measured()
     drive(state, 1.0, Request(8, 1, 1.0), Request(9, 2, 1.0))
     eight, nine = state.batches.values()
@@ -123,8 +125,8 @@ def test_half_of_a_request_is_hedged_while_the_rest_is_queued() -> None:
     assert drive(state, 1.5, answer(nine, 1.5)).resolve == []
 
 
-def test_nothing_is_hedged_for_nobody_or_nowhere_or_beyond_the_budget() -> None:
-    """A cancelled request, a device that is alone, no share for extra inferences."""
+def test_no_hedge_for_a_resolved_request_or_without_device_or_budget() -> None:
+    """There is none for a cancelled request, with a single device, or with a budget of 0."""
     cancelled = _measured()
     drive(cancelled, 1.0, Request(9, 1, 1.0))
     drive(cancelled, 1.1, Cancelled(9))
@@ -135,8 +137,8 @@ def test_nothing_is_hedged_for_nobody_or_nowhere_or_beyond_the_budget() -> None:
     assert [drive(each, 1.5).dispatch for each in (cancelled, alone, frugal)] == [[], [], []]
 
 
-def test_who_is_late_on_a_full_host_gets_the_next_free_slot() -> None:
-    """Before anybody who is queued; else work would wait the longer the busier the host is."""
+def test_a_late_batch_on_a_full_host_gets_the_next_free_slot() -> None:
+    """It goes before queued requests; otherwise hedges would wait longest on the busiest hosts."""
     state = _measured()
     drive(state, 1.0, *(Request(each, 1, 1.0) for each in range(9, 13)))
     first, second = state.batches.values()
@@ -148,8 +150,8 @@ def test_who_is_late_on_a_full_host_gets_the_next_free_slot() -> None:
     assert outcomes(drive(state, 1.42, answer(copy, 1.42)).resolve) == [(9, "done")]
 
 
-def test_who_is_late_gets_a_slot_that_a_larger_set_size_makes() -> None:
-    """In the same step, before those who are queued."""
+def test_a_late_batch_gets_a_slot_of_a_larger_set_size() -> None:
+    """It gets one in the same step, before queued requests."""
     state = _measured()
     drive(state, 1.0, *(Request(each, 1, 1.0) for each in range(9, 13)))
     first, second = state.batches.values()
@@ -162,8 +164,8 @@ def test_who_is_late_gets_a_slot_that_a_larger_set_size_makes() -> None:
     ]
 
 
-def test_nobody_is_hedged_while_the_queue_is_crowded() -> None:
-    """With over two batches queued per activation it would cost those more than it helps one."""
+def test_no_hedge_while_the_queue_is_crowded() -> None:
+    """With over two batches queued per activation, a hedge delays the queue more than it helps."""
     state = _measured()
     drive(state, 1.0, *(Request(each, 1, 1.0) for each in range(9, 16)))
     _, second = state.batches.values()
@@ -175,8 +177,8 @@ def test_nobody_is_hedged_while_the_queue_is_crowded() -> None:
     assert copy.is_hedge
 
 
-def test_who_is_late_no_longer_is_not_hedged() -> None:
-    """It answered before a slot was free."""
+def test_a_batch_answered_before_its_hedge_is_not_hedged() -> None:
+    """It was answered before a slot was free."""
     state = _measured()
     drive(state, 1.0, *(Request(each, 1, 1.0) for each in range(9, 13)))
     first, second = state.batches.values()
@@ -186,8 +188,8 @@ def test_who_is_late_no_longer_is_not_hedged() -> None:
     assert (state.hedging.num_hedges, state.hedging.unhedged) == (0, [])
 
 
-def test_what_the_budget_does_not_allow_yet_is_hedged_once_it_does() -> None:
-    """One in eight inferences: the second hedge has to wait for a ninth inference."""
+def test_a_hedge_waits_for_its_budget() -> None:
+    """With a budget of one in eight inferences, the second hedge waits for a ninth inference."""
     state = _measured(devices=5, hedge_max_extra=1 / 8)
     drive(state, 1.0, Request(9, 1, 1.0), Request(10, 1, 1.0))
     (copy,) = drive(state, 1.31).dispatch
@@ -199,8 +201,8 @@ def test_what_the_budget_does_not_allow_yet_is_hedged_once_it_does() -> None:
     assert (copy.is_hedge, cargo(copy)[0][0]) == (True, 10)
 
 
-def test_what_was_sent_before_anything_was_measured_is_hedged_as_well() -> None:
-    """It is judged by what the others took; and nobody is forgotten who has answered by then."""
+def test_a_batch_sent_before_any_measurement_is_hedged() -> None:
+    """It is judged by the times measured since, and answered activations stay watched."""
     state = make_state(3, hedge_after=3.0, hedge_max_extra=1.0)
     drive(state, 0.0, *requests(2))
     first, second = state.batches.values()
@@ -214,8 +216,8 @@ def test_what_was_sent_before_anything_was_measured_is_hedged_as_well() -> None:
     assert len(drive(state, 1.1, *(answer(each, 1.1) for each in state.batches.values())).resolve)
 
 
-def test_what_the_host_can_be_late_by_is_not_hedged() -> None:
-    """Inferences of a tenth of a millisecond are late after ten milliseconds, not after 0.3."""
+def test_delays_of_a_few_milliseconds_are_not_hedged() -> None:
+    """Inferences of 0.1 ms are late after 10 ms, not after 0.3."""
     state = make_state(2, hedge_after=3.0, hedge_max_extra=1.0)
     drive(state, 0.0, *requests(2))
     answer_all(state, 0.0001)
@@ -224,8 +226,8 @@ def test_what_the_host_can_be_late_by_is_not_hedged() -> None:
     assert state.next_wakeup() == pytest.approx(1.010)
 
 
-def test_a_slow_device_does_not_expire_what_a_fast_one_will_do_in_time() -> None:
-    """Only who can be served in time by nobody is told so before the deadline."""
+def test_a_slow_device_does_not_expire_requests_for_a_faster_one() -> None:
+    """A request expires early only if no device can serve it in time."""
     state = make_state(devices=3)
     for _ in range(40):
         for device_id, execute_s in ((0, 0.01), (1, 0.01), (2, 0.05)):
@@ -234,3 +236,15 @@ def test_a_slow_device_does_not_expire_what_a_fast_one_will_do_in_time() -> None
     assert places(commands) == [(0, 0), (1, 0)]
 
     assert drive(state, 1.0, Request(2, 1, 1.0, deadline=1.03)).resolve == []
+
+
+def test_the_checker_finds_a_missing_hedge() -> None:
+    """A late batch without a hedge, with a free slot and a budget, is an `AssertionError`."""
+    state = _measured(hedge_max_extra=0.0)
+    drive(state, 1.0, Request(9, 1, 1.0))
+    assert drive(state, 1.3).dispatch == []
+    check_invariants(state)
+    state.hedging.change(replace(state.policy, hedge_max_extra=1.0), state.num_batches)
+
+    with pytest.raises(AssertionError, match="could repeat"):
+        check_invariants(state)

@@ -16,10 +16,10 @@ from tests.core.harness import answer, drive, make_state, requests
 
 
 def _a_rich_state() -> SchedulerState:
-    """Everything at once: in flight, half dispatched, queued, at the door, to be tried again.
+    """Return a state with requests in flight, half dispatched, queued, waiting and retrying.
 
-    Requests 0 and 1 are in flight, 2 waits for room on device 1 to be tried again, 3 is dispatched
-    up to its last 4 samples, 4 and 5 are queued, 6 and 7 wait at the door.
+    Requests 0 and 1 are in flight, 2 waits for room on device 1 to be retried, 3 is dispatched up
+    to its last 4 samples, 4 and 5 are queued, 6 and 7 wait for room.
     """
     state = make_state(devices=2, set_size=2, batch_sizes=(1, 2, 4), max_samples=12, max_bytes=90)
     first = drive(state, 0.0, Request(0, 4, 0.0, deadline=70.0), Request(1, 4, 0.0)).dispatch[0]
@@ -34,12 +34,12 @@ def _a_rich_state() -> SchedulerState:
 
 
 def test_a_healthy_state_passes() -> None:
-    """The state that the corruptions start from holds every kind of request."""
+    """The state that the corruptions start from has requests in every unresolved state."""
     state = _a_rich_state()
-    told = state.statistics()
+    statistics = state.statistics()
 
     check_invariants(state)
-    assert (told.in_flight, told.queued, told.waiting) == (2, 4, 2)
+    assert (statistics.in_flight, statistics.queued, statistics.waiting) == (2, 4, 2)
     assert [part.request.id for part in state.retries] == [2]
     assert state.requests[3].cursor == 8
 
@@ -101,7 +101,7 @@ def _lose_samples_in_flight(state: SchedulerState) -> None:
 
 
 def _drop_a_completion(state: SchedulerState) -> None:
-    """The slot is freed, but the batch's parts are never settled."""
+    """Free the slot without settling the batch's parts."""
     batch = next(iter(state.batches.values()))
     del state.batches[batch.id]
     state.ledger.release(batch, state.now)
@@ -111,16 +111,16 @@ def _settle_a_part_without_its_request(state: SchedulerState) -> None:
     next(iter(state.batches.values())).parts.clear()
 
 
-def _lose_a_part_to_be_tried_again(state: SchedulerState) -> None:
+def _lose_a_retry(state: SchedulerState) -> None:
     state.retries._by_device.clear()
 
 
-def _try_a_part_twice(state: SchedulerState) -> None:
+def _retry_a_part_twice(state: SchedulerState) -> None:
     part = next(iter(state.retries))
     state.retries._by_device[part.failed_on][Part(part.request, part.offset, part.samples)] = None
 
 
-def _forget_that_samples_are_tried_again(state: SchedulerState) -> None:
+def _forget_that_samples_are_retried(state: SchedulerState) -> None:
     state.requests[2].retrying = ()
 
 
@@ -157,7 +157,7 @@ def _leave_one_waiting_although_there_is_room(state: SchedulerState) -> None:
     state.policy = state.admission.policy = replace(state.policy, max_samples=100, max_bytes=None)
 
 
-def _let_one_wait_where_full_means_rejected(state: SchedulerState) -> None:
+def _let_one_wait_although_the_policy_rejects(state: SchedulerState) -> None:
     state.policy = replace(state.policy, waits_when_full=False)
 
 
@@ -253,9 +253,9 @@ CORRUPTIONS: list[Callable[[SchedulerState], None]] = [
     _lose_samples_in_flight,
     _drop_a_completion,
     _settle_a_part_without_its_request,
-    _lose_a_part_to_be_tried_again,
-    _try_a_part_twice,
-    _forget_that_samples_are_tried_again,
+    _lose_a_retry,
+    _retry_a_part_twice,
+    _forget_that_samples_are_retried,
     _move_a_cursor_back,
     _move_a_cursor_beyond_the_end,
     _dispatch_a_request_that_waits,
@@ -263,7 +263,7 @@ CORRUPTIONS: list[Callable[[SchedulerState], None]] = [
     _queue_more_samples_than_the_bound,
     _queue_more_bytes_than_the_bound,
     _leave_one_waiting_although_there_is_room,
-    _let_one_wait_where_full_means_rejected,
+    _let_one_wait_although_the_policy_rejects,
     _miscount_queued_samples,
     _miscount_waiting_samples,
     _miscount_queued_bytes,
@@ -286,7 +286,7 @@ CORRUPTIONS: list[Callable[[SchedulerState], None]] = [
 
 @pytest.mark.parametrize("corrupt", CORRUPTIONS)
 def test_a_corrupted_field_is_found(corrupt: Callable[[SchedulerState], None]) -> None:
-    """Whatever is lost, doubled, miscounted or late is an `AssertionError`."""
+    """Each corruption is an `AssertionError`."""
     state = _a_rich_state()
     corrupt(state)
 
@@ -294,8 +294,8 @@ def test_a_corrupted_field_is_found(corrupt: Callable[[SchedulerState], None]) -
         check_invariants(state)
 
 
-def _a_state_that_waits_for_company() -> SchedulerState:
-    """One idle activation, and a partial batch that closes at 5."""
+def _a_state_with_a_partial_batch() -> SchedulerState:
+    """Return a state with an idle activation and a partial batch that closes at 5."""
     state = make_state(batch_sizes=(1, 4), max_queue_delay_s=5.0)
     drive(state, 0.0, Request(0, 2, 0.0))
     assert state.batch_closes_at == 5.0
@@ -306,7 +306,7 @@ def _leave_an_activation_idle_in_a_drain(state: SchedulerState) -> None:
     state.is_draining = True
 
 
-def _leave_an_activation_idle_beside_a_full_batch(state: SchedulerState) -> None:
+def _leave_an_activation_idle_with_a_full_batch_queued(state: SchedulerState) -> None:
     state.admission.queued.push(request := Request(1, 2, 0.0))
     state.requests[1] = request
     state.accepted += 1
@@ -344,7 +344,7 @@ def _send_an_empty_batch(state: SchedulerState) -> None:
     "corrupt",
     [
         _leave_an_activation_idle_in_a_drain,
-        _leave_an_activation_idle_beside_a_full_batch,
+        _leave_an_activation_idle_with_a_full_batch_queued,
         _leave_an_activation_idle_when_the_wait_is_over,
         _forget_when_the_batch_closes,
         _put_off_when_the_batch_closes,
@@ -354,16 +354,16 @@ def _send_an_empty_batch(state: SchedulerState) -> None:
     ],
 )
 def test_work_left_undone_is_found(corrupt: Callable[[SchedulerState], None]) -> None:
-    """An activation left idle, a wrong wakeup, a slot held for nothing are `AssertionError`s."""
-    state = _a_state_that_waits_for_company()
+    """An idle activation, a wrong wakeup or a wasted slot is an `AssertionError`."""
+    state = _a_state_with_a_partial_batch()
     corrupt(state)
 
     with pytest.raises(AssertionError):
         check_invariants(state)
 
 
-def test_a_closed_state_passes_once_nothing_is_owed() -> None:
-    """Devices may still hold what nobody waits for."""
+def test_a_closed_state_passes_with_batches_on_devices() -> None:
+    """After a close, devices may still hold batches of resolved requests."""
     state = _a_rich_state()
     drive(state, 2.0, Closed())
 

@@ -1,4 +1,4 @@
-"""The checker can fail: a device used although it is bad, or a silence that nobody would notice."""
+"""The checker can fail: a device used although it is unfit, or a batch that is not watched."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.core.harness import answer, drive, make_state, requests
 
 
 def _a_state_with_every_health() -> SchedulerState:
-    """Device 0 is ready, 1 in quarantine and still at work, 2 on probation, with two activations.
+    """Return a state whose devices are ready, in quarantine and busy, and on probation.
 
     Request 3 is in flight on device 0, request 1 on device 1, nothing is queued.
     """
@@ -66,24 +66,24 @@ def _miss_a_probe(state: SchedulerState) -> None:
     state.health._devices[1].probe_at = 1.0
 
 
-def _leave_a_parked_activation_in_line(state: SchedulerState) -> None:
+def _leave_a_parked_activation_idle(state: SchedulerState) -> None:
     activation = state.ledger.devices[2][1]
     state.ledger.speeds.by_device[2].group.idle[activation] = None
 
 
-def _miscount_what_a_group_can_do(state: SchedulerState) -> None:
+def _miscount_a_group(state: SchedulerState) -> None:
     state.ledger.speeds.by_device[0].group.num_activations += 1
 
 
-def _keep_a_group_that_nobody_is_in(state: SchedulerState) -> None:
+def _keep_an_empty_group(state: SchedulerState) -> None:
     state.ledger.speeds.groups.append(SpeedGroup(ExecuteTimes()))
 
 
-def _lose_the_group_of_devices_that_live(state: SchedulerState) -> None:
+def _lose_the_group_of_usable_devices(state: SchedulerState) -> None:
     state.ledger.speeds.groups.clear()
 
 
-def _watch_nobody(state: SchedulerState) -> None:
+def _watch_no_activation(state: SchedulerState) -> None:
     state.stuck_watch = TimeoutWatch(lambda _activation: 60.0)
 
 
@@ -102,16 +102,16 @@ def _keep_the_parts_of_an_abandoned_batch(state: SchedulerState) -> None:
         _call_a_device_that_is_ready_bad,
         _end_a_probation_for_health_alone,
         _miss_a_probe,
-        _leave_a_parked_activation_in_line,
-        _miscount_what_a_group_can_do,
-        _keep_a_group_that_nobody_is_in,
-        _lose_the_group_of_devices_that_live,
-        _watch_nobody,
+        _leave_a_parked_activation_idle,
+        _miscount_a_group,
+        _keep_an_empty_group,
+        _lose_the_group_of_usable_devices,
+        _watch_no_activation,
         _keep_the_parts_of_an_abandoned_batch,
     ],
 )
 def test_health_that_does_not_fit_is_found(corrupt: Callable[[SchedulerState], None]) -> None:
-    """A device used though it is bad, or not though it is well; a silence nobody would notice."""
+    """A device used against its health, or not used, and an unwatched batch are found."""
     state = _a_state_with_every_health()
     check_invariants(state)
     corrupt(state)
@@ -126,8 +126,8 @@ def _park_behind_the_back_of_health(state: SchedulerState) -> None:
 
 
 @pytest.mark.parametrize("what", ["queued", "waiting"])
-def test_a_request_that_nobody_will_ever_serve_is_found(what: str) -> None:
-    """It is still there although no device works."""
+def test_a_request_without_any_device_is_found(what: str) -> None:
+    """A request that is unresolved although no device works is found."""
     state = make_state(max_samples=1)
     drive(state, 0.0, *requests(3 if what == "waiting" else 2))
     _park_behind_the_back_of_health(state)

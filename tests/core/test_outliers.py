@@ -1,4 +1,4 @@
-"""Devices that answer far later than the others: when they are shut, and what they may finish."""
+"""Outliers: when a slow device goes into quarantine, and that it may finish its batches."""
 
 from __future__ import annotations
 
@@ -21,56 +21,56 @@ from tests.core.harness import (
 )
 
 
-def _note(outliers: Outliers, device_id: int, count: int, lag: float = 20.0) -> None:
+def _record(outliers: Outliers, device_id: int, count: int, slowness: float = 20.0) -> None:
     for _ in range(count):
-        outliers.record(device_id, lag, 0.1)
+        outliers.record(device_id, slowness, 0.1)
 
 
 @pytest.mark.parametrize(
-    ("lag", "execute_s", "is_slow"),
+    ("slowness", "execute_s", "is_slow"),
     [(10.0, 0.1, True), (9.9, 0.1, False), (10.0, 0.0099, False), (1.0, 9.0, False)],
 )
-def test_an_answer_is_slow_by_what_others_take_and_by_what_a_host_may_add(
-    lag: float, execute_s: float, is_slow: bool
+def test_an_answer_is_slow_by_ratio_and_by_least_time(
+    slowness: float, execute_s: float, is_slow: bool
 ) -> None:
-    """Ten times as long as the fastest, and ten milliseconds."""
+    """A slow answer takes ten times as long as on the fastest devices, and at least 10 ms."""
     outliers = Outliers()
 
-    assert outliers.record(3, lag, execute_s) is is_slow
+    assert outliers.record(3, slowness, execute_s) is is_slow
     assert list(outliers.streaks) == [3] * is_slow
 
 
 @pytest.mark.parametrize(("is_on_probation", "enough"), [(False, 5), (True, 3)])
-def test_a_device_lags_after_some_slow_answers_in_a_row(is_on_probation: bool, enough: int) -> None:
-    """Fewer on probation: it was to show that it is well."""
+def test_some_slow_answers_in_a_row_make_an_outlier(is_on_probation: bool, enough: int) -> None:
+    """On probation fewer are enough."""
     outliers = Outliers()
-    _note(outliers, 0, 1)
-    _note(outliers, 1, 9, lag=1.0)
-    _note(outliers, 0, enough - 2)
+    _record(outliers, 0, 1)
+    _record(outliers, 1, 9, slowness=1.0)
+    _record(outliers, 0, enough - 2)
     assert not outliers.is_outlier(0, is_on_probation=is_on_probation)
-    _note(outliers, 0, 1)
+    _record(outliers, 0, 1)
 
     assert outliers.is_outlier(0, is_on_probation=is_on_probation)
 
 
-def test_one_prompt_answer_ends_the_row() -> None:
-    """Stalls now and then are hedged, and no reason to shut a device."""
+def test_one_prompt_answer_ends_the_streak() -> None:
+    """Occasional stalls are hedged, and are no reason for quarantine."""
     outliers = Outliers()
     for _ in range(9):
-        _note(outliers, 0, 4)
-        _note(outliers, 1, 9, lag=1.0)
+        _record(outliers, 0, 4)
+        _record(outliers, 1, 9, slowness=1.0)
         assert not outliers.is_outlier(0, is_on_probation=False)
-        _note(outliers, 0, 1, lag=1.0)
+        _record(outliers, 0, 1, slowness=1.0)
 
     assert outliers.streaks == {}
 
 
-def test_what_befalls_all_of_them_is_no_devices_fault() -> None:
-    """Where nobody else answers in good time meanwhile, nobody lags."""
+def test_a_slowdown_of_all_devices_makes_no_outlier() -> None:
+    """Without prompt answers of other devices there is no outlier."""
     outliers = Outliers()
     for _ in range(50):
-        _note(outliers, 0, 1)
-        _note(outliers, 1, 1)
+        _record(outliers, 0, 1)
+        _record(outliers, 1, 1)
 
     assert not outliers.is_outlier(0, is_on_probation=False)
     assert not outliers.is_outlier(1, is_on_probation=False)
@@ -80,7 +80,7 @@ def test_what_befalls_all_of_them_is_no_devices_fault() -> None:
 
 
 def _host(num_activations: int = 1, set_size: int = 1) -> SchedulerState:
-    """Three devices that are known to take 10 ms, and have answered once on each activation."""
+    """Return a state with three devices that take 10 ms and have answered on every activation."""
     state = make_state(devices=3, num_activations=num_activations, set_size=set_size)
     for _ in range(40):
         for device_id in range(3):
@@ -91,7 +91,7 @@ def _host(num_activations: int = 1, set_size: int = 1) -> SchedulerState:
 
 
 def _answer_slowly(state: SchedulerState, count: int, execute_s: float = 0.2) -> None:
-    """Device 0 answers so many batches after so long; the others take 10 ms, and all are busy."""
+    """Answer `count` batches of device 0 slowly, those of the others after 10 ms; all stay busy."""
     while count:
         missing = 40 - len(state.requests)
         new = requests(missing, first_id=state._last_request_id + 1, accepted_at=state.now)
@@ -105,8 +105,8 @@ def _answer_slowly(state: SchedulerState, count: int, execute_s: float = 0.2) ->
         drive(state, max(at, state.now), answer(batch, at))
 
 
-def test_a_device_that_turned_slow_is_shut_and_reloaded() -> None:
-    """Twenty times slower than before and than the others, five times in a row."""
+def test_a_device_that_turned_slow_is_quarantined_and_reloaded() -> None:
+    """It answers twenty times slower than the others, five times in a row."""
     state = _host()
     _answer_slowly(state, 4)
     assert health_of(state) == "ready"
@@ -116,16 +116,16 @@ def test_a_device_that_turned_slow_is_shut_and_reloaded() -> None:
     assert drive(state, state.now + 0.1).reload == [0]
 
 
-def test_a_device_that_is_merely_slower_is_used_for_what_it_is_worth() -> None:
-    """Nine times slower, for as long as it likes."""
+def test_a_device_that_is_merely_slower_stays_in_use() -> None:
+    """A device nine times slower than the others stays ready."""
     state = _host()
     _answer_slowly(state, 40, execute_s=0.09)
 
     assert health_of(state) == "ready"
 
 
-def test_the_last_device_is_not_shut_for_being_slow() -> None:
-    """A slow answer is better than none; and with nobody to compare it to, who knows."""
+def test_the_last_device_is_not_quarantined_for_being_slow() -> None:
+    """There is no other device to compare it with, or to replace it."""
     state = _host()
     _answer_slowly(state, 4)
     lose(state, state.now, 1)
@@ -138,8 +138,8 @@ def test_the_last_device_is_not_shut_for_being_slow() -> None:
     assert state.outliers.streaks == {}
 
 
-def _shut_with_a_batch_in_hand() -> tuple[SchedulerState, Batch]:
-    """Device 0 was just shut for being slow; its second activation is still at work."""
+def _quarantined_with_a_batch() -> tuple[SchedulerState, Batch]:
+    """Return a state whose device 0 is a quarantined outlier with a batch, and that batch."""
     state = _host(num_activations=2)
     drive(state, 0.0, *requests(6))
     first, second = held_by(state, 0)
@@ -154,9 +154,9 @@ def _shut_with_a_batch_in_hand() -> tuple[SchedulerState, Batch]:
     return state, second
 
 
-def test_a_slow_device_may_finish_what_it_holds() -> None:
-    """It is reloaded when it has answered, and not before; the answer counts."""
-    state, batch = _shut_with_a_batch_in_hand()
+def test_an_outlier_may_finish_its_batches() -> None:
+    """It is reloaded after its last answer, which counts."""
+    state, batch = _quarantined_with_a_batch()
     for _ in range(3):
         at = state.next_wakeup()
         assert at is not None
@@ -167,9 +167,9 @@ def test_a_slow_device_may_finish_what_it_holds() -> None:
     assert drive(state, state.next_wakeup() or 0.0).reload == [0]
 
 
-def test_a_slow_device_that_gets_stuck_is_reloaded_all_the_same() -> None:
-    """What it holds is tried elsewhere then, and nobody waits for its answer."""
-    state, batch = _shut_with_a_batch_in_hand()
+def test_an_outlier_that_gets_stuck_is_reloaded() -> None:
+    """Its batches are retried elsewhere, and the reload waits for no answer."""
+    state, batch = _quarantined_with_a_batch()
     while not batch.is_abandoned:
         assert drive(state, state.next_wakeup() or 0.0).reload == []
 
@@ -177,15 +177,15 @@ def test_a_slow_device_that_gets_stuck_is_reloaded_all_the_same() -> None:
 
 
 def _back(state: SchedulerState) -> SchedulerState:
-    """The device was reloaded."""
+    """Let the device come back from its reload."""
     assert drive(state, state.next_wakeup() or 0.0).reload == [0]
     drive(state, state.now, DeviceOpened(0, 1, 1))
     assert health_of(state) == "probation"
     return state
 
 
-def test_a_slow_device_that_was_mended_is_as_good_as_the_others() -> None:
-    """Reloaded, it is taken for fast until it shows otherwise: its turn comes at once."""
+def test_a_reload_puts_an_outlier_into_the_fastest_group() -> None:
+    """It counts as fast until its answers show otherwise, so it gets work at once."""
     state = _host()
     _answer_slowly(state, 5)
     _back(state)
@@ -195,8 +195,8 @@ def test_a_slow_device_that_was_mended_is_as_good_as_the_others() -> None:
     assert health_of(state) == "ready"
 
 
-def test_a_slow_device_that_was_not_mended_is_away_for_longer_each_time() -> None:
-    """Slow answers prove nothing: the third on probation ends it, and the wait doubles.
+def test_an_outlier_that_stays_slow_comes_back_later_each_time() -> None:
+    """The third slow answer on probation ends it, and the wait doubles.
 
     The first answer after a load may be slow.
     """

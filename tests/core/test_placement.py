@@ -31,7 +31,7 @@ def _release(ledger: SlotLedger, activation: Activation, at: float) -> None:
 
 
 def take_all(ledger: SlotLedger) -> list[tuple[int, int]]:
-    """Fill every slot, in the order that the ledger chooses."""
+    """Fill every slot, in the order of the choice."""
     order = []
     while (activation := choose(ledger, 0.0, 1, 1)[0]) is not None:
         _take(ledger, activation, 0.0)
@@ -51,14 +51,14 @@ def test_an_empty_ledger_has_nothing_to_choose() -> None:
 
 
 def test_work_spreads_over_devices_before_activations_before_slots() -> None:
-    """Each device gets one, then each second activation, and only then a second slot."""
+    """First activations of all devices come first, then second ones, then second slots."""
     first = [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)]
 
     assert take_all(_ledger_of(3, num_activations=2, set_size=2)) == first + first
 
 
 def test_devices_may_differ_in_activations() -> None:
-    """A device with more activations gets more of the work, after the others had one."""
+    """A device with more activations gets more work, once each other device has some."""
     ledger = SlotLedger()
     ledger.add_device(7, 1, 1)
     ledger.add_device(3, 3, 1)
@@ -67,7 +67,7 @@ def test_devices_may_differ_in_activations() -> None:
 
 
 def test_an_idle_activation_is_preferred_to_a_busy_one() -> None:
-    """The one that has been idle longest is next, whatever slots the others have free."""
+    """The longest idle one is next, whatever slots the busy ones have free."""
     ledger = _ledger_of(3, set_size=3)
     assert len(take_all(ledger)) == 9
 
@@ -79,7 +79,7 @@ def test_an_idle_activation_is_preferred_to_a_busy_one() -> None:
 
 
 def test_equals_take_turns() -> None:
-    """Whoever answered last is chosen last: the order rotates and never depends on chance."""
+    """The activation that answered last is chosen last."""
     state = make_state(devices=3)
     order = []
     for number in range(7):
@@ -92,7 +92,7 @@ def test_equals_take_turns() -> None:
 
 
 def test_the_same_events_give_the_same_choices() -> None:
-    """Two states fed alike decide alike."""
+    """Two states with equal events decide equally."""
 
     def run() -> list[tuple[int, int]]:
         state = make_state(devices=3, num_activations=2, set_size=2, batch_sizes=(1, 2))
@@ -108,7 +108,7 @@ def test_the_same_events_give_the_same_choices() -> None:
 
 
 def test_a_slot_counts_as_held_until_it_is_released() -> None:
-    """A full activation is not chosen; one release makes room for exactly one."""
+    """A full activation is not chosen; one release makes room for exactly one batch."""
     ledger = _ledger_of(1, set_size=2)
     assert take_all(ledger) == [(0, 0), (0, 0)]
     _release(ledger, ledger.devices[0][0], 0.0)
@@ -117,7 +117,7 @@ def test_a_slot_counts_as_held_until_it_is_released() -> None:
 
 
 def test_a_device_to_avoid_is_avoided_even_if_it_is_the_emptiest() -> None:
-    """The least loaded of the others is chosen; None where they are all full."""
+    """The least loaded other activation is chosen; None if all others are full."""
     ledger = _ledger_of(3, set_size=2)
     other, last = ledger.devices[1][0], ledger.devices[2][0]
     _take(ledger, other, 0.0)
@@ -130,14 +130,14 @@ def test_a_device_to_avoid_is_avoided_even_if_it_is_the_emptiest() -> None:
 
 
 def test_the_only_device_cannot_be_avoided() -> None:
-    """A second attempt on the same device is better than none."""
+    """A second attempt on the only device is better than none."""
     ledger = _ledger_of(1)
 
     assert choose_elsewhere(ledger, 0) is ledger.devices[0][0]
 
 
 def _learned(slow: float = 1.0, devices: int = 3, set_size: int = 2) -> SlotLedger:
-    """Devices that take 10 s an inference, the last of them `slow` times as long."""
+    """Return a ledger whose devices take 10 s, and the last one `slow` times as long."""
     ledger = _ledger_of(devices, set_size=set_size)
     for _ in range(300):
         for device_id in range(devices):
@@ -148,7 +148,7 @@ def _learned(slow: float = 1.0, devices: int = 3, set_size: int = 2) -> SlotLedg
 
 
 def test_a_batch_is_committed_behind_a_running_one_only_when_that_is_about_to_end() -> None:
-    """A quarter of the mean before the end that is expected first; not at all without a batch."""
+    """It is committed a quarter of the mean before the first expected end; without one, never."""
     ledger = _learned(devices=3)
     first, *others = ledger
     _take(ledger, first, 100.0)
@@ -161,7 +161,7 @@ def test_a_batch_is_committed_behind_a_running_one_only_when_that_is_about_to_en
 
 
 def test_with_a_batch_for_every_activation_nothing_is_held_back() -> None:
-    """Each gets one more at once; a third waits until the end is near."""
+    """Each activation gets one more at once; a third waits until the end is near."""
     ledger = _learned(devices=2, set_size=3)
     for each in ledger:
         _take(ledger, each, 100.0)
@@ -175,7 +175,7 @@ def test_with_a_batch_for_every_activation_nothing_is_held_back() -> None:
 
 
 def test_behind_times_that_vary_nothing_is_committed_early() -> None:
-    """An overdue inference is not about to end: how long it takes is anybody's guess."""
+    """An overdue inference is not about to end if its time cannot be predicted."""
     ledger = _ledger_of(2, set_size=2)
     for execute_s in (1.0, 30.0) * 20:
         for device_id in (0, 1):
@@ -187,7 +187,7 @@ def test_behind_times_that_vary_nothing_is_committed_early() -> None:
 
 
 def test_a_slow_device_is_left_alone_until_waiting_takes_longer() -> None:
-    """With little queued a fast device is waited for; with much the slow one takes its share."""
+    """A short queue waits for a fast device; of a long one, the slow device takes its share."""
     ledger = _learned(slow=3.0, devices=4)
     *fast, slow = (activations[0] for activations in ledger.devices.values())
     assert has_faster(ledger, slow)
@@ -205,8 +205,8 @@ def test_a_slow_device_is_left_alone_until_waiting_takes_longer() -> None:
     assert choose(ledger, 101.0, 1, 2)[0] is slow
 
 
-def test_a_slow_device_at_work_is_counted_with_what_it_holds() -> None:
-    """Behind what it has begun a batch would end twice as late as on an idle one of its kind."""
+def test_a_busy_slow_device_is_judged_with_its_backlog() -> None:
+    """Behind its running batch a new one would end twice as late as on an idle device."""
     ledger = _learned(slow=3.0, devices=4)
     *fast, slow = (activations[0] for activations in ledger.devices.values())
     for each in (*fast, *fast, slow):
@@ -217,7 +217,7 @@ def test_a_slow_device_at_work_is_counted_with_what_it_holds() -> None:
 
 
 def test_a_slow_device_that_was_not_used_for_long_is_tried_again() -> None:
-    """Or nobody would notice that it is slow no longer."""
+    """Otherwise nothing would show that it has become faster."""
     ledger = _learned(slow=4.0)
     slow = ledger.devices[2][0]
     _take(ledger, slow, 0.0)
@@ -230,7 +230,7 @@ def test_a_slow_device_that_was_not_used_for_long_is_tried_again() -> None:
 
 
 def test_a_device_that_opens_later_joins_with_all_its_slots() -> None:
-    """It is emptier than those at work, and gets the next batches."""
+    """It is emptier than the others and gets the next batches."""
     state = make_state(set_size=2)
     drive(state, 0.0, *requests(2))
     drive(state, 0.0, *requests(3, first_id=2))

@@ -1,4 +1,4 @@
-"""What an answer leads to: times, outcomes, further attempts on other devices."""
+"""Answers and faults: execute times, outcomes, retries on other devices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.core.harness import (
 
 
 def test_a_batch_starts_when_the_one_before_it_was_answered() -> None:
-    """started_at = max(submitted_at, previous answer on that activation)."""
+    """`started_at` is the later of its submission and the previous answer on that activation."""
     state = make_state(set_size=2)
     first, second = drive(state, 1.0, *requests(2)).dispatch
     (third,) = drive(state, 2.25, answer(first, 2.0), Request(2, 1, 2.25)).dispatch
@@ -35,7 +35,7 @@ def test_a_batch_starts_when_the_one_before_it_was_answered() -> None:
 
 
 def test_a_failed_answer_counts_as_an_answer_for_the_next_start() -> None:
-    """The activation was busy with it."""
+    """A failed batch kept the activation busy, so the next batch starts at its answer."""
     state = make_state(set_size=2, max_attempts=1)
     first, second = drive(state, 0.0, *requests(2)).dispatch
     drive(state, 1.0, answer(first, 1.0, failed=True))
@@ -45,7 +45,7 @@ def test_a_failed_answer_counts_as_an_answer_for_the_next_start() -> None:
 
 
 def test_execute_times_are_averaged_with_a_short_memory() -> None:
-    """The newest counts a tenth; it is what a rejected request is told."""
+    """The newest time weighs a tenth in the mean behind `retry_after_s`."""
     state = make_state(max_samples=1, waits_when_full=False)
     (first,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     (second,) = drive(state, 1.0, answer(first, 1.0), Request(1, 1, 1.0)).dispatch
@@ -57,7 +57,7 @@ def test_execute_times_are_averaged_with_a_short_memory() -> None:
 
 
 def test_the_last_batch_is_the_one_whose_answer_resolved_the_request() -> None:
-    """Of a done request the last part's, of a failed one the failed part's."""
+    """It is the last part's batch of a done request, and the failed part's of a failed one."""
     state = make_state(devices=2, max_attempts=1)
     large, split = Request(0, 2, 0.0), Request(1, 2, 0.0)
     first, second = drive(state, 0.0, large).dispatch
@@ -72,8 +72,8 @@ def test_the_last_batch_is_the_one_whose_answer_resolved_the_request() -> None:
 # Failures and further attempts
 
 
-def test_a_failed_part_is_tried_again_on_another_device() -> None:
-    """The caller hears nothing of the first failure."""
+def test_a_failed_part_is_retried_on_another_device() -> None:
+    """The first failure does not resolve the request."""
     state = make_state(devices=2, num_activations=2)
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     commands = drive(state, 1.0, answer(batch, 1.0, failed=True))
@@ -82,8 +82,8 @@ def test_a_failed_part_is_tried_again_on_another_device() -> None:
     assert outcomes(drive(state, 2.0, answer(commands.dispatch[0], 2.0)).resolve) == [(0, "done")]
 
 
-def test_the_second_failure_is_the_callers() -> None:
-    """With `max_attempts` 2 a request fails with the second batch that fails under it."""
+def test_the_second_failure_fails_the_request() -> None:
+    """With `max_attempts` 2 a request fails with the second failed batch."""
     state = make_state(devices=2)
     request = Request(0, 1, 0.0)
     drive(state, 0.0, request)
@@ -96,8 +96,8 @@ def test_the_second_failure_is_the_callers() -> None:
     assert request.last_batch.activation.device_id == 1
 
 
-def test_with_one_attempt_the_first_failure_is_the_callers() -> None:
-    """`max_attempts` 1 tries nothing again."""
+def test_with_one_attempt_the_first_failure_fails_the_request() -> None:
+    """`max_attempts` 1 allows no retry."""
     state = make_state(devices=2, max_attempts=1)
     drive(state, 0.0, Request(0, 1, 0.0))
     commands = drive(state, 1.0, Completed(0, 1.0, Fault.INFERENCE))
@@ -106,7 +106,7 @@ def test_with_one_attempt_the_first_failure_is_the_callers() -> None:
 
 
 def test_a_third_attempt_avoids_the_device_of_the_last_failure() -> None:
-    """With two devices a part goes to and fro."""
+    """With two devices a part alternates between them."""
     state = make_state(devices=2, max_attempts=3)
     drive(state, 0.0, Request(0, 1, 0.0))
     second = drive(state, 1.0, Completed(0, 1.0, Fault.INFERENCE))
@@ -118,8 +118,8 @@ def test_a_third_attempt_avoids_the_device_of_the_last_failure() -> None:
     ]
 
 
-def test_a_single_device_tries_again_itself() -> None:
-    """Where there is no other device, the same one has the second attempt."""
+def test_a_single_device_retries_its_own_failures() -> None:
+    """Without another device, the second attempt runs on the same one."""
     state = make_state()
     drive(state, 0.0, Request(0, 1, 0.0))
     commands = drive(state, 1.0, Completed(0, 1.0, Fault.INFERENCE))
@@ -128,8 +128,8 @@ def test_a_single_device_tries_again_itself() -> None:
     assert outcomes(answer_all(state, 2.0).resolve) == [(0, "done")]
 
 
-def test_parts_of_a_failed_batch_are_tried_again_each_alone() -> None:
-    """A request that a device cannot digest takes no other with it twice; each part is padded."""
+def test_parts_of_a_failed_batch_are_retried_in_separate_batches() -> None:
+    """So a request that makes inferences fail takes no other with it twice; each part is padded."""
     state = make_state(devices=2, num_activations=3, batch_sizes=(1, 4))
     arrivals = [Request(0, 1, 0.0), Request(1, 2, 0.0), Request(2, 1, 0.0)]
     (batch,) = drive(state, 0.0, *arrivals).dispatch
@@ -144,8 +144,8 @@ def test_parts_of_a_failed_batch_are_tried_again_each_alone() -> None:
     assert resolved == [(0, "done"), (1, "failed"), (2, "done")]
 
 
-def test_parts_to_be_tried_again_go_before_the_queue() -> None:
-    """They have waited longest; in between, the request counts as queued."""
+def test_retries_go_before_the_queue() -> None:
+    """Retries are the longest waiting; meanwhile their request counts as queued."""
     state = make_state(devices=2)
     first, second = drive(state, 0.0, *requests(2)).dispatch
     drive(state, 0.0, Request(2, 1, 0.0, priority=9), Request(3, 1, 0.0, priority=9))
@@ -158,8 +158,8 @@ def test_parts_to_be_tried_again_go_before_the_queue() -> None:
     assert (state.statistics().queued, state.statistics().in_flight) == (1, 2)
 
 
-def test_a_part_that_waits_for_another_device_holds_up_no_other_part() -> None:
-    """No activation is left idle while a part that may go there waits to be tried again."""
+def test_a_retry_that_waits_for_another_device_delays_no_other_retry() -> None:
+    """No activation idles while a retry that may go there waits."""
     state = make_state(devices=2)
     first, second = drive(state, 0.0, *requests(2)).dispatch
     drive(state, 1.0, answer(first, 1.0, failed=True))
@@ -174,8 +174,8 @@ def test_a_part_that_waits_for_another_device_holds_up_no_other_part() -> None:
     ]
 
 
-def test_a_part_of_a_resolved_request_is_skipped_behind_one_that_waits() -> None:
-    """Of two parts that wait for a device, the one that nobody wants any more is not tried."""
+def test_a_retry_of_a_resolved_request_is_dropped() -> None:
+    """Of two retries that wait for a device, the one of the resolved request is not sent."""
     state = make_state(devices=2, set_size=2, batch_sizes=(2,))
     held = drive(state, 0.0, *requests(4, samples=2)).dispatch
     first, second = (each for each in held if each.activation.device_id == 0)
@@ -188,8 +188,8 @@ def test_a_part_of_a_resolved_request_is_skipped_behind_one_that_waits() -> None
     assert outcomes(answer_all(state, 3.0).resolve) == [(0, "done")]
 
 
-def test_parts_that_nobody_wants_any_more_take_no_memory() -> None:
-    """One device hangs, the other fails every other batch: what expired meanwhile is forgotten."""
+def test_retries_of_resolved_requests_take_no_memory() -> None:
+    """With one device stuck and the other failing half its batches, expired retries are removed."""
     state = make_state(devices=2, retry_max_extra=1.0, dispatch_timeout_s=1e9)
     first, _hung = drive(state, 0.0, *requests(2)).dispatch
     drive(state, 0.0, answer(first, 0.0, failed=True))
@@ -204,8 +204,8 @@ def test_parts_that_nobody_wants_any_more_take_no_memory() -> None:
     assert len(state.retries) <= 3
 
 
-def test_a_part_is_tried_again_while_the_rest_is_in_flight() -> None:
-    """The request is done with its last part, in whatever order the parts come."""
+def test_a_part_is_retried_while_the_rest_is_in_flight() -> None:
+    """The request is done with its last part, in any order of the parts."""
     state = make_state(devices=2)
     request = Request(0, 2, 0.0)
     first, second = drive(state, 0.0, request).dispatch
@@ -219,8 +219,8 @@ def test_a_part_is_tried_again_while_the_rest_is_in_flight() -> None:
     assert outcomes(answer_all(state, 3.0).resolve) == [(0, "done")]
 
 
-def test_a_half_dispatched_request_is_queued_once_while_it_is_tried_again() -> None:
-    """Samples never dispatched and samples to be tried again make one queued request."""
+def test_a_half_dispatched_request_with_retries_is_queued_once() -> None:
+    """Samples never dispatched and samples to be retried count as one queued request."""
     state = make_state(devices=2, batch_sizes=(2,))
     request = Request(0, 6, 0.0)
     first, second = drive(state, 0.0, request).dispatch
@@ -235,7 +235,7 @@ def test_a_half_dispatched_request_is_queued_once_while_it_is_tried_again() -> N
 
 
 def test_one_failed_part_fails_the_whole_request_once() -> None:
-    """The rest leaves the queue, and what else is in flight reaches nobody."""
+    """The rest leaves the queue, and the answers to its other parts are ignored."""
     state = make_state(devices=3, batch_sizes=(2,), max_attempts=1)
     first, second, third = drive(state, 0.0, Request(0, 20, 0.0), Request(1, 1, 0.0)).dispatch
     commands = drive(state, 1.0, answer(first, 1.0, failed=True), answer(second, 1.0, failed=True))
@@ -246,8 +246,8 @@ def test_one_failed_part_fails_the_whole_request_once() -> None:
     assert outcomes(answer_all(state, 3.0).resolve) == [(1, "done")]
 
 
-def test_a_part_of_a_failed_request_is_not_tried_again() -> None:
-    """One part fails for good while another waits for its second attempt."""
+def test_a_part_of_a_failed_request_is_not_retried() -> None:
+    """One part uses up its attempts while another waits for its second one."""
     state = make_state(devices=2)
     first, second = drive(state, 0.0, Request(0, 2, 0.0)).dispatch
     drive(state, 1.0, answer(first, 1.0, failed=True))
@@ -259,8 +259,8 @@ def test_a_part_of_a_failed_request_is_not_tried_again() -> None:
     assert (len(state.retries), state.batches) == (0, {})
 
 
-def test_a_late_failure_of_a_resolved_request_reaches_nobody() -> None:
-    """Its company in the batch is tried again, it is not."""
+def test_a_late_failure_of_a_resolved_request_is_ignored() -> None:
+    """The other request of its batch is retried, the resolved one is not."""
     state = make_state(batch_sizes=(2,))
     (batch,) = drive(state, 0.0, *requests(2)).dispatch
     drive(state, 0.5, Cancelled(0))

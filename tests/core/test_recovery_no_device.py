@@ -1,4 +1,4 @@
-"""No device lives, or the scheduler ends while some do not: nobody is left without an answer."""
+"""Without a working device, or at the end, every request is still resolved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.core.harness import (
 
 
 def test_with_no_device_left_everything_fails_at_once() -> None:
-    """To be tried again, queued, and at the door: no batch is to blame. New ones as well."""
+    """Retries, queued, waiting and new requests fail, without a batch to blame."""
     state = make_state(max_samples=2)
     arrivals = requests(5)
     drive(state, 0.0, *arrivals)
@@ -34,8 +34,8 @@ def test_with_no_device_left_everything_fails_at_once() -> None:
     assert late.last_batch is None
 
 
-def test_what_a_lost_device_still_holds_fails_as_it_is_given_back() -> None:
-    """Not before: the device may have done it."""
+def test_batches_of_a_lost_device_fail_with_their_answers() -> None:
+    """They do not fail before, as the device may have executed them."""
     state = make_state(set_size=3)
     arrivals = requests(3)
     first, second, third = drive(state, 0.0, *arrivals).dispatch
@@ -47,7 +47,7 @@ def test_what_a_lost_device_still_holds_fails_as_it_is_given_back() -> None:
 
 
 def test_a_request_that_is_half_in_flight_fails_with_the_last_device() -> None:
-    """Once; the answer to its other half reaches nobody."""
+    """It fails once, and the answer to its other half is ignored."""
     state = make_state(set_size=2, batch_sizes=(2,))
     first, second = drive(state, 0.0, Request(0, 5, 0.0)).dispatch
     assert outcomes(drive(state, 1.0, lost(first, 1.0)).resolve) == [(0, "failed")]
@@ -55,8 +55,8 @@ def test_a_request_that_is_half_in_flight_fails_with_the_last_device() -> None:
     assert drive(state, 1.0, answer(second, 1.0)).resolve == []
 
 
-def test_where_full_means_rejected_a_full_queue_of_the_dead_is_no_reason() -> None:
-    """In the step that takes the last device, the newcomer fails as those before it do."""
+def test_without_a_device_an_arrival_fails_rather_than_is_rejected() -> None:
+    """When the last device is lost, a newcomer to a full queue fails like the queued requests."""
     state = make_state(max_samples=1, waits_when_full=False)
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     drive(state, 0.0, Request(1, 1, 0.0))
@@ -66,14 +66,14 @@ def test_where_full_means_rejected_a_full_queue_of_the_dead_is_no_reason() -> No
 
 
 def test_service_goes_on_once_a_device_is_back() -> None:
-    """Whoever comes then is served."""
+    """Requests that arrive then are served."""
     state = on_probation()
 
     assert [serve_one(state, 2.0, number, None) for number in (1, 2)] == ["done", "done"]
 
 
-def test_before_the_first_device_opens_nobody_fails() -> None:
-    """None is not there yet: that is not none left."""
+def test_before_the_first_device_opens_no_request_fails() -> None:
+    """Requests wait for a first device; they fail only when all are lost."""
     state = make_state(devices=0)
 
     assert drive(state, 0.0, *requests(2)).resolve == []
@@ -81,7 +81,7 @@ def test_before_the_first_device_opens_nobody_fails() -> None:
 
 
 def test_a_second_device_may_open_while_the_first_is_in_quarantine() -> None:
-    """It starts from the times of the first, and both work side by side when that is back."""
+    """It starts with the times of the first, and both work when the first is back."""
     state = make_state()
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     drive(state, 0.5, answer(batch, 0.5))
@@ -94,8 +94,8 @@ def test_a_second_device_may_open_while_the_first_is_in_quarantine() -> None:
     assert sorted(places(drive(state, 2.0, *requests(2, first_id=2)))) == [(0, 0), (1, 0)]
 
 
-def test_a_device_that_was_never_measured_holds_up_no_other() -> None:
-    """Both opened at different times, nothing known of either: both get work at once."""
+def test_an_unmeasured_device_delays_no_other() -> None:
+    """Of two unmeasured devices that open at different times, both get work at once."""
     state = make_state()
     drive(state, 0.0, Request(0, 1, 0.0))
     lose(state, 1.0)
@@ -109,7 +109,7 @@ def test_a_device_that_was_never_measured_holds_up_no_other() -> None:
 
 
 def test_a_drain_ends_although_a_device_is_in_quarantine() -> None:
-    """The others finish what is there."""
+    """The other devices finish the work."""
     state = make_state(devices=2)
     drive(state, 0.0, *requests(6))
     lose(state, 1.0)
@@ -123,7 +123,7 @@ def test_a_drain_ends_although_a_device_is_in_quarantine() -> None:
 
 
 def test_a_drain_ends_although_the_only_device_hangs() -> None:
-    """The wakeups alone bring it to its end."""
+    """Wakeups alone bring the drain to its end."""
     state = make_state(set_size=2)
     drive(state, 0.0, *requests(4), DrainStarted())
     commands = drive(state, state.next_wakeup() or 0.0)
@@ -133,7 +133,7 @@ def test_a_drain_ends_although_the_only_device_hangs() -> None:
 
 
 def test_closing_ends_watching_and_probing() -> None:
-    """With a device in quarantine and another that hangs there is nothing left to wake up for."""
+    """After a close there is no wakeup, with a device in quarantine and another one stuck."""
     state = make_state(devices=2, dispatch_timeout_s=2.0)
     drive(state, 0.0, *requests(3))
     lose(state, 1.0)
@@ -147,7 +147,7 @@ def test_closing_ends_watching_and_probing() -> None:
 
 
 def test_a_reload_that_fails_after_the_close_changes_nothing() -> None:
-    """It was under way."""
+    """The reload was running when the scheduler was closed."""
     state = make_state(devices=1)
     drive(state, 0.0, Request(0, 1, 0.0))
     lose(state, 1.0)

@@ -1,4 +1,4 @@
-"""Devices that fail or go away: when they are shut, and who gets what they held."""
+"""Devices that fail or are lost: when they go into quarantine, and who gets their batches."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.core.harness import (
 GONE = [Fault.LOST, Fault.RESTARTED]
 
 
-def test_a_device_that_fails_three_times_in_a_row_is_given_nothing_more() -> None:
-    """What comes then goes to the other one, or waits for it."""
+def test_a_device_that_fails_three_times_in_a_row_gets_no_more_work() -> None:
+    """New requests go to the other device, or wait for it."""
     state = make_state(devices=2, max_attempts=1)
     for number in range(5):
         now = number / 100
@@ -40,7 +40,7 @@ def test_a_device_that_fails_three_times_in_a_row_is_given_nothing_more() -> Non
 
 
 def test_failures_with_a_success_between_are_forgiven() -> None:
-    """A device that fails two of three is bad, but not gone."""
+    """A device that fails two of three batches stays ready."""
     state = make_state(max_attempts=1)
     ends = [
         serve_one(state, float(number), number, Fault.INFERENCE if number % 3 else None)
@@ -52,8 +52,8 @@ def test_failures_with_a_success_between_are_forgiven() -> None:
 
 
 @pytest.mark.parametrize("fault", GONE)
-def test_what_a_lost_device_held_is_tried_elsewhere_as_it_is_given_back(fault: Fault) -> None:
-    """The first answer shuts the device, each part follows with the answer of its own batch."""
+def test_batches_of_a_lost_device_are_retried_as_they_are_answered(fault: Fault) -> None:
+    """The first answer starts the quarantine; each part is retried with its own batch's answer."""
     state = make_state(devices=2, set_size=2)
     drive(state, 0.0, *requests(4))
     drive(state, 0.5, *(answer(each, 0.5) for each in held_by(state, 1)))
@@ -71,8 +71,8 @@ def test_what_a_lost_device_held_is_tried_elsewhere_as_it_is_given_back(fault: F
 
 
 @pytest.mark.parametrize("fault", GONE)
-def test_a_device_that_went_away_costs_a_request_no_attempt(fault: Fault) -> None:
-    """With two attempts it outlives any number of lost devices."""
+def test_a_lost_device_is_no_attempt(fault: Fault) -> None:
+    """With two attempts a request survives several lost devices."""
     state = make_state(devices=5, max_attempts=2)
     request = Request(0, 1, 0.0)
     drive(state, 0.0, request)
@@ -85,8 +85,8 @@ def test_a_device_that_went_away_costs_a_request_no_attempt(fault: Fault) -> Non
 
 
 @pytest.mark.parametrize("fault", GONE)
-def test_with_one_attempt_even_a_lost_device_is_the_callers(fault: Fault) -> None:
-    """Whoever wants nothing tried twice gets nothing tried twice."""
+def test_with_one_attempt_a_lost_device_fails_the_request(fault: Fault) -> None:
+    """`max_attempts` 1 means that nothing is sent twice."""
     state = make_state(devices=2, max_attempts=1)
     request = Request(0, 1, 0.0)
     (batch,) = drive(state, 0.0, request).dispatch
@@ -98,7 +98,7 @@ def test_with_one_attempt_even_a_lost_device_is_the_callers(fault: Fault) -> Non
 
 @pytest.mark.parametrize("first", [Fault.INFERENCE, Fault.STUCK])
 def test_a_failed_and_a_stuck_inference_are_attempts(first: Fault) -> None:
-    """They may be the request's own fault: the second one of either kind is the caller's."""
+    """The request may be the cause, so the second one of either kind fails it."""
     state = make_state(devices=2, dispatch_timeout_s=4.0)
     request = Request(0, 1, 0.0)
     (batch,) = drive(state, 0.0, request).dispatch

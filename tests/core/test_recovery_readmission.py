@@ -1,4 +1,4 @@
-"""Devices that come back: probes, probation, and their place among the others."""
+"""Devices that come back: probes, probation, and their speed group."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GONE = [Fault.LOST, Fault.RESTARTED]
 
 
 def test_probes_come_at_exact_instants_ever_later() -> None:
-    """One reload command each; the next one counts from when it is known that it failed."""
+    """Each is one reload command; the next one counts from the report that it failed."""
     state = make_state(devices=2)
     drive(state, 0.0, Request(0, 1, 0.0))
     lose(state, 1.0)
@@ -44,7 +44,7 @@ def test_probes_come_at_exact_instants_ever_later() -> None:
 
 
 def test_a_device_that_came_back_works_with_one_activation_until_it_answered_thrice() -> None:
-    """The third answer brings in the others, and they get work in the same step."""
+    """With the third answer the other activations get work in the same step."""
     state = on_probation()
     assert health_of(state) == "probation"
     assert places(drive(state, 2.0, *requests(9, first_id=1))) == [(0, 0)]
@@ -57,7 +57,7 @@ def test_a_device_that_came_back_works_with_one_activation_until_it_answered_thr
 
 
 def test_a_device_may_come_back_with_another_number_of_activations() -> None:
-    """Then it has those; the slots of before are gone."""
+    """It has the new activations only."""
     state = make_state(devices=1, num_activations=4)
     drive(state, 0.0, Request(0, 1, 0.0))
     lose(state, 1.0)
@@ -73,7 +73,7 @@ def test_a_device_may_come_back_with_another_number_of_activations() -> None:
 @pytest.mark.parametrize("fault", [Fault.INFERENCE, *GONE])
 @pytest.mark.parametrize("devices", [1, 2])
 def test_the_first_failure_on_probation_ends_it_for_longer(fault: Fault, devices: int) -> None:
-    """Two answers before it make no difference. The next probe comes after twice the wait."""
+    """Two answers before it do not matter, and the next probe comes after twice the wait."""
     state = on_probation(devices)
     number = 1
     while health_of(state) == "probation":
@@ -88,8 +88,8 @@ def test_the_first_failure_on_probation_ends_it_for_longer(fault: Fault, devices
     assert state.next_wakeup() == now + 0.2
 
 
-def test_a_probation_that_fails_leaves_no_device_behind_that_seems_to_live() -> None:
-    """Its activations are counted as they were used: one, not three."""
+def test_a_failed_probation_leaves_no_usable_activation() -> None:
+    """The one activation in use is counted out, not three."""
     state = on_probation()
     drive(state, 2.0, Request(1, 1, 2.0))
     assert outcomes(lose(state, 2.1).resolve) == [(1, "failed")]
@@ -97,8 +97,8 @@ def test_a_probation_that_fails_leaves_no_device_behind_that_seems_to_live() -> 
     assert outcomes(drive(state, 2.2, Request(2, 1, 2.2)).resolve) == [(2, "failed")]
 
 
-def test_a_device_that_proved_itself_is_shut_as_shortly_as_the_first_time() -> None:
-    """Three answers wipe out what was before."""
+def test_a_completed_probation_resets_the_time_to_the_probe() -> None:
+    """Three answers reset the wait."""
     state = on_probation()
     for number in (1, 2, 3):
         assert serve_one(state, 2.0, number, None) == "done"
@@ -108,8 +108,8 @@ def test_a_device_that_proved_itself_is_shut_as_shortly_as_the_first_time() -> N
     assert state.next_wakeup() == 3.1
 
 
-def test_a_stuck_device_comes_back_once_it_gave_back_what_it_held() -> None:
-    """Closing it answers everything; then it holds nothing from before and starts anew."""
+def test_a_stuck_device_comes_back_once_it_has_answered() -> None:
+    """Closing it answers all batches; then it starts anew."""
     state = make_state(devices=1, set_size=2, dispatch_timeout_s=2.0)
     drive(state, 0.0, *requests(2))
     assert outcomes(drive(state, 2.0).resolve) == [(0, "failed"), (1, "failed")]
@@ -123,8 +123,8 @@ def test_a_stuck_device_comes_back_once_it_gave_back_what_it_held() -> None:
     assert health_of(state) == "ready"
 
 
-def test_a_device_on_probation_can_be_stuck_too() -> None:
-    """It is watched like any other."""
+def test_a_device_on_probation_can_be_stuck() -> None:
+    """It is watched like any other device."""
     state = on_probation(dispatch_timeout_s=2.0)
     drive(state, 5.0, Request(1, 1, 5.0))
     assert state.next_wakeup() == 7.0
@@ -137,7 +137,7 @@ def test_a_device_on_probation_can_be_stuck_too() -> None:
 
 
 def _with_a_slow_device(num_activations: int = 1) -> SchedulerState:
-    """Devices 0 and 1 take 10 ms an inference, device 2 takes 50; every answer is in at 0.99."""
+    """Return a state whose devices take 10, 10 and 50 ms; all answers came by 0.99."""
     state = make_state(devices=3, num_activations=num_activations)
     for _ in range(40):
         for device_id, execute_s in ((0, 0.01), (1, 0.01), (2, 0.05)):
@@ -147,7 +147,7 @@ def _with_a_slow_device(num_activations: int = 1) -> SchedulerState:
 
 
 def test_fast_devices_that_come_back_are_the_fast_ones_again() -> None:
-    """While they are gone the slow one serves; then it is last again."""
+    """The slow device serves in their absence, and is last again when they are back."""
     state = _with_a_slow_device()
     drive(state, 1.0, *requests(2))
     lose(state, 1.0, 0)
@@ -161,8 +161,8 @@ def test_fast_devices_that_come_back_are_the_fast_ones_again() -> None:
     assert has_faster(state.ledger, state.ledger.devices[2][0])
 
 
-def test_a_shut_device_may_still_show_that_it_is_slow() -> None:
-    """What it had in hand is learned from; it moves to its like and stays shut till it is back."""
+def test_a_quarantined_device_may_still_change_groups() -> None:
+    """Its last answers are learned from; it moves to its group and stays parked meanwhile."""
     ledger = SlotLedger()
     for device_id in range(3):
         ledger.add_device(device_id, 2, 1)
@@ -185,8 +185,8 @@ def test_a_shut_device_may_still_show_that_it_is_slow() -> None:
     ]
 
 
-def test_a_group_may_move_while_one_of_its_devices_is_shut() -> None:
-    """The shut one goes along, and comes back in the right company."""
+def test_a_group_may_move_while_one_of_its_devices_is_parked() -> None:
+    """The parked device moves as well, and comes back in the right group."""
     state = _with_a_slow_device()
     drive(state, 1.0, *requests(1))
     device_id = next(iter(state.batches.values())).activation.device_id
@@ -202,8 +202,8 @@ def test_a_group_may_move_while_one_of_its_devices_is_shut() -> None:
     assert len(drive(state, 1.3, *requests(3, first_id=1)).dispatch) == 3
 
 
-def test_an_activation_of_before_is_not_chosen_though_the_device_is_back() -> None:
-    """It had a free slot and stood in line by when it would be free."""
+def test_an_activation_from_before_a_reload_is_not_chosen() -> None:
+    """It had a free slot, and a heap entry for the time when it would be free."""
     state = make_state(set_size=2)
     drive(state, 0.0, Request(0, 1, 0.0))
     (old,) = state.ledger.devices[0]

@@ -1,4 +1,4 @@
-"""Devices that fall silent: when that is noticed, and what becomes of what they hold."""
+"""Stuck devices: when they are noticed, and what happens to their batches."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.core.harness import (
 )
 
 
-def test_before_anything_was_measured_a_minute_is_too_long() -> None:
-    """`next_wakeup` names the instant; not before it."""
+def test_before_any_measurement_a_batch_is_stuck_after_a_minute() -> None:
+    """`next_wakeup` returns the instant, and nothing happens before it."""
     state = make_state(devices=2)
     drive(state, 1.0, Request(0, 1, 1.0))
     assert (state.next_wakeup(), drive(state, 60.9).dispatch) == (61.0, [])
@@ -31,8 +31,8 @@ def test_before_anything_was_measured_a_minute_is_too_long() -> None:
 
 
 @pytest.mark.parametrize(("execute_s", "timeout_s"), [(0.25, 12.5), (0.01, 5.0)])
-def test_after_that_fifty_mean_execute_times_are(execute_s: float, timeout_s: float) -> None:
-    """But at least five seconds."""
+def test_a_batch_is_stuck_after_fifty_execute_times(execute_s: float, timeout_s: float) -> None:
+    """It is never stuck before five seconds."""
     state = make_state()
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     drive(state, execute_s, answer(batch, execute_s))
@@ -41,8 +41,8 @@ def test_after_that_fifty_mean_execute_times_are(execute_s: float, timeout_s: fl
     assert state.next_wakeup() == 10.0 + timeout_s
 
 
-def test_what_is_in_flight_at_the_first_answer_is_judged_by_it() -> None:
-    """A device that hangs from the start is not given the minute to itself."""
+def test_the_first_answer_sets_the_limit_of_batches_in_flight() -> None:
+    """A device that hangs from the start does not get the whole minute."""
     state = make_state(devices=2)
     _hung, batch = drive(state, 0.0, *requests(2)).dispatch
     drive(state, 0.25, answer(batch, 0.25))
@@ -52,7 +52,7 @@ def test_what_is_in_flight_at_the_first_answer_is_judged_by_it() -> None:
 
 
 def test_an_activation_that_answers_now_and_then_is_not_stuck() -> None:
-    """The time counts from its last answer, not from when it began to be busy."""
+    """The time counts from its last answer, not from the start of its busy period."""
     state = make_state(set_size=2, dispatch_timeout_s=2.0)
     drive(state, 0.0, *requests(20))
     for step in range(1, 10):
@@ -64,7 +64,7 @@ def test_an_activation_that_answers_now_and_then_is_not_stuck() -> None:
 
 
 def test_the_slot_of_a_stuck_inference_stays_taken_until_its_late_answer() -> None:
-    """That answer frees it and reaches nobody, whatever it says; the device stays shut."""
+    """That answer frees it and is ignored otherwise; the device stays in quarantine."""
     state = make_state(devices=2, dispatch_timeout_s=2.0)
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     (again,) = drive(state, 2.0).dispatch
@@ -79,8 +79,8 @@ def test_the_slot_of_a_stuck_inference_stays_taken_until_its_late_answer() -> No
 
 
 @pytest.mark.parametrize("fault", [None, *Fault])
-def test_a_late_answer_says_nothing_about_health(fault: Fault | None) -> None:
-    """No failure is counted and no service time learned."""
+def test_a_late_answer_does_not_count_for_health_or_speed(fault: Fault | None) -> None:
+    """No failure is counted and no execute time is learned."""
     state = make_state(devices=2, dispatch_timeout_s=2.0)
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     drive(state, 2.0)
@@ -93,8 +93,8 @@ def test_a_late_answer_says_nothing_about_health(fault: Fault | None) -> None:
     )
 
 
-def test_everything_behind_a_stuck_inference_is_tried_elsewhere_at_once() -> None:
-    """On all activations of the device; only the stuck one itself counts as an attempt."""
+def test_all_batches_of_a_stuck_device_are_retried_at_once() -> None:
+    """That includes all its activations; only the stuck batch counts as an attempt."""
     state = make_state(devices=2, num_activations=2, set_size=2, dispatch_timeout_s=2.0)
     drive(state, 0.0, *requests(8))
     drive(state, 1.0, *(answer(each, 1.0) for each in held_by(state, 1)))
@@ -112,8 +112,8 @@ def test_everything_behind_a_stuck_inference_is_tried_elsewhere_at_once() -> Non
     assert state.statistics().done == 8
 
 
-def test_a_lost_device_that_keeps_silent_about_the_rest_is_given_up_on() -> None:
-    """It said so for one batch and never again: what else it holds waits no longer than usual."""
+def test_unanswered_batches_of_a_lost_device_are_abandoned() -> None:
+    """After one batch failed as lost, the others are abandoned at the usual limit."""
     state = make_state(devices=2, set_size=3, dispatch_timeout_s=2.0)
     drive(state, 0.0, *requests(6))
     drive(state, 1.0, *(answer(each, 1.0) for each in held_by(state, 1)))
@@ -130,8 +130,8 @@ def test_a_lost_device_that_keeps_silent_about_the_rest_is_given_up_on() -> None
     assert state.statistics().done == 6
 
 
-def test_a_device_that_failed_thrice_and_hangs_is_given_up_on_activation_by_activation() -> None:
-    """In quarantine it is still watched, until everything that it holds is given up on."""
+def test_a_device_in_quarantine_is_still_watched() -> None:
+    """After three failures its other activations hang, and each is abandoned at its own limit."""
     state = make_state(
         devices=2, num_activations=2, set_size=3, max_attempts=4, dispatch_timeout_s=2.0
     )
@@ -150,8 +150,8 @@ def test_a_device_that_failed_thrice_and_hangs_is_given_up_on_activation_by_acti
     assert state.statistics().done == 12
 
 
-def test_a_stuck_inference_that_nobody_waits_for_still_shuts_the_device() -> None:
-    """Its caller's deadline has passed: nothing is tried again, and nothing more is sent there."""
+def test_a_stuck_batch_of_an_expired_request_quarantines_the_device() -> None:
+    """Nothing is retried, and the device gets no more work."""
     state = make_state(devices=2, dispatch_timeout_s=2.0)
     drive(state, 0.0, Request(0, 1, 0.0, deadline=1.0))
     assert outcomes(drive(state, 1.0).resolve) == [(0, "expired")]
@@ -162,7 +162,7 @@ def test_a_stuck_inference_that_nobody_waits_for_still_shuts_the_device() -> Non
 
 
 def test_an_answer_at_the_very_instant_is_in_time() -> None:
-    """What has happened is taken in before anybody is given up on."""
+    """Answers are handled before timeouts."""
     state = make_state(dispatch_timeout_s=2.0)
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     commands = drive(state, 2.0, answer(batch, 2.0))
@@ -171,7 +171,7 @@ def test_an_answer_at_the_very_instant_is_in_time() -> None:
 
 
 def test_devices_that_hang_together_are_found_together() -> None:
-    """Nothing is tried on one of them that is about to be shut in the same step."""
+    """No retry goes to a device that is found stuck in the same step."""
     state = make_state(devices=3, dispatch_timeout_s=2.0)
     drive(state, 0.0, *requests(2))
     commands = drive(state, 2.0)

@@ -1,4 +1,4 @@
-"""The queue: order of service, taking in parts, leaving from the middle, bounded memory."""
+"""The queue: order of service, taking parts, removal from the middle, bounded memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _entries(queue: RequestQueue) -> int:
 
 
 def test_an_empty_queue_has_no_head_no_oldest_and_nothing_to_take() -> None:
-    """Everything can be asked of an empty queue."""
+    """All queries work on an empty queue."""
     queue = _filled()
 
     assert queue.head() is None
@@ -42,7 +42,7 @@ def test_an_empty_queue_has_no_head_no_oldest_and_nothing_to_take() -> None:
 
 
 def test_equals_are_served_in_order_of_arrival() -> None:
-    """Inside one priority, first come is first served."""
+    """In one priority, the first to arrive is served first."""
     queue = _filled(*requests(4))
 
     assert _ids(queue) == [0, 1, 2, 3]
@@ -51,7 +51,7 @@ def test_equals_are_served_in_order_of_arrival() -> None:
 
 
 def test_a_higher_priority_is_served_first() -> None:
-    """Priorities go from high to low, negative ones included, whatever order they came in."""
+    """The order is from high to low, negative priorities included, for any order of arrival."""
     arrivals = [Request(index, 1, 0.0, priority=each) for index, each in enumerate([0, 2, -1, 2])]
     queue = _filled(*arrivals)
 
@@ -61,7 +61,7 @@ def test_a_higher_priority_is_served_first() -> None:
 
 
 def test_a_push_gives_the_request_this_queues_state() -> None:
-    """Where a request stands is said by its state."""
+    """The state of a request shows which queue it is in."""
     request = Request(0, 1, 0.0)
     RequestQueue(RequestState.QUEUED).push(request)
 
@@ -69,7 +69,7 @@ def test_a_push_gives_the_request_this_queues_state() -> None:
 
 
 def test_counters_follow_every_push_take_and_pop() -> None:
-    """Samples count until they are _taken, bytes until the request's last sample is."""
+    """Samples count until they are taken, bytes until the request's last sample is taken."""
     queue = _filled(*requests(2, samples=5, num_bytes=100))
     counts = [(queue.num_requests, queue.samples, queue.num_bytes)]
     queue.take(3)
@@ -85,7 +85,7 @@ def test_counters_follow_every_push_take_and_pop() -> None:
 
 
 def test_a_large_request_is_taken_in_parts_by_its_cursor() -> None:
-    """The head keeps its place until its last sample is _taken."""
+    """The head stays in front until its last sample is taken."""
     large, small = Request(0, 10, 0.0), Request(1, 2, 0.0)
     queue = _filled(large, small)
 
@@ -97,7 +97,7 @@ def test_a_large_request_is_taken_in_parts_by_its_cursor() -> None:
 
 
 def test_a_later_higher_priority_goes_between_the_parts_of_a_large_request() -> None:
-    """A large request does not hold up a more urgent one."""
+    """A large request does not delay one of higher priority."""
     queue = _filled(Request(0, 6, 0.0))
     queue.take(2)
     queue.push(Request(1, 1, 0.0, priority=1))
@@ -105,8 +105,8 @@ def test_a_later_higher_priority_goes_between_the_parts_of_a_large_request() -> 
     assert _taken(queue.take(4)) == [(1, 0, 1), (0, 2, 3)]
 
 
-def test_one_that_leaves_is_skipped_and_counted_no_more() -> None:
-    """Leaving from the middle takes the samples that were not yet _taken, and the whole bytes."""
+def test_a_request_that_leaves_is_skipped_and_counted_out() -> None:
+    """Its samples not yet taken and all its bytes are counted out."""
     arrivals = requests(4, samples=2, num_bytes=10)
     queue = _filled(*arrivals)
     queue.take(1)
@@ -121,7 +121,7 @@ def test_one_that_leaves_is_skipped_and_counted_no_more() -> None:
 
 
 def test_the_oldest_is_found_among_all_priorities() -> None:
-    """The oldest is the one accepted first, of whatever priority, and not one that has left."""
+    """It is the first accepted of any priority, those that left excluded."""
     low, high = Request(0, 1, 1.0), Request(1, 1, 2.0, priority=5)
     last = Request(2, 1, 3.0)
     queue = _filled(low, high, last)
@@ -137,7 +137,7 @@ def test_the_oldest_is_found_among_all_priorities() -> None:
 
 
 def test_a_priority_can_come_back_after_it_ran_empty() -> None:
-    """A lane that was dropped is made anew, in its place."""
+    """A dropped priority level is made again, in its place."""
     queue = _filled(Request(0, 1, 0.0, priority=1), Request(1, 1, 0.0))
     queue.take(2)
     assert queue.head() is None
@@ -148,7 +148,7 @@ def test_a_priority_can_come_back_after_it_ran_empty() -> None:
 
 
 def test_stale_entries_are_compacted_when_over_half() -> None:
-    """Entries are never more than twice the requests, whoever leaves, from whatever place."""
+    """There are never more than twice as many entries as requests, whichever requests leave."""
     arrivals = [Request(number, 1, 0.0, priority=number % 3) for number in range(300)]
     queue = _filled(*arrivals)
     most = 0.0
@@ -161,8 +161,8 @@ def test_stale_entries_are_compacted_when_over_half() -> None:
     assert _ids(queue) == [2, 1, 0]
 
 
-def test_stale_entries_are_no_more_than_half_after_taking_too() -> None:
-    """Those that are served must not leave the stale ones behind them in the majority."""
+def test_taking_keeps_stale_entries_under_half() -> None:
+    """Served requests do not leave a majority of stale entries behind."""
     arrivals = requests(10)
     queue = _filled(*arrivals)
     for request in arrivals[5:]:
@@ -173,8 +173,8 @@ def test_stale_entries_are_no_more_than_half_after_taking_too() -> None:
     assert _ids(queue) == [3, 4]
 
 
-def test_priorities_that_nobody_has_any_more_are_forgotten() -> None:
-    """A thousand priorities, each used once and left, take no memory under a lasting head."""
+def test_empty_priorities_are_dropped() -> None:
+    """A thousand priorities, each used once, take no memory behind a lasting head."""
     queue = _filled(Request(0, 1, 0.0, priority=1))
     for number in range(1, 1001):
         request = Request(number, 1, 0.0, priority=-number)
@@ -189,8 +189,8 @@ def test_priorities_that_nobody_has_any_more_are_forgotten() -> None:
 # From the other end, for a device that is slow
 
 
-def test_the_newest_are_taken_whole_as_many_as_there_is_room_for() -> None:
-    """The last one first; one that does not fit ends it, though there is room left."""
+def test_the_newest_requests_are_taken_whole() -> None:
+    """The last one goes first; the first one that does not fit ends it."""
     first, second, third = (Request(each, 2, 0.0, num_bytes=10) for each in range(3))
     queue = _filled(first, second, third)
 
@@ -205,15 +205,15 @@ def test_the_newest_are_taken_whole_as_many_as_there_is_room_for() -> None:
     assert (queue.take_newest(5), queue.head(), queue.samples) == ([], None, 0)
 
 
-def test_a_newest_one_that_is_too_large_leaves_it_to_the_front() -> None:
-    """Then the oldest go, in part if need be, as they always do."""
+def test_a_newest_request_that_is_too_large_takes_from_the_front() -> None:
+    """Then the oldest go, the last of them in part."""
     queue = _filled(Request(0, 3, 0.0), Request(1, 5, 0.0))
 
     assert _taken(queue.take_newest(4)) == [(0, 0, 3), (1, 0, 1)]
 
 
 def test_a_request_that_is_partly_dispatched_stays_with_the_front() -> None:
-    """Its rest goes on from its cursor."""
+    """Its rest is taken from its cursor on."""
     request = Request(0, 5, 0.0)
     queue = _filled(request)
     queue.take(2)
@@ -223,7 +223,7 @@ def test_a_request_that_is_partly_dispatched_stays_with_the_front() -> None:
 
 
 def test_the_newest_are_those_of_the_most_urgent_priority() -> None:
-    """A slow device is not a place to put what can wait before what cannot."""
+    """A slow device serves no lower priority before a higher one."""
     queue = _filled(
         Request(0, 1, 0.0, priority=1), Request(1, 1, 0.0, priority=1), Request(2, 1, 0.0)
     )
@@ -233,7 +233,7 @@ def test_the_newest_are_those_of_the_most_urgent_priority() -> None:
     assert _taken(queue.take_newest(4)) == [(2, 0, 1)]
 
 
-def test_who_has_left_is_not_taken_from_the_end_either() -> None:
+def test_a_request_that_left_is_not_taken_from_the_end() -> None:
     """Stale entries on the way are dropped and counted."""
     arrivals = requests(6)
     queue = _filled(*arrivals)
@@ -246,7 +246,7 @@ def test_who_has_left_is_not_taken_from_the_end_either() -> None:
 
 
 def test_taking_the_newest_keeps_stale_entries_under_half() -> None:
-    """Those in front of it must not be left in the majority."""
+    """The stale entries in front do not become the majority."""
     arrivals = requests(9)
     queue = _filled(*arrivals)
     for request in arrivals[1:5]:
@@ -260,7 +260,7 @@ def test_taking_the_newest_keeps_stale_entries_under_half() -> None:
 
 
 def test_a_priority_that_is_passed_over_gets_one_sample_in_fifty() -> None:
-    """The rest goes by priority, strictly; the lowest of three gets as much as the one above."""
+    """The rest goes strictly by priority; each of two starved priorities gets the same."""
     queue = _filled(
         *requests(2000, priority=2),
         *requests(100, first_id=2000, priority=1),
@@ -272,17 +272,17 @@ def test_a_priority_that_is_passed_over_gets_one_sample_in_fifty() -> None:
     assert (taken.count(1), taken.count(0)) == (19, 19)
 
 
-def test_a_large_request_that_was_passed_over_pays_for_its_relief() -> None:
-    """It gets a whole part at once, and then has to wait the longer."""
+def test_a_large_request_of_a_starved_priority_waits_longer_afterwards() -> None:
+    """It gets a whole part at once, and the next one after as many times the bound."""
     queue = _filled(*requests(100, samples=10, priority=1), Request(100, 500, 0.0))
     taken = [part for _ in range(60) for part in queue.take(10)]
-    relief = sum(part.samples for part in taken if part.request.id == 100)
+    starved = sum(part.samples for part in taken if part.request.id == 100)
 
-    assert 10 <= relief <= 20
+    assert 10 <= starved <= 20
 
 
-def test_a_lane_that_ran_empty_is_owed_no_relief() -> None:
-    """The next one that comes there is not ahead of those who are more urgent."""
+def test_a_priority_that_ran_empty_is_not_starved() -> None:
+    """Its next request is not served before more urgent ones."""
     queue = _filled(*requests(200, priority=1), Request(200, 1, 0.0))
     taken = [queue.take(1)[0].request.id for _ in range(100)]
     queue.push(Request(300, 1, 0.0))
@@ -294,8 +294,8 @@ def test_a_lane_that_ran_empty_is_owed_no_relief() -> None:
 # What comes before a newcomer
 
 
-def test_what_is_more_urgent_comes_before_a_newcomer() -> None:
-    """Higher priorities, and its own line if it stands behind all of that."""
+def test_samples_before_a_newcomer() -> None:
+    """They are those of higher priorities, and its tenant's if all of these come first."""
     queue = _filled(
         Request(0, 5, 0.0, priority=1),
         Request(1, 3, 0.0, deadline=2.0),
@@ -308,8 +308,8 @@ def test_what_is_more_urgent_comes_before_a_newcomer() -> None:
     assert queue.samples_before(Request(3, 1, 0.0, priority=-1)) == 17
 
 
-def test_other_tenants_come_before_a_newcomer_as_far_as_their_weights_go() -> None:
-    """Its own line of 6 takes twice as long where one of equal weight is served as well."""
+def test_samples_before_a_newcomer_follow_the_weights() -> None:
+    """Its own six samples take twice as long if a tenant of equal weight is served as well."""
     queue = _filled(
         *requests(6, tenant="a"), *requests(60, first_id=6, tenant="b"), *requests(3, 66)
     )

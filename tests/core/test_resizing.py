@@ -43,7 +43,7 @@ def _retire(device_id: int, *indexes: int) -> ActivationsRetired:
 
 
 def test_activations_that_are_added_get_work_at_once() -> None:
-    """What was queued goes to them in the same call."""
+    """They get queued requests in the same call."""
     state = make_state()
     drive(state, 0.0, *requests(4))
     commands = drive(state, 1.0, ActivationsAdded(0, (1, 2)))
@@ -52,8 +52,8 @@ def test_activations_that_are_added_get_work_at_once() -> None:
     assert state.statistics().devices[0].num_activations == 3
 
 
-def test_activations_that_hold_nothing_go_at_once() -> None:
-    """One command names them, once; nothing is sent to them again."""
+def test_idle_activations_are_released_at_once() -> None:
+    """One command lists them, once, and they get no more work."""
     state = make_state(num_activations=3)
     commands = drive(state, 0.0, _retire(0, 1, 2))
     assert commands.unload == ((0, (1, 2)),)
@@ -63,8 +63,8 @@ def test_activations_that_hold_nothing_go_at_once() -> None:
     assert commands.unload == ()
 
 
-def test_activations_finish_what_they_hold_and_go_together() -> None:
-    """The last answer of them says so; meanwhile they get nothing."""
+def test_busy_activations_drain_and_are_released_together() -> None:
+    """They get no more work, and their last answer releases them."""
     state = make_state(num_activations=3, set_size=2)
     drive(state, 0.0, *requests(6))
     held = {each.activation.index: each for each in held_by(state, 0)[:3]}
@@ -80,8 +80,8 @@ def test_activations_finish_what_they_hold_and_go_together() -> None:
     assert state.statistics().done == 7
 
 
-def test_a_device_finishes_what_it_holds_and_goes() -> None:
-    """Then it is closed, forgotten, and may come back as new."""
+def test_a_busy_device_drains_and_is_closed() -> None:
+    """It is closed and forgotten, and may come back as a new device."""
     state = make_state(devices=2)
     drive(state, 0.0, *requests(4))
     assert drive(state, 1.0, DeviceRetired(0)).close == ()
@@ -96,8 +96,8 @@ def test_a_device_finishes_what_it_holds_and_goes() -> None:
     assert health_of(state) == "ready"
 
 
-def test_the_last_that_works_goes_on_until_another_does() -> None:
-    """What was to be given back serves on while the rest is in quarantine."""
+def test_the_last_working_device_stays_in_use() -> None:
+    """A device to be removed serves while all others are in quarantine."""
     state = make_state(devices=2)
     drive(state, 0.0, *requests(2))
     drive(state, 0.5, DeviceRetired(0), Request(2, 1, 0.5))
@@ -112,8 +112,8 @@ def test_the_last_that_works_goes_on_until_another_does() -> None:
     assert commands.close == (0,)
 
 
-def test_what_serves_on_may_have_idled_or_worked() -> None:
-    """Of two activations that retire one holds a batch: both serve on when the rest is lost."""
+def test_recalled_activations_may_be_idle_or_busy() -> None:
+    """Of two retiring activations one is busy; both serve when the other device is lost."""
     state = make_state(devices=2, num_activations=2, set_size=2)
     first = drive(state, 0.0, *requests(4)).dispatch
     drive(state, 0.5, DeviceRetired(0))
@@ -126,7 +126,7 @@ def test_what_serves_on_may_have_idled_or_worked() -> None:
     assert len(held_by(state, 0)) == 4
 
 
-def test_a_device_in_quarantine_that_holds_nothing_goes_at_once() -> None:
+def test_an_idle_device_in_quarantine_is_closed_at_once() -> None:
     """It is not probed any more."""
     state = make_state(devices=2)
     drive(state, 0.0, *requests(2))
@@ -139,7 +139,7 @@ def test_a_device_in_quarantine_that_holds_nothing_goes_at_once() -> None:
 
 
 def test_a_stuck_device_is_closed_instead_of_probed() -> None:
-    """It stays visible until it has answered what it holds, then it is forgotten."""
+    """The statistics list it until it has answered all its batches."""
     state = make_state(devices=2, dispatch_timeout_s=1.0)
     drive(state, 0.0, *requests(2))
     (stuck,) = held_by(state, 0)
@@ -156,7 +156,7 @@ def test_a_stuck_device_is_closed_instead_of_probed() -> None:
 
 @pytest.mark.parametrize("is_open", [True, False])
 def test_a_reload_ends_before_the_device_is_closed(is_open: bool) -> None:
-    """However it ends, nobody has to close what is being loaded."""
+    """A device is never closed during its reload, which may succeed or fail."""
     state = make_state(devices=2)
     drive(state, 0.0, *requests(2))
     lose(state, 1.0)
@@ -169,7 +169,7 @@ def test_a_reload_ends_before_the_device_is_closed(is_open: bool) -> None:
 
 
 def test_activations_of_a_device_in_quarantine_go_with_its_reload() -> None:
-    """The reload makes those that are wanted; nothing is left to unload."""
+    """The reload makes only the wanted ones; nothing is left to unload."""
     state = make_state(devices=2, num_activations=2, set_size=1)
     drive(state, 0.0, *requests(4))
     drive(state, 0.5, _retire(0, 1))
@@ -182,7 +182,7 @@ def test_activations_of_a_device_in_quarantine_go_with_its_reload() -> None:
 
 
 def test_a_retiring_activation_that_hangs_is_noticed_behind_its_first_answer() -> None:
-    """Its second batch begins with the answer to the first, and is tried elsewhere in time."""
+    """Its second batch starts with the answer to the first, and is retried elsewhere in time."""
     state = make_state(devices=2, num_activations=2, set_size=2, dispatch_timeout_s=1.0)
     drive(state, 0.0, *requests(8))
     drive(state, 0.0, _retire(0, 1))
@@ -196,8 +196,8 @@ def test_a_retiring_activation_that_hangs_is_noticed_behind_its_first_answer() -
     assert (second.is_abandoned, health_of(state)) == (True, "quarantined")
 
 
-def test_on_probation_one_activation_works_whichever_goes() -> None:
-    """Where the one that works is to go, another takes its place; new ones wait for the end."""
+def test_on_probation_another_activation_replaces_a_retired_one() -> None:
+    """Added activations wait for the end of the probation."""
     state = on_probation(devices=2, num_activations=3)
     drive(state, 1.2, ActivationsAdded(0, (3,)))
     assert drive(state, 1.2, _retire(0, 0)).unload == ((0, (0,)),)
@@ -206,8 +206,8 @@ def test_on_probation_one_activation_works_whichever_goes() -> None:
     assert [each for each in places(commands) if each[0] == 0] == [(0, 1)]
 
 
-def test_nothing_is_added_to_use_in_quarantine() -> None:
-    """What was loaded as the device failed waits, and goes, with the rest of it."""
+def test_activations_added_in_quarantine_are_not_used() -> None:
+    """They wait like the others, and go with the reload."""
     state = make_state(devices=2, set_size=1)
     drive(state, 0.0, *requests(4))
     lose(state, 1.0)
@@ -217,23 +217,23 @@ def test_nothing_is_added_to_use_in_quarantine() -> None:
 
 
 UNFIT: dict[str, Event] = {
-    "more on no device": ActivationsAdded(7, (1,)),
-    "the same once more": ActivationsAdded(0, (1,)),
-    "twice the same": ActivationsAdded(0, (2, 2)),
-    "nothing more": ActivationsAdded(0, ()),
-    "all of a device": ActivationsRetired(0, (0, 1)),
-    "none of a device": ActivationsRetired(0, ()),
-    "what is not there": ActivationsRetired(0, (5,)),
-    "activations of no device": ActivationsRetired(7, (0,)),
-    "no device": DeviceRetired(7),
+    "activations of an unknown device": ActivationsAdded(7, (1,)),
+    "indexes that exist": ActivationsAdded(0, (1,)),
+    "an index twice": ActivationsAdded(0, (2, 2)),
+    "no indexes": ActivationsAdded(0, ()),
+    "all activations": ActivationsRetired(0, (0, 1)),
+    "retired: no indexes": ActivationsRetired(0, ()),
+    "an unknown index": ActivationsRetired(0, (5,)),
+    "retired: an unknown device": ActivationsRetired(7, (0,)),
+    "an unknown device": DeviceRetired(7),
     "no slots": SetSizeChanged(0),
-    "other sizes": PolicyChanged(Policy(batch_sizes=(1, 2))),
+    "other compiled sizes": PolicyChanged(Policy(batch_sizes=(1, 2))),
 }
 
 
 @pytest.mark.parametrize("what", UNFIT)
-def test_what_does_not_fit_is_refused_and_changes_nothing(what: str) -> None:
-    """Each is the shell's mistake."""
+def test_a_live_change_that_does_not_fit_raises_and_changes_nothing(what: str) -> None:
+    """Each of these events is a mistake of the shell."""
     state = make_state(num_activations=2)
     with pytest.raises(InternalError, match="does not fit"):
         drive(state, 0.0, UNFIT[what])
@@ -245,7 +245,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(what: str) -> None:
     "event", [ActivationsAdded(0, (5,)), _retire(0, 1), DeviceRetired(0), PolicyChanged(Policy())]
 )
 def test_nothing_changes_after_the_close(event: Event) -> None:
-    """Everything is given back by then."""
+    """Live changes raise after a close."""
     state = make_state(num_activations=2)
     drive(state, 0.0, Closed())
     with pytest.raises(InternalError, match="does not fit"):
@@ -253,7 +253,7 @@ def test_nothing_changes_after_the_close(event: Event) -> None:
 
 
 def test_a_device_that_comes_back_after_it_was_removed_is_new() -> None:
-    """Slow answers from before it went are not held against it."""
+    """Its earlier slow answers do not count."""
     state = make_state(devices=2)
     state.outliers.streaks[1] = (4, 0)
     assert drive(state, 1.0, DeviceRetired(1)).close == (1,)
@@ -262,8 +262,8 @@ def test_a_device_that_comes_back_after_it_was_removed_is_new() -> None:
     assert state.outliers.streaks == {}
 
 
-def test_what_is_late_is_not_sent_to_a_device_that_is_to_go() -> None:
-    """Not even when it comes back from a reload just then."""
+def test_no_hedge_goes_to_a_device_to_be_removed() -> None:
+    """This holds even when it comes back from a reload in the same call."""
     state = make_state(devices=3, hedge_after=3.0, hedge_max_extra=1.0)
     drive(state, 0.0, *requests(3))
     answer_all(state, 0.1)
@@ -277,8 +277,8 @@ def test_what_is_late_is_not_sent_to_a_device_that_is_to_go() -> None:
     assert drive(state, 1.41, DeviceOpened(2, 1, 1)).dispatch == []
 
 
-def test_a_device_that_is_to_go_may_hang_together_with_the_last_that_works() -> None:
-    """Nobody works then; it goes once it has answered what it holds."""
+def test_a_device_to_be_removed_may_hang_with_the_last_one() -> None:
+    """No device works then; it is closed once it has answered its batches."""
     state = make_state(devices=2, dispatch_timeout_s=2.0)
     drive(state, 0.0, *requests(2))
     first, second = state.batches.values()
@@ -290,8 +290,8 @@ def test_a_device_that_is_to_go_may_hang_together_with_the_last_that_works() -> 
     assert drive(state, 2.02, answer(second, 2.02)).close == (1,)
 
 
-def test_after_the_close_the_last_that_works_may_be_lost() -> None:
-    """Nobody needs what was to be given back then."""
+def test_after_the_close_the_last_working_device_may_be_lost() -> None:
+    """The device to be removed is not needed any more."""
     state = make_state(devices=2)
     drive(state, 0.0, *requests(2))
     drive(state, 0.0, DeviceRetired(1), Closed())
@@ -300,8 +300,8 @@ def test_after_the_close_the_last_that_works_may_be_lost() -> None:
     assert health_of(state) == "quarantined"
 
 
-def test_after_the_close_nothing_is_asked_to_go() -> None:
-    """The answers of what was retiring free their slots, no more."""
+def test_after_the_close_nothing_is_released() -> None:
+    """Answers of retiring devices only free their slots."""
     state = make_state(devices=2)
     held = drive(state, 0.0, *requests(2)).dispatch
     drive(state, 0.5, DeviceRetired(0))
@@ -330,8 +330,8 @@ def _never_close(state: SchedulerState) -> None:
 @pytest.mark.parametrize(
     "corrupt", [_retire_and_choose, _retire_for_ever, _retire_what_is_gone, _never_close]
 )
-def test_the_checker_finds_what_retires_wrongly(corrupt: Callable[[SchedulerState], None]) -> None:
-    """Each corruption of one field is an assertion."""
+def test_the_checker_finds_corrupted_retirement(corrupt: Callable[[SchedulerState], None]) -> None:
+    """Each corruption of one field is an `AssertionError`."""
     state = make_state(devices=2, num_activations=2)
     drive(state, 0.0, *requests(4))
     drive(state, 0.5, _retire(0, 1))

@@ -23,7 +23,7 @@ from tests.core.harness import (
 
 
 def test_a_larger_set_size_is_used_at_once() -> None:
-    """Activations that were full get more."""
+    """Activations that were full get more batches."""
     state = make_state(num_activations=2)
     drive(state, 0.0, *requests(6))
     assert len(state.batches) == 2
@@ -31,8 +31,8 @@ def test_a_larger_set_size_is_used_at_once() -> None:
     assert places(drive(state, 0.1, SetSizeChanged(2))) == [(0, 0), (0, 1)]
 
 
-def test_a_smaller_set_size_lets_what_is_held_drain() -> None:
-    """No activation gets more before it holds less."""
+def test_a_smaller_set_size_lets_activations_drain() -> None:
+    """An activation gets no batch while it holds as many as the new set_size."""
     state = make_state(set_size=3)
     drive(state, 0.0, *requests(6))
     drive(state, 0.1, SetSizeChanged(1))
@@ -42,17 +42,17 @@ def test_a_smaller_set_size_lets_what_is_held_drain() -> None:
 
 
 def answer_first(state: SchedulerState, now: float) -> list[object]:
-    """Answer the oldest batch; what is sent then."""
+    """Answer the oldest batch; return the batches that are dispatched."""
     first = next(iter(state.batches.values()))
     return [*drive(state, now, answer(first, now)).dispatch]
 
 
-def test_what_is_queued_stays_under_a_smaller_bound() -> None:
-    """Newcomers are rejected by the new rules, those who waited still come in."""
+def test_admitted_requests_stay_under_a_smaller_bound() -> None:
+    """Newcomers follow the new policy, and waiting requests are still admitted."""
     state = make_state(max_samples=8, batch_sizes=(1,))
     drive(state, 0.0, *requests(12))
-    told = state.statistics()
-    assert (told.in_flight, told.queued, told.waiting) == (1, 8, 3)
+    statistics = state.statistics()
+    assert (statistics.in_flight, statistics.queued, statistics.waiting) == (1, 8, 3)
     policy = Policy(batch_sizes=(1,), max_samples=2, waits_when_full=False, hedge_after=None)
     commands = drive(state, 1.0, PolicyChanged(policy))
     assert commands.resolve == []
@@ -64,8 +64,8 @@ def test_what_is_queued_stays_under_a_smaller_bound() -> None:
     assert state.statistics().done == 12
 
 
-def test_a_shorter_limit_is_applied_to_what_runs() -> None:
-    """What is stuck by the new policy is tried elsewhere in the same call."""
+def test_a_shorter_timeout_applies_to_running_batches() -> None:
+    """A batch that is stuck by the new policy is retried elsewhere in the same call."""
     state = make_state(devices=2, dispatch_timeout_s=60.0)
     drive(state, 0.0, *requests(2))
     drive(state, 1.0, answer(held_by(state, 1)[0], 1.0), DeviceRetired(0))
@@ -76,8 +76,8 @@ def test_a_shorter_limit_is_applied_to_what_runs() -> None:
     assert health_of(state) == "quarantined"
 
 
-def test_hedges_begin_with_a_policy_that_wants_them() -> None:
-    """What is late by then is sent a second time, within the budget of now."""
+def test_hedges_begin_with_a_policy_that_has_them() -> None:
+    """A batch that is late by then is hedged, within the new budget."""
     state = make_state(devices=2)
     for number in range(6):
         drive(state, number / 100, Request(number, 1, number / 100))
@@ -91,8 +91,8 @@ def test_hedges_begin_with_a_policy_that_wants_them() -> None:
     assert state.hedging.num_hedges == 0
 
 
-def test_hedges_end_with_a_policy_that_wants_none() -> None:
-    """Who is late and waits for the budget of a hedge waits no more."""
+def test_hedges_end_with_a_policy_without_them() -> None:
+    """A late batch that waits for the budget is forgotten."""
     state = make_state(devices=2, hedge_after=2.0, hedge_max_extra=0.0)
     drive(state, 0.0, *requests(2))
     answer_all(state, 0.005)

@@ -1,4 +1,4 @@
-"""Parts to be tried again, by the device to avoid, and the budget of the whole host for that."""
+"""Parts to be retried, by the device to avoid, and the budget of the host for that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _part(request: Request, failed_on: int) -> Part:
 
 
 def test_parts_line_up_by_the_device_that_failed_them() -> None:
-    """Each device's line is served in order, and holds up no other."""
+    """Parts of one device keep their order, and delay no parts of another."""
     retries = Retries()
     request = Request(0, 9, 0.0)
     first, second, other = _part(request, 3), _part(request, 3), _part(request, 1)
@@ -30,8 +30,8 @@ def test_parts_line_up_by_the_device_that_failed_them() -> None:
     assert request.retrying == (first, second, other)
 
 
-def test_what_is_removed_leaves_nothing_behind() -> None:
-    """From the front, the middle or as the last: the line, the count and the request follow."""
+def test_a_removed_part_leaves_nothing_behind() -> None:
+    """A part may be removed from the front, the middle or as the last one."""
     retries = Retries()
     request = Request(0, 9, 0.0)
     parts = [_part(request, 0) for _ in range(3)]
@@ -49,7 +49,7 @@ def test_what_is_removed_leaves_nothing_behind() -> None:
 
 
 def _spend(budget: RetryBudget, inferences: int, most: int = 1000) -> int:
-    """Take retries until there are no more; how many there were."""
+    """Spend retries until none are left; return their number."""
     count = 0
     while count < most and budget.spend(inferences):
         count += 1
@@ -58,16 +58,16 @@ def _spend(budget: RetryBudget, inferences: int, most: int = 1000) -> int:
 
 
 def test_the_reserve_is_sixteen_full_batches() -> None:
-    """A few failures are tried again however few inferences there were before."""
+    """A few failures are retried even without any inferences before."""
     assert _spend(RetryBudget(Policy()), 0) == 16
     assert _spend(RetryBudget(Policy(batch_sizes=(1, 8))), 0) == 128
 
 
 @pytest.mark.parametrize(("share", "retries"), [(0.0, 0), (0.2, 20), (1.0, 100)])
-def test_beyond_the_reserve_retries_are_a_share_of_the_inferences(
+def test_beyond_the_reserve_retries_are_a_fraction_of_the_inferences(
     share: float, retries: int
 ) -> None:
-    """Each inference earns its part of one."""
+    """Each inference earns a fraction of a retry."""
     budget = RetryBudget(Policy(retry_max_extra=share, batch_sizes=(10,)))
     _spend(budget, 0)
 
@@ -76,7 +76,7 @@ def test_beyond_the_reserve_retries_are_a_share_of_the_inferences(
 
 
 def test_no_more_is_saved_up_than_the_reserve() -> None:
-    """A million inferences without a failure buy no flood of retries."""
+    """A million inferences without a failure do not pay for a flood of retries."""
     budget = RetryBudget(Policy())
     _spend(budget, 0)
 
@@ -84,7 +84,7 @@ def test_no_more_is_saved_up_than_the_reserve() -> None:
 
 
 def test_beyond_the_budget_a_request_fails_with_its_first_failure() -> None:
-    """Its caller is told what the device said; those before it are tried again."""
+    """Its last batch is the failed one; requests before it were retried."""
     state = make_state(devices=20)
     commands = drive(state, 0.0, *requests(20))
     failed = [answer(each, 1.0, failed=True) for each in commands.dispatch]
@@ -98,8 +98,8 @@ def test_beyond_the_budget_a_request_fails_with_its_first_failure() -> None:
     assert state.num_retries == 16
 
 
-def test_what_devices_take_away_with_them_costs_nothing_and_is_never_refused() -> None:
-    """Nineteen of twenty devices are lost: all they held is tried again, by the last one even."""
+def test_retries_of_lost_devices_have_no_budget() -> None:
+    """When 19 of 20 devices are lost, the last one retries all their batches."""
     state = make_state(devices=20, set_size=2)
     dispatch = drive(state, 0.0, *requests(40)).dispatch
     gone = [lost(each, 1.0) for each in dispatch if each.activation.device_id]
@@ -114,7 +114,7 @@ def test_what_devices_take_away_with_them_costs_nothing_and_is_never_refused() -
 
 
 def test_a_stuck_device_costs_no_budget() -> None:
-    """It is one device, and not its load, that is to blame."""
+    """The device is the cause, not its load."""
     state = make_state(devices=20, set_size=2, dispatch_timeout_s=2.0)
     drive(state, 0.0, *requests(40))
     first = [each for each in state.batches.values() if not each.activation.device_id]
@@ -124,8 +124,8 @@ def test_a_stuck_device_costs_no_budget() -> None:
     assert (state.retry_budget.num_spent, len(state.retries)) == (0, 36)
 
 
-def test_a_change_of_the_share_counts_from_then_on() -> None:
-    """What was earned before it is kept."""
+def test_a_change_of_the_fraction_counts_from_then_on() -> None:
+    """Retries earned before are kept."""
     state = make_state(retry_max_extra=1.0, batch_sizes=(10,))
     budget = state.retry_budget
     _spend(budget, 0)
@@ -137,7 +137,7 @@ def test_a_change_of_the_share_counts_from_then_on() -> None:
 
 
 def test_a_budget_that_is_spent_as_it_is_earned_is_no_violation() -> None:
-    """However sums of a fifth are rounded, five of them are one retry, and no more."""
+    """Rounding in a sum of fifths does not count as an overrun."""
     budget = RetryBudget(Policy(retry_max_extra=0.2))
     spent = [_spend(budget, inferences) for inferences in range(501)]
 

@@ -25,20 +25,20 @@ def _ledger_of(devices: int, num_activations: int = 1, set_size: int = 1) -> Slo
 
 
 def test_the_ledger_lists_activations_by_device_and_index() -> None:
-    """Iteration is in the order of opening, whatever is held."""
+    """Iteration follows the order of opening, whatever is held."""
     ledger = _ledger_of(2, num_activations=2)
 
     assert [(each.device_id, each.index) for each in ledger] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert ledger.num_activations == 4
 
 
-def test_statistics_name_each_device_with_what_it_holds() -> None:
-    """Activations and batches in flight, by device id."""
+def test_statistics_list_each_device_with_its_load() -> None:
+    """They have activations and batches in flight by device id."""
     state = make_state(devices=2, num_activations=2, set_size=2)
     drive(state, 0.0, *requests(5))
-    told = state.statistics().devices
+    statistics = state.statistics().devices
 
-    assert told == {0: DeviceStatistics("ready", 2, 3), 1: DeviceStatistics("ready", 2, 2)}
+    assert statistics == {0: DeviceStatistics("ready", 2, 3), 1: DeviceStatistics("ready", 2, 2)}
     answer_all(state, 1.0)
     assert [each.in_flight for each in state.statistics().devices.values()] == [0, 0]
 

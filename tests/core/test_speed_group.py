@@ -18,7 +18,7 @@ from tests.core.harness import (
 
 @pytest.mark.parametrize(("ratio", "apart"), [(1.3, False), (1.5, True), (0.8, False), (0.5, True)])
 def test_a_device_stands_apart_by_its_ratio(ratio: float, apart: bool) -> None:
-    """By more than a third, either way."""
+    """It differs from its group by more than a third, in either direction."""
     speed = DeviceSpeed(SpeedGroup(ExecuteTimes()))
     for _ in range(10):
         speed.record(ratio)
@@ -27,7 +27,7 @@ def test_a_device_stands_apart_by_its_ratio(ratio: float, apart: bool) -> None:
 
 
 def test_chance_moves_no_device() -> None:
-    """A few times far off the mean prove nothing where times vary that much, or are so few."""
+    """A few times far off the mean prove nothing if times vary much, or are too few."""
     speed = DeviceSpeed(SpeedGroup(ExecuteTimes()))
     for _ in range(3):
         speed.record(2.0)
@@ -52,8 +52,8 @@ def _release(ledger: SlotLedger, activation: Activation, at: float) -> None:
     ledger.release(activation.held[0], at)
 
 
-def test_what_is_kept_of_busy_activations_does_not_grow_with_their_work() -> None:
-    """Where one is always idle nobody asks for a busy one: each is noted once, and not sorted."""
+def test_entries_of_busy_activations_do_not_grow_with_their_work() -> None:
+    """While one activation is always idle, busy ones have one unsorted entry each."""
     state = make_state(devices=4, set_size=2)
     (group,) = state.ledger.speeds.groups
     for index in range(1_000):
@@ -66,8 +66,8 @@ def test_what_is_kept_of_busy_activations_does_not_grow_with_their_work() -> Non
     assert len(group._unsorted) == 3
 
 
-def test_what_went_stale_behind_the_busy_activation_that_is_found_is_dropped() -> None:
-    """However often the others answer and get work, while it holds what it holds."""
+def test_stale_entries_behind_the_soonest_activation_are_dropped() -> None:
+    """The heap stays small while one activation is busy and the others get batch after batch."""
     ledger = _ledger_of(2, set_size=3)
     (group,) = ledger.speeds.groups
     first, second = (ledger.devices[device_id][0] for device_id in range(2))
@@ -81,8 +81,8 @@ def test_what_went_stale_behind_the_busy_activation_that_is_found_is_dropped() -
     assert len(group._busy) <= 17
 
 
-def test_what_is_kept_of_busy_activations_is_found() -> None:
-    """After a thousand changes, too: the one that will be free first."""
+def test_the_soonest_activation_is_found_after_many_changes() -> None:
+    """After a thousand changes `soonest` returns the activation that is free first."""
     ledger = _ledger_of(3, set_size=3)
     (group,) = ledger.speeds.groups
     first, second, third = (ledger.devices[device_id][0] for device_id in range(3))

@@ -34,7 +34,7 @@ def _learned(slow: float = 1.0, devices: int = 3, set_size: int = 2) -> SlotLedg
 
 
 def test_a_device_that_recovers_joins_the_others_again() -> None:
-    """Its new times tell it apart from its old group, and alike to the first."""
+    """Its new times differ from its group's and match the first group's."""
     ledger = _learned(slow=3.0)
     slow = ledger.devices[2][0]
     for _ in range(100):
@@ -45,7 +45,7 @@ def test_a_device_that_recovers_joins_the_others_again() -> None:
 
 
 def test_a_device_may_change_groups_with_work_in_hand() -> None:
-    """Nothing is lost: what it holds is answered, and its slots are found where they are now."""
+    """Its batches are answered, and its slots are found in the new group."""
     ledger = _learned(set_size=2)
     busy = ledger.devices[2][0]
     _take(ledger, busy, 0.0)

@@ -51,7 +51,7 @@ def _an_empty_state() -> SchedulerState:
 
 
 def _a_state_with_a_lost_device() -> SchedulerState:
-    """Device 0 was lost at 1.95, and still holds a batch."""
+    """Return a state whose device 0 was lost at 1.95 and still holds a batch."""
     state = make_state(devices=2, set_size=2)
     drive(state, 1.0, *requests(4, accepted_at=1.0))
     drive(state, 1.95, Completed(0, 1.95, Fault.LOST))
@@ -100,7 +100,7 @@ ILLEGAL: list[tuple[Callable[[], SchedulerState], Event]] = [
     (_a_state_with_a_lost_device, DeviceOpened(0, 0, 2)),
     (_a_state_with_a_lost_device, DeviceOpened(1, 1, 2)),  # never left
     (_a_state_with_a_lost_device, ReloadFailed(1)),
-    (_a_state_with_a_lost_device, ReloadFailed(7)),  # nobody knows it
+    (_a_state_with_a_lost_device, ReloadFailed(7)),  # unknown
     (_a_state_with_a_device_that_came_back, DeviceOpened(0, 1, 2)),
     (_a_state_with_a_device_that_came_back, ReloadFailed(0)),
     (_a_closed_state_with_a_lost_device, DeviceOpened(0, 1, 2)),
@@ -108,7 +108,7 @@ ILLEGAL: list[tuple[Callable[[], SchedulerState], Event]] = [
 
 
 def _history_from(state: SchedulerState) -> list[object]:
-    """What the state says and decides until everything it has is resolved."""
+    """Resolve everything; return all reports and decisions on the way."""
     history = snapshot(state)
     if not state.ledger.num_activations:
         history.append(places(drive(state, 2.0, DeviceOpened(0, 1, 1))))
@@ -126,7 +126,7 @@ def _history_from(state: SchedulerState) -> list[object]:
 def test_an_illegal_event_raises_and_changes_nothing(
     make: Callable[[], SchedulerState], event: Event
 ) -> None:
-    """The state says the same before and after, and decides the same ever after."""
+    """The state reports the same before and after, and later decisions are the same."""
     state = make()
     before = snapshot(state)
     with pytest.raises(InternalError):
@@ -138,7 +138,7 @@ def test_an_illegal_event_raises_and_changes_nothing(
 
 
 def test_time_never_goes_back() -> None:
-    """A call with an earlier `now` is refused whole: its events are not taken in."""
+    """A call with an earlier `now` raises, and its events are not handled."""
     state = state_at_work()
     before = snapshot(state)
     with pytest.raises(InternalError, match=r"from 2\.0 to 1\.5"):
@@ -149,7 +149,7 @@ def test_time_never_goes_back() -> None:
 
 
 def test_events_before_an_illegal_one_stand() -> None:
-    """What they led to comes out of the next call, once."""
+    """The next call returns their commands, once."""
     state = make_state(devices=2)
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     with pytest.raises(InternalError, match="batch 7 is not in flight"):
@@ -162,8 +162,8 @@ def test_events_before_an_illegal_one_stand() -> None:
     assert (again.resolve, again.dispatch) == ([], [])
 
 
-def test_an_error_names_what_may_not_happen() -> None:
-    """Whoever reads the report of our fault sees the request, the batch or the device."""
+def test_an_error_names_the_request_batch_or_device() -> None:
+    """The message identifies the illegal event."""
     state = make_state()
     with pytest.raises(InternalError, match="<Request 5 waiting: 0 of 0 dispatched"):
         state.handle(0.0, [Request(5, 0, 0.0)])
@@ -176,7 +176,7 @@ def test_an_error_names_what_may_not_happen() -> None:
 
 
 def test_without_events_nothing_happens() -> None:
-    """A call that was not needed says nothing and changes nothing."""
+    """An unnecessary call returns no commands and changes nothing."""
     state = state_at_work()
     before = snapshot(state)
     commands = drive(state, 2.0)
@@ -216,7 +216,7 @@ def test_statistics_are_a_snapshot() -> None:
 
 
 def test_nothing_is_left_of_requests_served() -> None:
-    """Memory is bounded by what is there, not by what was."""
+    """Memory is bounded by the unresolved requests."""
     state = make_state(devices=2, set_size=2, batch_sizes=(1, 8))
     for first_id in range(0, 3_000, 10):
         now = float(first_id)
@@ -231,9 +231,19 @@ def test_nothing_is_left_of_requests_served() -> None:
 
 
 def test_a_fresh_state_has_nothing_to_do() -> None:
-    """No device, no request, no wakeup."""
+    """It has no device, no request and no wakeup."""
     state = SchedulerState(Policy())
     commands = drive(state, 0.0)
 
     assert (commands.dispatch, commands.resolve, state.next_wakeup()) == ([], [], None)
     assert state.statistics().devices == {}
+
+
+def test_the_shell_reads_set_size_and_quarantine() -> None:
+    """`set_size` is 0 before any device; `was_slow` excludes quarantines for a loss."""
+    assert make_state(devices=0).set_size == 0
+    state = _a_state_with_a_lost_device()
+
+    assert state.set_size == 2
+    assert [state.is_quarantined(each) for each in (0, 1)] == [True, False]
+    assert not state.was_slow(0)

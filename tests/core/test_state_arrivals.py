@@ -1,4 +1,4 @@
-"""Who is refused at the door because those before it would make it late."""
+"""Arrivals that the queue ahead would make late are rejected."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.core.harness import answer_all, drive, make_state, outcomes, requests
 
 
 def _busy(queued: int, devices: int = 1, **policy: Any) -> SchedulerState:
-    """Inferences take 1 s; at 1.0 every device has begun one, and so many samples are queued.
+    """Return a state with 1 s inferences, all devices busy since 1.0, and the given samples queued.
 
-    Those have waited for so long that they are more urgent than any newcomer with time left.
+    The queued ones have waited for so long that they are more urgent than any newcomer.
     """
     state = make_state(devices, **policy)
     drive(state, 0.0, *requests(devices, samples=state.policy.max_batch_size))
@@ -24,8 +24,8 @@ def _busy(queued: int, devices: int = 1, **policy: Any) -> SchedulerState:
     return state
 
 
-def test_who_cannot_be_in_time_is_refused_at_once_and_told_when_to_come_again() -> None:
-    """Four are before it, a second each; with its own that is five, and it has three."""
+def test_a_hopeless_arrival_is_rejected_with_retry_after() -> None:
+    """Four inferences ahead and its own take 5 s, and its deadline leaves three."""
     state = _busy(4)
     request = Request(200, 1, 1.0, deadline=4.0)
 
@@ -34,16 +34,16 @@ def test_who_cannot_be_in_time_is_refused_at_once_and_told_when_to_come_again() 
     assert state.statistics().rejected == 1
 
 
-def test_who_may_be_in_time_is_let_in() -> None:
-    """With exactly as long as it takes, and with no deadline at all."""
+def test_an_arrival_that_may_be_in_time_is_admitted() -> None:
+    """It is admitted with exactly enough time, and without a deadline."""
     state = _busy(4)
     several = Request(200, 1, 1.0, deadline=6.0), Request(201, 1, 1.0)
 
     assert drive(state, 1.0, *several).resolve == []
 
 
-def test_the_more_urgent_is_let_in_whoever_waits() -> None:
-    """A higher priority or an earlier deadline has nobody before it."""
+def test_an_arrival_more_urgent_than_the_queue_is_admitted() -> None:
+    """With a higher priority or an earlier deadline nothing is ahead of it."""
     state = _busy(0)
     urgent = Request(200, 1, 1.0, deadline=3.0, priority=1)
     early = Request(201, 1, 1.0, deadline=3.0)
@@ -52,15 +52,15 @@ def test_the_more_urgent_is_let_in_whoever_waits() -> None:
     assert drive(state, 1.0, urgent, early).resolve == []
 
 
-def test_devices_work_side_by_side() -> None:
-    """Eight before it on four devices are two rounds, then its own."""
+def test_devices_work_in_parallel() -> None:
+    """Eight requests ahead on four devices take two rounds, before its own."""
     state = _busy(8, devices=4)
     arrivals = [Request(200, 1, 1.0, deadline=3.5), Request(201, 1, 1.0, deadline=4.5)]
 
     assert outcomes(drive(state, 1.0, *arrivals).resolve) == [(200, "rejected")]
 
 
-def test_a_large_request_has_itself_to_wait_for() -> None:
+def test_a_large_request_waits_for_its_own_batches() -> None:
     """Six samples in batches of two are three inferences, one after the other."""
     state = _busy(0, batch_sizes=(2,))
     arrivals = [Request(200, 6, 1.0, deadline=3.9), Request(201, 6, 1.0, deadline=9.0)]
@@ -68,8 +68,8 @@ def test_a_large_request_has_itself_to_wait_for() -> None:
     assert outcomes(drive(state, 1.0, *arrivals).resolve) == [(200, "rejected")]
 
 
-def test_those_that_wait_for_room_count_as_well() -> None:
-    """They are before a newcomer like those in the queue."""
+def test_requests_that_wait_for_room_count_as_ahead() -> None:
+    """They delay a newcomer as queued requests do."""
     state = _busy(6, max_samples=2)
     assert state.statistics().waiting == 4
 
@@ -77,16 +77,16 @@ def test_those_that_wait_for_room_count_as_well() -> None:
     assert outcomes(drive(state, 1.0, refused).resolve) == [(200, "rejected")]
 
 
-def test_nobody_is_refused_before_anything_was_measured() -> None:
-    """How long things take is not known then."""
+def test_no_arrival_is_rejected_before_anything_was_measured() -> None:
+    """Without a measured execute time there is no estimate."""
     state = make_state()
     drive(state, 0.0, *requests(50))
 
     assert drive(state, 0.0, Request(50, 1, 0.0, deadline=0.001)).resolve == []
 
 
-def test_who_would_be_late_on_an_idle_host_too_is_not_sent_away_to_come_again() -> None:
-    """That is not the queue's fault: it is let in, and told that it cannot be done."""
+def test_an_arrival_late_even_on_an_idle_host_expires() -> None:
+    """The queue is not the cause, so it is admitted, and expires."""
     state = _busy(4)
     request = Request(200, 1, 1.0, deadline=1.5)
     commands = drive(state, 1.0, request)

@@ -41,8 +41,8 @@ def test_a_cancelled_queued_request_leaves_the_queue() -> None:
     assert [cargo(each) for each in commands.dispatch] == [[(2, 0, 1)]]
 
 
-def test_a_cancelled_waiting_request_leaves_the_door() -> None:
-    """It is resolved at once and never admitted."""
+def test_a_cancelled_waiting_request_is_never_admitted() -> None:
+    """It is resolved at once."""
     state = make_state(devices=0, max_samples=1)
     drive(state, 0.0, *requests(3))
     assert outcomes(drive(state, 0.0, Cancelled(1)).resolve) == [(1, "cancelled")]
@@ -52,7 +52,7 @@ def test_a_cancelled_waiting_request_leaves_the_door() -> None:
 
 
 def test_a_request_cancelled_in_flight_keeps_its_slot_until_the_answer() -> None:
-    """Its caller hears at once, the device's answer frees the slot and reaches nobody."""
+    """It is resolved at once; the device's answer frees the slot and is ignored."""
     state = make_state()
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     assert outcomes(drive(state, 0.5, Cancelled(0)).resolve) == [(0, "cancelled")]
@@ -63,8 +63,8 @@ def test_a_request_cancelled_in_flight_keeps_its_slot_until_the_answer() -> None
     assert (commands.resolve, places(commands)) == ([], [(0, 0)])
 
 
-def test_a_cancelled_request_does_not_touch_the_company_in_its_batch() -> None:
-    """The others of the batch are done as if nothing had happened."""
+def test_cancelling_does_not_affect_others_in_the_batch() -> None:
+    """The other requests of the batch are done."""
     state = make_state(batch_sizes=(4,))
     (batch,) = drive(state, 0.0, *requests(3)).dispatch
     drive(state, 0.5, Cancelled(1))
@@ -73,7 +73,7 @@ def test_a_cancelled_request_does_not_touch_the_company_in_its_batch() -> None:
 
 
 def test_a_half_dispatched_request_is_cancelled_as_a_whole() -> None:
-    """Its samples leave the queue and its answers reach nobody."""
+    """Its samples leave the queue, and the answers to the rest are ignored."""
     state = make_state(batch_sizes=(2,))
     drive(state, 0.0, Request(0, 9, 0.0))
     assert outcomes(drive(state, 0.5, Cancelled(0)).resolve) == [(0, "cancelled")]
@@ -84,7 +84,7 @@ def test_a_half_dispatched_request_is_cancelled_as_a_whole() -> None:
 
 
 def test_a_request_is_cancelled_while_it_waits_for_another_attempt() -> None:
-    """Its part is not tried again."""
+    """Its part is not retried."""
     state = make_state(devices=2)
     first, second = drive(state, 0.0, *requests(2)).dispatch
     drive(state, 1.0, answer(first, 1.0, failed=True))
@@ -95,7 +95,7 @@ def test_a_request_is_cancelled_while_it_waits_for_another_attempt() -> None:
 
 @pytest.mark.parametrize("end", ["done", "cancelled", "failed", "expired", "rejected"])
 def test_cancelling_a_resolved_request_has_no_effect(end: str) -> None:
-    """However it ended."""
+    """This holds for every final state."""
     state = make_state(max_samples=1, waits_when_full=False, max_attempts=1)
     drive(state, 0.0, Request(0, 1, 0.0, deadline=5.0))
     if end == "rejected":
@@ -116,7 +116,7 @@ def test_cancelling_a_resolved_request_has_no_effect(end: str) -> None:
 
 
 def test_a_drain_finishes_what_is_there() -> None:
-    """Waiting, queued, in flight and to be tried again: all are done, and nothing new comes in."""
+    """Waiting, queued, in flight and retrying requests are done, and new ones raise."""
     state = make_state(devices=2, max_samples=2)
     drive(state, 0.0, *requests(8))
     drive(state, 0.0, DrainStarted())
@@ -134,7 +134,7 @@ def test_a_drain_finishes_what_is_there() -> None:
 
 
 def test_a_device_may_open_during_a_drain() -> None:
-    """It helps to finish."""
+    """It takes part in the rest of the work."""
     state = make_state(devices=0)
     drive(state, 0.0, Request(0, 1, 0.0), DrainStarted())
 
@@ -142,7 +142,7 @@ def test_a_device_may_open_during_a_drain() -> None:
 
 
 def test_closing_cancels_everything_wherever_it_is() -> None:
-    """Each is resolved once, in the order of arrival; late answers reach nobody."""
+    """Each request is resolved once, in the order of arrival; late answers are ignored."""
     state = state_at_work()
     commands = drive(state, 3.0, Closed())
     assert outcomes(commands.resolve) == [(1, "cancelled"), (2, "cancelled"), (3, "cancelled")]
@@ -154,8 +154,8 @@ def test_closing_cancels_everything_wherever_it_is() -> None:
     assert sum(each.in_flight for each in state.statistics().devices.values()) == 0
 
 
-def test_closing_twice_resolves_nobody_twice() -> None:
-    """The second time there is nobody left."""
+def test_closing_twice_resolves_no_request_twice() -> None:
+    """The second close finds no requests."""
     state = state_at_work()
     drive(state, 2.0, Closed())
 
@@ -163,7 +163,7 @@ def test_closing_twice_resolves_nobody_twice() -> None:
 
 
 def test_closing_with_ten_thousand_waiting_resolves_each_once_and_keeps_nothing() -> None:
-    """Queue, door and deadlines are empty after it, entries included."""
+    """Queues and deadlines are empty afterwards, stale entries included."""
     state = make_state(max_samples=100)
     drive(state, 0.0, *requests(5_001, deadline=60.0))
     for urgent in range(3):

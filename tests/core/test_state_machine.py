@@ -1,11 +1,10 @@
-"""Random schedules against a model: whatever devices and callers do, each request ends once.
+"""Random schedules against a model: each request ends once, whatever devices and callers do.
 
-The model knows nothing of queues and policies. It keeps what was sent and what was answered, and
-holds the promises against it: exactly one outcome per request, every sample of a done request
-answered once (by a batch that was not given up on), no slot held twice, no partial batch behind
-another, nothing for a device in quarantine, one reload per probe, nothing given back that still
-holds a batch. In the end either every device answers, or none ever does again: nobody is left
-without an outcome.
+The model knows nothing of queues and policies. It records which samples were sent and answered, and
+checks the promises: exactly one outcome per request, every sample of a done request answered once
+(by a batch that was not abandoned), no slot taken twice, no partial batch behind another, no work
+for a device in quarantine, one reload per probe, no release of capacity that holds a batch. In the
+end either every device answers, or none ever does again, and each request still has an outcome.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ ANSWERS = st.lists(st.tuples(st.integers(0, 30), FAULTS), min_size=1, max_size=3
 
 
 def line_of(request: Request) -> tuple[int, str | None]:
-    """Who is served in the order of urgency among themselves."""
+    """Return the priority and tenant, in which requests are ordered by urgency."""
     return request.priority, request.tenant
 
 
@@ -101,7 +100,7 @@ class Schedules(RuleBasedStateMachine):
         self.state = SchedulerState(policy)
 
     def step(self, *events: Event) -> None:
-        """Take a step, and hold what it led to against the model."""
+        """Take a step, and check its commands against the model."""
         commands = drive(self.state, self.now, *events)
         for batch in commands.dispatch:
             self.check_dispatch(batch)
@@ -115,7 +114,7 @@ class Schedules(RuleBasedStateMachine):
             self.reloading.add(device_id)
         for device_id, indexes in commands.unload:
             here = {each.activation.index for each in self.held_on(device_id)}
-            assert here.isdisjoint(indexes), "given back, and holds a batch"
+            assert here.isdisjoint(indexes), "released, and holds a batch"
         for device_id in commands.close:
             assert device_id not in {*self.reloading, *self.closing}, "closed twice, or reloading"
             if device_id in self.state.ledger.devices:
@@ -137,7 +136,7 @@ class Schedules(RuleBasedStateMachine):
             assert self.dispatched.issuperset(batch.parts)
             self.hedged.update(batch.parts)
         elif not self.dispatched.isdisjoint(batch.parts):
-            assert len(batch.parts) == 1, "a part is tried again in company"
+            assert len(batch.parts) == 1, "a retry shares its batch"
         else:
             self.check_new(batch, load)
         self.dispatched.update(batch.parts)
@@ -185,7 +184,7 @@ class Schedules(RuleBasedStateMachine):
     @precondition(lambda self: self.unused_ids())
     @rule(num_activations=st.integers(1, 2))
     def open_device(self, num_activations: int) -> None:
-        """Also one that was given back, as soon as nothing is left of it."""
+        """Open a device, possibly one that was closed and forgotten."""
         self.step(DeviceOpened(self.unused_ids()[0], num_activations, self.set_size))
 
     @precondition(lambda self: not self.state.is_draining)
@@ -226,7 +225,7 @@ class Schedules(RuleBasedStateMachine):
     @precondition(lambda self: self.reloading)
     @rule(choice=st.integers(0, 30), num_activations=st.integers(0, 3))
     def end_a_reload(self, choice: int, num_activations: int) -> None:
-        """What the device held is given back; then it is open anew, or could not be reloaded."""
+        """Answer all batches of the device; then it is open again, or its reload fails."""
         device_id = sorted(self.reloading)[choice % len(self.reloading)]
         self.reloading.remove(device_id)
         events: list[Event] = [self.answer(it, Fault.LOST) for it in self.held_on(device_id)]
@@ -239,14 +238,14 @@ class Schedules(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(choice=st.integers(0, 30))
     def lose_a_device(self, choice: int) -> None:
-        """All that one device holds is given back at once."""
+        """Answer all batches of one device with a fault."""
         device_id = list(self.held.values())[choice % len(self.held)].activation.device_id
         self.step(*(self.answer(each, Fault.LOST) for each in self.held_on(device_id)))
 
     @precondition(lambda self: self.closing)
     @rule()
     def end_a_close(self) -> None:
-        """What the device held is given back, and nothing is left of it in what goes on."""
+        """Answer all batches of the device, and forget it."""
         device_id = self.closing.pop()
         self.step(*(self.answer(each, Fault.LOST) for each in self.held_on(device_id)))
         assert self.state.is_closed or device_id not in self.state.ledger.devices
@@ -268,7 +267,7 @@ class Schedules(RuleBasedStateMachine):
     @precondition(lambda self: self.devices_to_change())
     @rule(choice=st.integers(0, 2))
     def retire_an_activation(self, choice: int) -> None:
-        """The last of those that are to stay, unless it is the only one."""
+        """Retire the last activation that is to stay, unless it is the only one."""
         devices = self.devices_to_change()
         device_id = devices[choice % len(devices)]
         activations = self.state.ledger.devices[device_id]
@@ -283,7 +282,7 @@ class Schedules(RuleBasedStateMachine):
     @precondition(lambda self: len(self.devices_to_change()) > 1)
     @rule(choice=st.integers(0, 2))
     def retire_a_device(self, choice: int) -> None:
-        """Another one stays, be it in quarantine."""
+        """Retire a device while another one stays, possibly in quarantine."""
         devices = self.devices_to_change()
         self.step(DeviceRetired(devices[choice % len(devices)]))
 
@@ -296,7 +295,7 @@ class Schedules(RuleBasedStateMachine):
     @precondition(lambda self: not self.state.is_closed)
     @rule(policy=POLICIES)
     def change_the_policy(self, policy: Policy) -> None:
-        """All but the compiled sizes."""
+        """Change every parameter but the compiled sizes."""
         self.policy = replace(policy, batch_sizes=self.policy.batch_sizes)
         self.step(PolicyChanged(self.policy))
 
@@ -337,7 +336,7 @@ class Schedules(RuleBasedStateMachine):
             assert part.request.is_resolved or choice is None
 
     def teardown(self) -> None:
-        """In a drain nobody is left without an outcome: devices answer, or time alone ends it."""
+        """Drain: every request is resolved by answers, or by time alone."""
         if not hasattr(self, "state"):
             return
         if not self.state.is_closed and not self.state.ledger.devices:
@@ -350,18 +349,18 @@ class Schedules(RuleBasedStateMachine):
             self.step(*(self.answer(batch, None) for batch in list(self.held.values())))
         assert set(self.resolved) == set(self.arrived)
         assert not self.state.requests
-        told, ends = self.state.statistics(), Counter(self.resolved.values())
-        assert told.accepted + told.rejected == len(self.arrived)
+        statistics, ends = self.state.statistics(), Counter(self.resolved.values())
+        assert statistics.accepted + statistics.rejected == len(self.arrived)
         for state, total in ends.items():
-            assert getattr(told, state.value) == total
+            assert getattr(statistics, state.value) == total
         self.step(Closed())
         assert self.state.next_wakeup() is None
 
     def wait_for_all_to_end(self) -> None:
-        """No device ever answers again, no reload ever ends."""
+        """Let time pass without any answer or reload."""
         while self.state.requests:
             wakeup = self.state.next_wakeup()
-            assert wakeup is not None, "somebody waits, and nothing will ever happen"
+            assert wakeup is not None, "unresolved requests, and no wakeup"
             self.now = wakeup
             self.step()
 

@@ -1,4 +1,4 @@
-"""Fairness: weights inside a priority, guaranteed shares before it, and what newcomers are owed."""
+"""Fairness: weights in a priority, guaranteed shares before it, and credit of idle tenants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.core.harness import answer_all, drive, make_state, outcomes
 
 
 class Shop:
-    """A queue that is kept full by tenants, and how much each was served."""
+    """A queue that tenants keep full, and the samples served to each."""
 
     def __init__(self, **tenants: Tenant) -> None:
         self.queue = RequestQueue(RequestState.QUEUED, tenants)
@@ -27,7 +27,7 @@ class Shop:
             self.queue.push(request)
 
     def serve(self, samples: int, batch: int = 1) -> list[str]:
-        """Take so many samples, batch by batch; whose each part was."""
+        """Take samples batch by batch; return the tenant of each part."""
         order = []
         for _ in range(samples // batch):
             for part in self.queue.take(batch):
@@ -41,8 +41,8 @@ def _name(part: Part) -> str:
 
 
 @pytest.mark.parametrize("batch", [1, 8])
-def test_weights_share_what_is_contended(batch: int) -> None:
-    """Weights 3, 1 and 1 (of one whom nobody configured) get three, one and one fifths."""
+def test_tenants_are_served_by_weight(batch: int) -> None:
+    """Weights 3, 1 and the default of 1 get three, one and one fifth."""
     shop = Shop(a=Tenant(3.0), b=Tenant(1.0))
     for tenant in "abc":
         shop.push(tenant, 1000)
@@ -63,7 +63,7 @@ def test_the_size_of_requests_does_not_matter_to_weights() -> None:
 
 
 def test_equal_tenants_take_turns_in_the_order_in_which_they_came() -> None:
-    """Nobody is served twice before all were served once."""
+    """No tenant is served twice before each was served once."""
     shop = Shop()
     for tenant in "cab":
         shop.push(tenant, 3)
@@ -71,8 +71,8 @@ def test_equal_tenants_take_turns_in_the_order_in_which_they_came() -> None:
     assert "".join(shop.serve(9)) == "cabcabcab"
 
 
-def test_who_wants_nothing_is_owed_little_for_that_time() -> None:
-    """A tenant that comes back is ahead by what can be saved up, then it gets its weight's part."""
+def test_an_idle_tenant_is_owed_little() -> None:
+    """A tenant that comes back gets at most the saved samples first, then its weight's part."""
     shop = Shop()
     for tenant in ("a", "b", "late"):
         shop.push(tenant, 1)
@@ -89,8 +89,8 @@ def test_who_wants_nothing_is_owed_little_for_that_time() -> None:
     assert [shop.served[each] for each in ("a", "b", "late")] == pytest.approx([100] * 3, abs=2)
 
 
-def test_who_comes_for_the_first_time_has_nothing_saved_up() -> None:
-    """It takes turns with those who are here."""
+def test_a_new_tenant_has_nothing_saved() -> None:
+    """It takes turns with the others."""
     shop = Shop()
     for tenant in "ab":
         shop.push(tenant, 1000)
@@ -103,7 +103,7 @@ def test_who_comes_for_the_first_time_has_nothing_saved_up() -> None:
 
 
 def test_a_burst_within_its_part_is_served_as_if_the_tenant_were_alone() -> None:
-    """Ten samples now and then, from one that takes less than its half, wait for nobody."""
+    """Ten samples now and then, of a tenant below its part, are served without waiting."""
     shop = Shop()
     shop.push("busy", 2000)
     for _ in range(20):
@@ -114,7 +114,7 @@ def test_a_burst_within_its_part_is_served_as_if_the_tenant_were_alone() -> None
 
 
 def test_a_guaranteed_share_is_saved_up_to_a_bound() -> None:
-    """After a long time of its wanting nothing so much goes before priorities, and no more."""
+    """After a long idle time only the bounded credit goes before priorities."""
     shop = Shop(slow=Tenant(share=0.5))
     shop.push("urgent", 3000, priority=9)
     shop.serve(2000)
@@ -124,8 +124,8 @@ def test_a_guaranteed_share_is_saved_up_to_a_bound() -> None:
     assert order.index("urgent") == pytest.approx(2 * MAX_SAVED_SAMPLES, abs=5)
 
 
-def test_who_always_has_just_one_queued_gets_no_more_than_its_weight() -> None:
-    """To leave the queue and come back is no way around what was taken already."""
+def test_leaving_and_coming_back_gains_nothing() -> None:
+    """A tenant that always has just one request gets its weight's part."""
     shop = Shop(a=Tenant(3.0))
     shop.push("a", 1000)
     for _ in range(400):
@@ -137,18 +137,18 @@ def test_who_always_has_just_one_queued_gets_no_more_than_its_weight() -> None:
 
 
 def test_a_guaranteed_share_goes_before_priorities() -> None:
-    """A fifth is served to it although all others are more urgent; they get the rest."""
+    """A tenant gets its fifth although all others are more urgent; they get the rest."""
     shop = Shop(slow=Tenant(share=0.2))
     shop.push("slow", 1000)
     shop.push("urgent", 1000, priority=9)
     shop.serve(1000)
 
-    # Besides, one sample in fifty is for a priority that is passed over.
+    # One sample in fifty is for a starved priority.
     assert shop.served["slow"] == pytest.approx(200, abs=25)
 
 
 def test_a_large_request_of_a_guaranteed_share_is_paid_for_afterwards() -> None:
-    """What it gets at once beyond its share it does not get later."""
+    """Samples served beyond the share are deducted later."""
     shop = Shop(slow=Tenant(share=0.2))
     shop.push("slow", 100, samples=10)
     shop.push("urgent", 2000, priority=9)
@@ -158,7 +158,7 @@ def test_a_large_request_of_a_guaranteed_share_is_paid_for_afterwards() -> None:
 
 
 def test_a_guaranteed_share_that_is_served_anyway_takes_nothing_from_others() -> None:
-    """Equal weights are equal parts, whoever has a share of less."""
+    """With a share below its weight's part, a tenant gets no more than without."""
     shop = Shop(a=Tenant(share=0.2), b=Tenant())
     shop.push("a", 1000)
     shop.push("b", 1000)
@@ -168,7 +168,7 @@ def test_a_guaranteed_share_that_is_served_anyway_takes_nothing_from_others() ->
 
 
 def test_of_two_guaranteed_shares_the_one_further_behind_is_first() -> None:
-    """Both get what is theirs of a host that is busy with others."""
+    """Both get their shares on a host that others keep busy."""
     shop = Shop(a=Tenant(share=0.3), b=Tenant(share=0.1))
     shop.push("a", 1000)
     shop.push("b", 1000)
@@ -180,7 +180,7 @@ def test_of_two_guaranteed_shares_the_one_further_behind_is_first() -> None:
 
 
 def test_tenants_that_went_away_are_forgotten() -> None:
-    """Ten thousand tenants that came once do not stay in memory; one with a share does."""
+    """Ten thousand one-time tenants take no memory; one with a share is kept."""
     shop = Shop(a=Tenant(share=0.1))
     account = shop.queue.tenants.account("a")
     for number in range(10_000):
@@ -191,8 +191,8 @@ def test_tenants_that_went_away_are_forgotten() -> None:
     assert shop.queue.tenants.account("a") is account
 
 
-def test_tenants_that_left_are_skipped_and_counted_no_more() -> None:
-    """A line whose requests all left takes no turn."""
+def test_tenants_without_requests_are_skipped() -> None:
+    """A tenant whose requests all left takes no turn."""
     shop = Shop()
     for tenant in "abc":
         shop.push(tenant, 4)
@@ -206,7 +206,7 @@ def test_tenants_that_left_are_skipped_and_counted_no_more() -> None:
 
 
 def test_parts_of_the_queue_add_up_to_all_of_it() -> None:
-    """A share, and of the rest what the weight says; a stranger makes room for itself."""
+    """A part is the share plus the weight's part of the rest, strangers' weights included."""
     tenants = Tenants({"a": Tenant(3.0), "b": Tenant(1.0, 0.2)})
     parts = [tenants.part_of(tenants.account(each)) for each in "ab"]
 
@@ -218,8 +218,8 @@ def test_parts_of_the_queue_add_up_to_all_of_it() -> None:
     )
 
 
-def test_a_line_that_was_found_empty_out_of_turn_takes_no_turn() -> None:
-    """A share that is behind looks into its most urgent line first, whoever's turn it is there."""
+def test_a_tenant_queue_found_empty_out_of_turn_takes_no_turn() -> None:
+    """A share that is behind looks at its most urgent queue first, out of turn."""
     shop = Shop(a=Tenant(0.01, 0.5), c=Tenant(0.005))
     for tenant, count in (("a", 2), ("b", 10), ("c", 2)):
         shop.push(tenant, count, priority=1)
@@ -231,11 +231,11 @@ def test_a_line_that_was_found_empty_out_of_turn_takes_no_turn() -> None:
     assert "".join(shop.serve(11)) == "abbbbbbbbbc"
 
 
-# At the door
+# Admission
 
 
 def test_a_greedy_tenant_leaves_room_for_the_others() -> None:
-    """It fills its own part and is rejected beyond; the other one still fits in."""
+    """It fills its own part and is rejected beyond it; another tenant still fits."""
     tenants = {"greedy": Tenant(1.0), "modest": Tenant(1.0)}
     state = make_state(devices=0, max_samples=10, waits_when_full=False, tenants=tenants)
     greedy = [Request(each, 1, 0.0, tenant="greedy") for each in range(8)]
@@ -247,7 +247,7 @@ def test_a_greedy_tenant_leaves_room_for_the_others() -> None:
 
 
 def test_bytes_have_parts_like_samples() -> None:
-    """Half of the bytes is the most for one of two."""
+    """One of two tenants may fill half of the bytes."""
     tenants = {"a": Tenant(1.0), "b": Tenant(1.0)}
     state = make_state(devices=0, max_bytes=100, waits_when_full=False, tenants=tenants)
     several = [Request(each, 1, 0.0, num_bytes=20, tenant="a") for each in range(4)]
@@ -256,7 +256,7 @@ def test_bytes_have_parts_like_samples() -> None:
 
 
 def test_the_first_request_of_a_tenant_may_be_larger_than_its_part() -> None:
-    """Else it could never be served."""
+    """Otherwise it could never be served."""
     tenants = {"a": Tenant(1.0), "b": Tenant(9.0)}
     state = make_state(devices=0, max_samples=10, waits_when_full=False, tenants=tenants)
 
@@ -264,8 +264,8 @@ def test_the_first_request_of_a_tenant_may_be_larger_than_its_part() -> None:
     assert drive(state, 0.0, Request(1, 5, 0.0, tenant="b")).resolve == []
 
 
-def test_those_that_wait_for_room_are_let_in_by_weight() -> None:
-    """A tenant that has filled the queue and the line before it does not keep others out."""
+def test_waiting_requests_are_admitted_by_weight() -> None:
+    """A tenant that fills the queue and the waiting requests does not keep others out."""
     tenants = {"a": Tenant(3.0), "b": Tenant(1.0)}
     state = make_state(max_samples=4, tenants=tenants)
     drive(state, 0.0, *(Request(each, 1, 0.0, tenant="a") for each in range(300)))
@@ -278,7 +278,7 @@ def test_those_that_wait_for_room_are_let_in_by_weight() -> None:
 
 
 def test_weights_may_change_while_work_is_queued() -> None:
-    """From then on they share by the new ones, and nothing is forgotten or counted twice."""
+    """The new weights apply from then on, and every request is still counted once."""
     shop = Shop(a=Tenant(3.0))
     for tenant in "ab":
         shop.push(tenant, 1000)
@@ -293,7 +293,7 @@ def test_weights_may_change_while_work_is_queued() -> None:
 
 
 def test_a_share_may_be_given_and_taken_away_while_work_is_queued() -> None:
-    """It goes before a higher priority as long as it is guaranteed, and leaves no credit behind."""
+    """It goes before priorities as long as it is guaranteed, and leaves no credit behind."""
     shop = Shop()
     shop.push("a", 1000, priority=1)
     shop.push("b", 1000)
@@ -308,8 +308,8 @@ def test_a_share_may_be_given_and_taken_away_while_work_is_queued() -> None:
     assert shop.queue.tenants.guaranteed == []
 
 
-def test_who_is_given_a_share_is_not_forgotten_for_the_next_one() -> None:
-    """Though nothing of it is queued, and there are too many to keep."""
+def test_a_new_share_is_not_dropped_for_the_next_one() -> None:
+    """Its idle account stays although there are too many accounts."""
     tenants = Tenants({})
     known = tenants.account("known")
     for number in range(127):

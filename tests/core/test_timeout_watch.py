@@ -1,4 +1,4 @@
-"""Activations that do not answer are found at the exact instant, and nobody else is."""
+"""The watch finds activations that take too long at the exact instant, and no others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _give_work(watch: TimeoutWatch, activation: Activation, at: float) -> None:
 
 
 def _at_work(watch: TimeoutWatch, *since: float) -> list[Activation]:
-    """One activation at work, and watched, since each of these instants."""
+    """Return watched activations that have been busy since each of these instants."""
     activations = [make_activation(0, index) for index in range(len(since))]
     for activation, at in zip(activations, since, strict=True):
         _give_work(watch, activation, at)
@@ -31,15 +31,15 @@ def _overdue(watch: TimeoutWatch, now: float) -> list[int]:
     return [each.index for each in watch.overdue(now)]
 
 
-def test_with_nobody_at_work_there_is_nothing_to_look_at() -> None:
-    """Never, and nobody."""
+def test_an_empty_watch_finds_nothing() -> None:
+    """The next look is never."""
     watch = _watch()
 
     assert (watch.next_at(), _overdue(watch, 1e9)) == (math.inf, [])
 
 
-def test_who_is_too_long_at_one_batch_is_found_when_the_time_is_up() -> None:
-    """Not before; the longest at it comes first, whoever was added first."""
+def test_an_activation_is_found_when_its_time_is_up() -> None:
+    """It is not found before; the longest running one comes first, for any order of adding."""
     watch = _watch()
     _at_work(watch, 3.0, 1.0, 2.0)
     assert (watch.next_at(), _overdue(watch, 10.9)) == (11.0, [])
@@ -48,8 +48,8 @@ def test_who_is_too_long_at_one_batch_is_found_when_the_time_is_up() -> None:
     assert (watch.next_at(), _overdue(watch, 13.0)) == (13.0, [0])
 
 
-def test_who_was_found_is_watched_no_more() -> None:
-    """Until it is given work again."""
+def test_an_activation_that_was_found_is_not_watched() -> None:
+    """It is watched again once it gets work."""
     watch = _watch()
     (activation,) = _at_work(watch, 0.0)
     assert _overdue(watch, 10.0) == [0]
@@ -59,7 +59,7 @@ def test_who_was_found_is_watched_no_more() -> None:
     assert (activation in watch, watch.next_at()) == (True, 110.0)
 
 
-def test_who_answered_meanwhile_is_looked_at_again_when_its_time_is_up() -> None:
+def test_an_activation_that_answered_is_looked_at_later() -> None:
     """The time counts from its last answer."""
     watch = _watch()
     (activation,) = _at_work(watch, 0.0)
@@ -70,8 +70,8 @@ def test_who_answered_meanwhile_is_looked_at_again_when_its_time_is_up() -> None
     assert _overdue(watch, 17.0) == [0]
 
 
-def test_who_has_no_work_is_forgotten() -> None:
-    """It is not found when its look is due, and can be watched anew."""
+def test_an_idle_activation_is_forgotten() -> None:
+    """It is not found when its look is due, and can be watched again."""
     watch = _watch()
     idle, _busy = _at_work(watch, 0.0, 5.0)
     idle.held = []
@@ -81,8 +81,8 @@ def test_who_has_no_work_is_forgotten() -> None:
     assert (_overdue(watch, 15.0), _overdue(watch, 21.0)) == ([1], [0])
 
 
-def test_work_that_comes_behind_an_old_entry_is_still_watched() -> None:
-    """It was idle and is at work again before its entry came up: that one serves it as well."""
+def test_an_old_entry_serves_a_new_batch() -> None:
+    """An activation that was idle meanwhile is still found in time."""
     watch = _watch()
     (activation,) = _at_work(watch, 0.0)
     activation.held = []
@@ -92,8 +92,8 @@ def test_work_that_comes_behind_an_old_entry_is_still_watched() -> None:
     assert _overdue(watch, 14.0) == [0]
 
 
-def test_each_is_watched_once_however_often_it_falls_idle_and_gets_work() -> None:
-    """A thousand batches leave one entry, not a thousand."""
+def test_an_activation_has_one_entry() -> None:
+    """A thousand batches leave one entry."""
     watch = _watch()
     (activation,) = _at_work(watch, 0.0)
     for number in range(1000):
@@ -103,8 +103,8 @@ def test_each_is_watched_once_however_often_it_falls_idle_and_gets_work() -> Non
     assert len(watch._heap) == 1
 
 
-def test_work_that_should_take_less_is_looked_at_sooner() -> None:
-    """The earlier look takes the place of the one that was due, which finds nobody."""
+def test_a_shorter_batch_is_looked_at_sooner() -> None:
+    """The earlier look replaces the one that was due, which finds nothing."""
     limits_s = iter([30.0, 5.0, 5.0])
     watch = TimeoutWatch(lambda _activation: next(limits_s))
     (activation,) = _at_work(watch, 0.0)
@@ -116,7 +116,7 @@ def test_work_that_should_take_less_is_looked_at_sooner() -> None:
 
 
 def test_the_limit_of_the_moment_counts() -> None:
-    """One that grew meanwhile is kept to; one that shrank is, from a restart on."""
+    """A longer limit applies at the next look, a shorter one from a restart on."""
     limits_s = {0: 10.0, 1: 10.0}
     watch = TimeoutWatch(lambda activation: limits_s[activation.index])
     _at_work(watch, 0.0, 1.0)
@@ -129,8 +129,8 @@ def test_the_limit_of_the_moment_counts() -> None:
     assert (watch.next_at(), _overdue(watch, 20.0)) == (15.0, [0])
 
 
-def test_a_restart_loses_nobody_and_doubles_nobody() -> None:
-    """Everybody is still found once, and given work anew is watched once."""
+def test_a_restart_keeps_each_activation_once() -> None:
+    """Each activation is found once, and watched once when it gets work again."""
     watch = _watch()
     first, *_ = _at_work(watch, 0.0, 1.0, 2.0)
     watch.restart()

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation`: many seeds on all cores, their hash, one trace, or known bugs."""
+"""Run the simulation: many seeds, the hash of their traces, one trace, or known bugs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tests.simulation.mutants import MUTANTS, seeds_until_caught
 
 __all__ = ["main"]
 
-_LAST = 30
-"""How much of a violation's trace is printed."""
-_ENOUGH = 5
+_TRACE_LINES = 30
+"""Lines of a violation's trace that are printed."""
+_MAX_VIOLATIONS = 5
 """Violations after which a run stops."""
-_EVERY_S = 10.0
-"""How often progress is told."""
+_PROGRESS_EVERY_S = 10.0
+"""Time between two lines of progress."""
 _CHUNK = 50
 _MUTANT_SEEDS = 1000
 
 
 def main() -> int:
-    """Do what the command line says; 1 where a promise broke or a known bug went unnoticed."""
+    """Run the command line; return 1 if a promise broke or a known bug was not caught."""
     arguments = _parse()
     if arguments.mutants:
         return _run_mutants()
@@ -41,18 +41,22 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=1000, help="how many seeds to run")
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--seed", type=int, help="run this one seed")
-    parser.add_argument("-v", "--verbose", action="store_true", help="print all of its trace")
-    parser.add_argument("--fingerprint", action="store_true", help="print a hash of their traces")
-    parser.add_argument("--mutants", action="store_true", help="put known bugs back")
+    parser.add_argument("--seeds", type=int, default=1000, help="number of seeds")
+    parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of processes")
+    parser.add_argument("--seed", type=int, help="run only this seed")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="print the whole trace of --seed"
+    )
+    parser.add_argument(
+        "--fingerprint", action="store_true", help="print the hash of the seeds' traces"
+    )
+    parser.add_argument("--mutants", action="store_true", help="check that known bugs are caught")
     return parser.parse_args()
 
 
 def _run_many(first: int, count: int, jobs: int) -> int:
-    seeds, started, violations, told = range(first, first + count), time.monotonic(), 0, 0.0
+    seeds, started, violations, reported_s = range(first, first + count), time.monotonic(), 0, 0.0
     with ProcessPoolExecutor(jobs) as executor:
         outcomes = executor.map(find_violation, seeds, chunksize=_CHUNK)
         for done, (seed, violation) in enumerate(zip(seeds, outcomes, strict=True), 1):
@@ -60,10 +64,10 @@ def _run_many(first: int, count: int, jobs: int) -> int:
                 violations += 1
                 _replay(seed, is_verbose=False)
             elapsed_s = time.monotonic() - started
-            if elapsed_s - told > _EVERY_S:
-                told = elapsed_s
+            if elapsed_s - reported_s > _PROGRESS_EVERY_S:
+                reported_s = elapsed_s
                 print(f"{done} seeds in {elapsed_s:.0f} s", file=sys.stderr, flush=True)
-            if violations == _ENOUGH:
+            if violations == _MAX_VIOLATIONS:
                 executor.shutdown(cancel_futures=True)
                 break
     elapsed_s = time.monotonic() - started
@@ -74,11 +78,11 @@ def _run_many(first: int, count: int, jobs: int) -> int:
 
 
 def _replay(seed: int, *, is_verbose: bool) -> int:
-    """Run one seed; print the end of its trace if a promise breaks, or all of it anyway."""
-    lines: deque[str] = deque(maxlen=_LAST)
+    """Run one seed; print its trace, or only the end of it if a promise breaks."""
+    lines: deque[str] = deque(maxlen=_TRACE_LINES)
     try:
         trace(seed, print if is_verbose else lines.append)
-    except Exception as error:  # whatever the core raises is its fault
+    except Exception as error:  # any exception is a bug of the core
         print(*lines, sep="\n", end="\n" if lines else "")
         print(f"seed {seed}: {describe(error)}")
         print(f"replay: python -m tests.simulation --seed {seed} -v", flush=True)
@@ -88,18 +92,18 @@ def _replay(seed: int, *, is_verbose: bool) -> int:
 
 
 def _run_mutants() -> int:
-    """Say after how many seeds each known bug is caught, by all checks and by the oracle alone."""
+    """Print after how many seeds each known bug is caught, by all checks and the oracle alone."""
     missed = 0
     for name in MUTANTS:
         caught = seeds_until_caught(name, _MUTANT_SEEDS)
         alone = seeds_until_caught(name, _MUTANT_SEEDS, checks_invariants=False)
         missed += caught is None
-        print(f"{name}: {_told(caught)}; by the oracle alone {_told(alone)}", flush=True)
+        print(f"{name}: {_describe(caught)}; by the oracle alone {_describe(alone)}", flush=True)
     print(f"{missed} not caught" if missed else "all caught")
     return 1 if missed else 0
 
 
-def _told(caught: tuple[int, str] | None) -> str:
+def _describe(caught: tuple[int, str] | None) -> str:
     if caught is None:
         return f"not caught in {_MUTANT_SEEDS} seeds"
     seeds, violation = caught

@@ -1,4 +1,4 @@
-"""Simulated time, and devices that behave exactly as the seam says: in order, late, or never."""
+"""Simulated time, and simulated devices that answer in order, late, or never."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.simulation.scenario import DeviceFate, Outage, Scenario
 __all__ = ["PlayedDevice", "Report", "Timeline"]
 
 _FAILS_AFTER_S = 0.0001
-"""How soon a device that is gone answers what it is given."""
+"""How soon a lost device answers a new batch."""
 
 Report: TypeAlias = Callable[
     [int, int, "ActivationsAdded | Completed | DeviceOpened | ReloadFailed"], None
 ]
-"""Takes the device, the activation (-1 for the device itself) and what it has to say."""
+"""Takes the device, the activation (-1 for the device itself) and the event."""
 
 
 class Timeline:
@@ -33,17 +33,17 @@ class Timeline:
         self._sequence = 0
 
     def call_at(self, at: float, action: Callable[[float], None]) -> None:
-        """Plan an action; it is handed its time. Never is a time, too."""
+        """Plan an action, called with its time; infinity is never."""
         if at < math.inf:
             self._sequence += 1
             heappush(self._heap, (at, self._sequence, action))
 
     def next_at(self) -> float:
-        """When the next action is due; infinite where there is none."""
+        """Return when the next action is due; infinity if there is none."""
         return self._heap[0][0] if self._heap else math.inf
 
     def run_until(self, now: float) -> None:
-        """Carry out all that is due, and what that makes due."""
+        """Run all actions that are due, including those that they plan."""
         while self._heap and self._heap[0][0] <= now:
             at, _, action = heappop(self._heap)
             action(at)
@@ -69,61 +69,61 @@ class PlayedDevice:
         self._report = report
         self._set_size = set_size
         self.num_activations = fate.num_activations
-        """How many the next load is to make."""
+        """Activations that the next load makes."""
         self.is_growing = False
         self.is_gone = False
         """Whether it was closed for good."""
         self._loads = 0
-        self._lanes: dict[int, list[Batch]] = {index: [] for index in range(fate.num_activations)}
+        self._held: dict[int, list[Batch]] = {index: [] for index in range(fate.num_activations)}
         self._broken: Fault | None = None
         self._is_cold = True
         self._is_mended = False
         self._epoch = 0
-        """Counts how often the device gave up all it held: what was to end before does not."""
+        """Incremented when all held batches fail: ends planned before that are void."""
 
     @property
     def holds_any(self) -> bool:
-        """Whether a batch was not answered yet."""
-        return any(self._lanes.values())
+        """Whether a batch has no answer yet."""
+        return any(self._held.values())
 
     def open(self, at: float) -> None:
-        """Tell that the program is loaded."""
-        self._report(self.id, -1, DeviceOpened(self.id, len(self._lanes), self._set_size()))
+        """Report that the program is loaded."""
+        self._report(self.id, -1, DeviceOpened(self.id, len(self._held), self._set_size()))
 
     def grow(self, count: int, at: float) -> None:
-        """Load more activations beside those that are there."""
+        """Load more activations."""
         self.num_activations += count
         self.is_growing = True
         grown = partial(self._grown, count, self._loads)
         self._timeline.call_at(at + self._scenario.load_s, grown)
 
     def unload(self, indexes: tuple[int, ...]) -> None:
-        """Give activations back, which hold nothing."""
+        """Release activations that hold nothing."""
         for index in indexes:
-            assert not self._lanes.pop(index), "unloaded at work"
+            assert not self._held.pop(index), "an activation with a batch is unloaded"
 
     def submit(self, batch: Batch, now: float) -> None:
-        """Take a batch in."""
+        """Accept a batch."""
         index = batch.activation.index
-        lane = self._lanes[index]
-        lane.append(batch)
+        held = self._held[index]
+        held.append(batch)
         if self._broken is not None:
             self._timeline.call_at(now + _FAILS_AFTER_S, partial(self._fail_all, self._broken))
-        elif len(lane) == 1:
+        elif len(held) == 1:
             self._start(index, now + self._scenario.turnaround_s)
 
     def strike(self, outage: Outage, at: float) -> None:
-        """Be lost, or restart: all that is held fails, and all that comes until a reload."""
+        """Be lost, or restart: all batches fail until a reload, held ones included."""
         if outage.kind is not Fault.STUCK:
             self._broken = outage.kind
             self._fail_all(outage.kind, at)
 
     def reload(self, now: float) -> None:
-        """Close the device and load it anew, or fail to."""
+        """Close the device and load it again, or fail to."""
         self._timeline.call_at(now + self._scenario.close_s, self._close)
 
     def close(self, at: float) -> None:
-        """Answer all that is held, for good."""
+        """Fail all held batches."""
         self._broken = self._broken or Fault.LOST
         self._fail_all(Fault.LOST, at)
 
@@ -137,9 +137,9 @@ class PlayedDevice:
 
     def _grown(self, count: int, loads: int, _at: float) -> None:
         self.is_growing = False
-        if loads == self._loads:  # else a reload has made as many as are wanted
-            new = unused_indexes(self._lanes, count)
-            self._lanes.update((index, []) for index in new)
+        if loads == self._loads:  # else a reload has made the wanted number
+            new = unused_indexes(self._held, count)
+            self._held.update((index, []) for index in new)
             self._report(self.id, -1, ActivationsAdded(self.id, tuple(new)))
 
     def _close(self, at: float) -> None:
@@ -155,48 +155,48 @@ class PlayedDevice:
         self._broken = None
         self._is_cold = True
         self._is_mended = at >= self.fate.slows_at and self.fate.reload_mends
-        self._lanes = {index: [] for index in range(self.num_activations)}
+        self._held = {index: [] for index in range(self.num_activations)}
         self.open(at)
 
     def _start(self, index: int, at: float) -> None:
-        end = self._scenario.snap(at + self._service_s(self._lanes[index][0], at))
+        end = self._scenario.snap(at + self._execute_s(self._held[index][0], at))
         stuck = self.fate.outage_at(end)
         if stuck is not None and stuck.kind is Fault.STUCK:
             end = stuck.until
         self._timeline.call_at(end, partial(self._finish, index, self._epoch))
 
-    def _service_s(self, batch: Batch, at: float) -> float:
+    def _execute_s(self, batch: Batch, at: float) -> float:
         scenario, random = self._scenario, self._random
-        service_s = scenario.service_s[batch.size] * self.fate.slowdown
+        execute_s = scenario.execute_s[batch.size] * self.fate.slowdown
         if at >= self.fate.slows_at and not self._is_mended:
-            service_s *= self.fate.slows_by
+            execute_s *= self.fate.slows_by
         if scenario.cv:
             sigma = math.sqrt(math.log1p(scenario.cv**2))
-            service_s *= random.lognormvariate(-(sigma**2) / 2, sigma)
+            execute_s *= random.lognormvariate(-(sigma**2) / 2, sigma)
         if random.random() < self.fate.stall_probability:
-            service_s += self.fate.stall_s
+            execute_s += self.fate.stall_s
         if self._is_cold:
             self._is_cold = False
-            service_s += self.fate.warm_up_s
-        return service_s
+            execute_s += self.fate.warm_up_s
+        return execute_s
 
     def _finish(self, index: int, epoch: int, at: float) -> None:
         if epoch != self._epoch:
             return
-        lane = self._lanes[index]
-        batch = lane.pop(0)
+        held = self._held[index]
+        batch = held.pop(0)
         arrivals = self._scenario.arrivals
         fails = self._random.random() < self.fate.error_probability
         if fails or any(arrivals[part.request.id].is_poisoned for part in batch.parts):
             self._report(self.id, index, Completed(batch.id, at, Fault.INFERENCE))
         else:
             self._report(self.id, index, Completed(batch.id, at))
-        if lane:
+        if held:
             self._start(index, at)
 
     def _fail_all(self, fault: Fault, at: float) -> None:
         self._epoch += 1
-        for index, lane in self._lanes.items():
-            for batch in lane:
+        for index, held in self._held.items():
+            for batch in held:
                 self._report(self.id, index, Completed(batch.id, at, fault))
-            lane.clear()
+            held.clear()

@@ -1,7 +1,7 @@
 """Drives the pure core through a scenario: events in, commands out, in simulated time.
 
-The driver calls `handle` when something happened or when `next_wakeup` says so, and for nothing
-else: a wake-up that the core forgets is work that is never done, and that is a violation.
+The driver calls `handle` only with events or at the time that `next_wakeup` returns. So a wakeup
+that the core forgets leaves work undone, which is a violation.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from qaic_sched.core.invariants import check_invariants
 from qaic_sched.core.model import Request
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.scheduler.event_log import EventLog
+from tests.simulation.books import Violation
 from tests.simulation.devices import PlayedDevice, Timeline
-from tests.simulation.oracle import Oracle, Violation
+from tests.simulation.oracle import Oracle
 from tests.simulation.scenario import Arrival, Change, DeviceFate, Scenario, make_scenario
 
 __all__ = ["Simulation", "describe", "find_violation", "trace"]
@@ -44,13 +45,13 @@ _MAX_STEPS = 20_000
 
 
 class Simulation:
-    """One run of a scenario; `tell` is handed every line of its trace, `log` every call."""
+    """One run of a scenario; `emit` gets every line of its trace, `log` every call."""
 
     def __init__(
         self,
         scenario: Scenario,
         *,
-        tell: Callable[[str], None] | None = None,
+        emit: Callable[[str], None] | None = None,
         log: EventLog | None = None,
         checks_invariants: bool = True,
     ) -> None:
@@ -59,20 +60,20 @@ class Simulation:
         self.oracle = Oracle(scenario.policy, scenario.set_size, scenario.ample_s)
         self.steps = 0
         self.reloads = 0
-        self._tell = tell
+        self._emit = emit
         self._log = log
         self._checks_invariants = checks_invariants
         self._random = Random(f"{scenario.seed} driver")
         self._timeline = Timeline()
         self._strikes = Timeline()
-        """Faults to come: a run does not go on for their sake."""
+        """Faults and live changes to come; they alone do not prolong a run."""
         self._arrivals_left = len(scenario.arrivals)
         self._inbox: dict[tuple[int, int], deque[Event]] = {}
-        """What happened and was not handled, in lines that must stay in order."""
+        """Events to be handled, in queues whose order must be kept."""
         self._is_draining = self._is_closed = False
         self._leaving: set[int] = set()
         self._asked: set[int] = set()
-        """Devices that are to lose activations in the next step."""
+        """Devices that lose activations in the next step."""
         self._now = 0.0
         self._idle_steps = self._most = 0
         self._devices = {
@@ -91,14 +92,14 @@ class Simulation:
         )
 
     def run(self) -> None:
-        """Take every step until nothing is left to happen; `Violation` where a promise breaks."""
+        """Take steps until no events are left; raises `Violation` if a promise breaks."""
         self._plan()
         while self._goes_on():
             if self.steps > _MAX_STEPS:
-                raise Violation(f"the run does not end: {len(self.oracle.unresolved)} wait")
+                raise Violation(f"the run does not end: {len(self.oracle.unresolved)} unresolved")
             self._step()
         if self.oracle.num_held or self.core.batches:
-            raise Violation("the end, and batches are held")
+            raise Violation("batches are held at the end")
 
     def _plan(self) -> None:
         scenario, timeline = self.scenario, self._timeline
@@ -114,7 +115,7 @@ class Simulation:
         timeline.call_at(scenario.close_at, self._close)
 
     def _goes_on(self) -> bool:
-        """Whether something is left to do; the last things, begun here, are a drain and a close."""
+        """Return whether steps are left; the last events, planned here, are a drain and a close."""
         oracle = self.oracle
         if self._is_closed:
             return bool(self._inbox or oracle.num_held or oracle.unresolved)
@@ -130,7 +131,7 @@ class Simulation:
             at = self._now
         if at == math.inf:
             count = len(self.oracle.unresolved)
-            raise Violation(f"nothing will ever happen, and {count} requests wait")
+            raise Violation(f"no event is left, and {count} requests are unresolved")
         lag_s = self.scenario.lag_s
         if lag_s and self._random.random() < 0.5:
             at += self._random.expovariate(1 / lag_s)
@@ -144,18 +145,18 @@ class Simulation:
     def _handle(self, events: list[Event]) -> None:
         core, now = self.core, self._now
         self.steps += 1
-        if self._tell is not None:
-            for text in map(repr, events) if events else ("woken",):
-                self._tell(f"{now:12.6f}  {text}")
+        if self._emit is not None:
+            for text in map(repr, events) if events else ("wakeup",):
+                self._emit(f"{now:12.6f}  {text}")
         self.oracle.before(now, events)
         if self._log is not None:
             self._log.record_events(now, events)
         commands = core.handle(now, events)
         if self._log is not None:
             self._log.record_decisions(commands)
-        if self._tell is not None:
+        if self._emit is not None:
             for line in _lines(commands):
-                self._tell(f"{'':12}  -> {line}")
+                self._emit(f"{'':12}  -> {line}")
         self.oracle.after(commands, core.statistics(), core.next_wakeup())
         if self._checks_invariants:
             check_invariants(core)
@@ -174,7 +175,7 @@ class Simulation:
         self._idle_steps = 0 if is_progress else self._idle_steps + 1
         self._most = max(self._most, self.core.ledger.num_activations)
         if self._idle_steps > 50 + 4 * self._most:
-            raise Violation(f"woken {self._idle_steps} times for nothing")
+            raise Violation(f"{self._idle_steps} wakeups with nothing to do")
 
     # What happens
 
@@ -218,7 +219,7 @@ class Simulation:
             self._timeline.call_at(at + self.scenario.close_s, device.close)
 
     def _change(self, change: Change, at: float) -> None:
-        """Do as the shell does: what is loaded is told of later, what is to go is asked for."""
+        """Act like the shell: loads are reported when they end, removals are requested at once."""
         if self._is_closed:
             return
         if change.kind == "policy":
@@ -252,7 +253,7 @@ class Simulation:
                 self._post((-3, -1), ActivationsRetired(device_id, indexes))
 
     def _add_device(self, change: Change, at: float) -> None:
-        """One more device, or one again that was removed."""
+        """Add a device, a new one or one that was removed."""
         gone = [each for each in self._leaving if self._devices[each].is_gone]
         device_id = gone[0] if gone and change.choice % 2 else len(self._devices)
         self._leaving.discard(device_id)
@@ -270,20 +271,20 @@ class Simulation:
         if isinstance(event, Completed):
             self._post((device_id, activation), event)
         elif not self._is_closed:
-            # A device is loaded only after it has answered all that it held before.
+            # A device is loaded only after it has answered all batches from before.
             lines = [each for each in self._inbox if each[0] == device_id]
             answers = [event for line in lines for event in self._inbox.pop(line)]
             for each in (*answers, event):
                 self._post((device_id, -1), each)
 
     def _post(self, line: tuple[int, int], event: Event) -> None:
-        # What follows a reload in the same step stays behind it.
+        # Events that follow a reload in the same step stay behind it.
         if (line[0], -1) in self._inbox:
             line = line[0], -1
         self._inbox.setdefault(line, deque()).append(event)
 
     def _take_events(self) -> list[Event]:
-        """All that happened, the lines interleaved at random; a close lets no device open."""
+        """Return all events, the queues interleaved at random; a close comes last."""
         lines = list(self._inbox.values())
         self._inbox.clear()
         self._asked.clear()
@@ -299,29 +300,29 @@ class Simulation:
 
 
 def find_violation(seed: int, *, checks_invariants: bool = True) -> str | None:
-    """Run a seed; what broke and where, in one line, or None."""
+    """Run a seed; return the violation in one line, or None."""
     simulation = Simulation(make_scenario(seed), checks_invariants=checks_invariants)
     try:
         simulation.run()
-    except Exception as error:  # whatever the core raises is its fault
+    except Exception as error:  # any exception is a bug of the core
         return describe(error)
     return None
 
 
 def describe(error: Exception) -> str:
-    """What was raised, and by which line of code."""
+    """Return an exception and the line of code that raised it."""
     last = extract_tb(error.__traceback__)[-1]
     what = f"{type(error).__name__}: {str(error) or last.line}"
     where = f"{Path(last.filename).name}:{last.lineno}"
     return what if isinstance(error, Violation) else f"{what} ({where})"
 
 
-def trace(seed: int, tell: Callable[[str], None]) -> None:
-    """Run a seed again and tell all that happens; raises what it raised."""
+def trace(seed: int, emit: Callable[[str], None]) -> None:
+    """Run a seed and emit its trace; exceptions pass through."""
     scenario = make_scenario(seed)
     for line in scenario.describe().splitlines():
-        tell(line)
-    Simulation(scenario, tell=tell).run()
+        emit(line)
+    Simulation(scenario, emit=emit).run()
 
 
 def _lines(commands: Commands) -> list[str]:

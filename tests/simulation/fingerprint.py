@@ -1,7 +1,7 @@
-"""One hash over every event and every decision of many seeds: equal before and after a rewrite.
+"""One hash over every event and decision of many seeds: a rewrite must not change it.
 
-The lines that are hashed are those of the event log, whose names are part of its format: so classes
-and attributes of the core may be renamed without a change of the hash.
+The hash covers the lines of event logs, whose names are part of their format. So renaming classes
+and attributes of the core does not change it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["event_log_of", "fingerprint"]
 
 
 def event_log_of(seed: int, path: Path) -> None:
-    """Run a seed and write its event log."""
+    """Run a seed and write its event log to `path`."""
     scenario = make_scenario(seed)
     log = EventLog(str(path))
     log.start(f"seed {seed}", scenario.policy)
@@ -31,7 +31,7 @@ def event_log_of(seed: int, path: Path) -> None:
 
 
 def fingerprint(seeds: Iterable[int], jobs: int = 1) -> str:
-    """The hash of the event logs of these seeds, in their order."""
+    """Return the hash of the event logs of these seeds, in their order."""
     with ProcessPoolExecutor(jobs) as executor:
         digests = executor.map(_digest, seeds, chunksize=25)
         return sha256(b"".join(digests)).hexdigest()

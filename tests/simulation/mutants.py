@@ -1,4 +1,4 @@
-"""Known bugs, put back into the core one at a time: the simulation must notice each of them."""
+"""Known bugs, put into the core one at a time: the simulation must catch each of them."""
 
 from __future__ import annotations
 
@@ -114,14 +114,14 @@ def _never_probes(_next_probe_at: Original) -> Original:
     return mutant
 
 
-def _never_looks_for_stuck_ones(_add: Original) -> Original:
+def _never_looks_for_stuck_batches(_add: Original) -> Original:
     def mutant(_self: TimeoutWatch, _activation: Activation) -> None:
         pass
 
     return mutant
 
 
-def _forgets_who_waits(admit_waiting: Original) -> Original:
+def _forgets_waiting_requests(admit_waiting: Original) -> Original:
     def mutant(self: Admission) -> None:
         if self.queued.num_requests:
             admit_waiting(self)
@@ -129,18 +129,18 @@ def _forgets_who_waits(admit_waiting: Original) -> Original:
     return mutant
 
 
-def _counts_a_hedge_twice(answered: Original) -> Original:
+def _counts_a_hedge_twice(completed: Original) -> Original:
     def mutant(self: SchedulerState, event: Completed) -> None:
         batch = self.batches.get(event.batch_id)
         if batch is not None:
             for part in batch.parts:
                 part.is_settled = part.is_settled and part.copies == 0
-        answered(self, event)
+        completed(self, event)
 
     return mutant
 
 
-def _uses_what_is_to_go(_retire: Original) -> Original:
+def _uses_retiring_activations(_retire: Original) -> Original:
     def mutant(_self: SlotLedger) -> None:
         pass
 
@@ -154,7 +154,7 @@ def _forgets_the_retry_budget(_spend: Original) -> Original:
     return mutant
 
 
-def _reloads_a_slow_device_at_work(_probe_devices: Original) -> Original:
+def _reloads_an_outlier_at_work(_probe_devices: Original) -> Original:
     def mutant(self: SchedulerState) -> None:
         self._commands.reload += self.health.due_probes(self.now)
 
@@ -180,27 +180,27 @@ MUTANTS: dict[str, Mutant] = {
     "use a late answer": (SchedulerState, "_give_up_on", _uses_a_late_answer),
     "forget a partial batch": (SchedulerState, "next_wakeup", _forgets_a_partial_batch),
     "never probe a device": (Health, "next_probe_at", _never_probes),
-    "never look for stuck ones": (TimeoutWatch, "add", _never_looks_for_stuck_ones),
-    "use what is to be given back": (SlotLedger, "retire", _uses_what_is_to_go),
-    "reload a slow device at work": (
+    "never look for stuck batches": (TimeoutWatch, "add", _never_looks_for_stuck_batches),
+    "use retiring activations": (SlotLedger, "retire", _uses_retiring_activations),
+    "reload an outlier at work": (
         SchedulerState,
         "_probe_devices",
-        _reloads_a_slow_device_at_work,
+        _reloads_an_outlier_at_work,
     ),
-    "shut a device after one slow answer": (
+    "quarantine a device after one slow answer": (
         Outliers,
         "is_outlier",
         _takes_one_slow_answer_for_many,
     ),
     "retry without end": (RetryBudget, "spend", _forgets_the_retry_budget),
-    "forget who waits for room": (Admission, "admit_waiting", _forgets_who_waits),
+    "forget waiting requests": (Admission, "admit_waiting", _forgets_waiting_requests),
 }
-"""Name of the bug -> the method that has it, and what makes it so."""
+"""Name of the bug -> the class, the method, and a function that makes the method buggy."""
 
 
 @contextmanager
 def mutated(name: str) -> Iterator[None]:
-    """Put a known bug back for a while."""
+    """Put a known bug into the core inside the context."""
     owner, method, mutate = MUTANTS[name]
     with patch.object(owner, method, mutate(getattr(owner, method))):
         yield
@@ -209,9 +209,9 @@ def mutated(name: str) -> Iterator[None]:
 def seeds_until_caught(
     name: str, most: int, *, checks_invariants: bool = True
 ) -> tuple[int, str] | None:
-    """How many seeds it takes to notice a known bug, and as what; None if `most` do not.
+    """Return how many seeds catch a known bug and the violation; None if `most` seeds do not.
 
-    A seed that breaks a promise without the bug as well has not noticed it.
+    A seed that has a violation without the bug as well does not count.
     """
     for seed in range(most):
         with mutated(name):

@@ -1,4 +1,4 @@
-"""One seed makes a whole host and its fate: devices, policy, arrivals, faults, drain and close."""
+"""Scenarios made from a seed: devices, policy, arrivals, faults, live changes, drain and close."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _TENANTS: tuple[dict[str, Tenant], ...] = (
     {"a": Tenant(3.0), "b": Tenant(1.0)},
     {"a": Tenant(share=0.5), "c": Tenant(0.1, 0.3)},
 )
-_SERVICE_S = 0.005
-"""What a full batch takes on a device of normal speed, unless it takes no time at all."""
+_FULL_BATCH_S = 0.005
+"""Execute time of a full batch on a device of normal speed, unless it takes no time at all."""
 _SIZES = ((1,), (8,), (1, 2, 4, 8), (4,), (3, 5, 7), (2, 6), (1, 32))
 _WORK = 6000
-"""Activations × requests that a scenario may have: checking a big host costs more per step."""
+"""Limit of activations × requests in a scenario: each step of a large host is slow to check."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Outage:
 
 @dataclass(frozen=True)
 class DeviceFate:
-    """One device, and what will befall it."""
+    """One device and its faults to come."""
 
     num_activations: int
     slowdown: float
@@ -45,21 +45,21 @@ class DeviceFate:
     stall_probability: float
     stall_s: float
     warm_up_s: float
-    """How much longer the first inference takes after each load."""
+    """Extra time of the first inference after each load."""
     slows_at: float
     slows_by: float
-    """From then on each inference takes so many times as long ..."""
+    """Factor on each execute time from `slows_at` on ..."""
     reload_mends: bool
-    """... until the next reload, or for ever."""
+    """... until the next reload; otherwise for good."""
 
     def outage_at(self, at: float) -> Outage | None:
-        """The outage that the device is in at a time."""
+        """Return the outage at a time, if there is one."""
         return next((each for each in self.outages if each.at <= at < each.until), None)
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """One request to come; a poisoned one fails every inference that it is part of."""
+    """One request to come; a poisoned one fails every batch that carries it."""
 
     at: float
     samples: int
@@ -73,9 +73,9 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Change:
-    """A live change: more or fewer activations, a device more or less, `set_size`, the policy.
+    """A live change of activations, devices, `set_size` or the policy.
 
-    `choice` says which device or activations, of those that are there by then.
+    `choice` selects among the devices or activations that exist by then.
     """
 
     at: float
@@ -87,21 +87,21 @@ class Change:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A host and its fate; times in seconds."""
+    """A host and all events to come; times in seconds."""
 
     seed: int
     policy: Policy
     set_size: int
     devices: tuple[DeviceFate, ...]
     arrivals: tuple[Arrival, ...]
-    service_s: dict[int, float]
-    """By compiled batch size."""
+    execute_s: dict[int, float]
+    """Execute time by compiled batch size."""
     cv: float
     turnaround_s: float
     grid_s: float
-    """Times are multiples of this, so that many things happen at once; 0 leaves them alone."""
+    """Times are multiples of this, so that many events coincide; 0 is no grid."""
     lag_s: float
-    """How late the host wakes up on average, when it does."""
+    """Mean delay of a late wakeup of the host."""
     load_s: float
     close_s: float
     """A reload closes the device, which takes `close_s`, then loads it."""
@@ -111,17 +111,17 @@ class Scenario:
     changes: tuple[Change, ...]
 
     def snap(self, seconds: float) -> float:
-        """The time, or the next one on the grid."""
+        """Round a time up to the grid."""
         return math.ceil(seconds / self.grid_s) * self.grid_s if self.grid_s else seconds
 
     @property
     def ample_s(self) -> float:
-        """Three times what an inference takes on the slowest device."""
+        """Three execute times on the slowest device."""
         slowest = max(each.slowdown * each.slows_by for each in self.devices)
-        return 3 * max(self.service_s.values()) * slowest
+        return 3 * max(self.execute_s.values()) * slowest
 
     def describe(self) -> str:
-        """The scenario in a few lines."""
+        """Return the scenario in a few lines."""
         lines = [
             f"seed {self.seed}: {len(self.devices)} devices, set_size {self.set_size}, "
             f"{len(self.arrivals)} requests, cv {self.cv}, grid {self.grid_s:g} s, "
@@ -134,7 +134,7 @@ class Scenario:
 
 
 def make_scenario(seed: int) -> Scenario:
-    """The scenario of a seed, always the same."""
+    """Make the scenario of a seed; equal seeds make equal scenarios."""
     return _Maker(seed).make()
 
 
@@ -145,11 +145,11 @@ class _Maker:
         random = self.random
         self.grid_s = random.choice((0.0, 0.0, 2**-10, 2**-8))
         self.sizes = random.choice(_SIZES)
-        self.full_s = 0.0 if random.random() < 0.03 else _SERVICE_S
+        self.full_s = 0.0 if random.random() < 0.03 else _FULL_BATCH_S
         self.num_activations = random.choice((1, 1, 1, 2, 2, 3, 4, random.randint(1, 8)))
         is_large = random.random() < 0.12
         self.num_devices = random.randint(9, 64) if is_large else random.choice((1, 1, 2, 3, 4, 8))
-        # It takes many requests to find out that a device is slow, and no other trouble mostly.
+        # To detect a slow device takes many requests, and mostly no other trouble.
         self.grows_slow = random.random() < 0.1
         self.is_calm = self.grows_slow and random.random() < 0.7
         if self.grows_slow:
@@ -163,15 +163,15 @@ class _Maker:
         if self.grows_slow:
             count, load = random.randint(200, 500), random.choice((0.6, 0.8))
         samples = self._request_sizes(count)
-        rate = load * num_slots * self.sizes[-1] / (self.full_s or _SERVICE_S)
-        span_s = max(sum(samples) / rate, 4 * _SERVICE_S)
+        rate = load * num_slots * self.sizes[-1] / (self.full_s or _FULL_BATCH_S)
+        span_s = max(sum(samples) / rate, 4 * _FULL_BATCH_S)
         return Scenario(
             seed=self.seed,
             policy=policy,
             set_size=random.choice((1, 2, 2, 3, 4)),
             devices=tuple(self._devices(span_s)),
             arrivals=tuple(self._arrivals(samples, span_s)),
-            service_s={
+            execute_s={
                 each: self.full_s * (0.4 + 0.6 * each / self.sizes[-1]) for each in self.sizes
             },
             cv=random.choice((0.0, 0.0, 0.05, 0.05, 0.3, 1.0)),
@@ -187,7 +187,7 @@ class _Maker:
         )
 
     def _changes(self, span_s: float) -> Iterator[Change]:
-        # A stream of its own: a seed's host is the same with and without its changes.
+        # A separate stream: the host of a seed is the same with and without its changes.
         random = Random(f"{self.seed} changes")
         if random.random() < 0.5:
             return
@@ -248,7 +248,7 @@ class _Maker:
         max_bytes = random.choice((0, 4, 30))
         for at, count in zip(self._times(len(samples), span_s), samples, strict=True):
             stay_s = self._stay_s(stays)
-            gives_up_s = random.choice((0.0, 0.0, random.uniform(0, 8 * _SERVICE_S)))
+            gives_up_s = random.choice((0.0, 0.0, random.uniform(0, 8 * _FULL_BATCH_S)))
             yield Arrival(
                 at=at,
                 samples=count,
@@ -267,8 +267,8 @@ class _Maker:
         if stays == "none":
             return None
         if stays == "past":
-            return random.choice((0.0, -_SERVICE_S))
-        most_s = 10.0 if stays == "generous" else 5 * _SERVICE_S
+            return random.choice((0.0, -_FULL_BATCH_S))
+        most_s = 10.0 if stays == "generous" else 5 * _FULL_BATCH_S
         return random.uniform(0.1 * most_s, most_s)
 
     def _times(self, count: int, span_s: float) -> list[float]:
@@ -287,7 +287,7 @@ class _Maker:
         faulty = random.choice((0.0, 0.0, 0.2, 0.6, 1.0))
         errors = random.choice((0.0, 0.0, 0.01, 0.2))
         stalls = random.choice((0.0, 0.0, 0.01, 0.1))
-        warm_up_s = random.choice((0.0, 0.0, 0.0, 20 * _SERVICE_S))
+        warm_up_s = random.choice((0.0, 0.0, 0.0, 20 * _FULL_BATCH_S))
         faulty = 0.0 if self.is_calm else faulty
         slow = random.choice((0.3, 0.5, 1.0)) if self.grows_slow else 0.0
         slows_by = random.choice((3.0, 12.0, 20.0, 50.0))
@@ -306,7 +306,7 @@ class _Maker:
                 outages=tuple(self._outages(span_s)) if is_faulty else (),
                 error_probability=1.0 if is_faulty and random.random() < 0.1 else errors,
                 stall_probability=stalls,
-                stall_s=12 * _SERVICE_S,
+                stall_s=12 * _FULL_BATCH_S,
                 warm_up_s=warm_up_s,
                 slows_at=self._snap(random.uniform(0.0, span_s / 2)) if grows_slow else _NEVER,
                 slows_by=slows_by if grows_slow else 1.0,

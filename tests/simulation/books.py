@@ -1,0 +1,271 @@
+"""The oracle's books: where every sample is and how it ended, by events alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from qaic_sched.core.events import (
+    ActivationsAdded,
+    ActivationsRetired,
+    Cancelled,
+    Closed,
+    Completed,
+    DeviceOpened,
+    DeviceRetired,
+    DrainStarted,
+    Event,
+    PolicyChanged,
+    ReloadFailed,
+    SetSizeChanged,
+)
+from qaic_sched.core.model import Batch, Fault, Policy, Request, RequestState
+
+__all__ = [
+    "Books",
+    "DeviceBook",
+    "HeldBatch",
+    "RequestBook",
+    "Violation",
+    "cargo_of",
+    "name_of",
+    "require",
+]
+
+_LEAST_SLOW_S = 0.010
+"""An answer that took less is never slow."""
+
+
+class Violation(AssertionError):
+    """The core broke a promise."""
+
+
+@dataclass(slots=True)
+class RequestBook:
+    """One request, sample by sample."""
+
+    request: Request
+    copies: bytearray = field(init=False)
+    """Per sample: batches in flight that carry it."""
+    done: bytearray = field(init=False)
+    """Per sample: whether a batch that was not abandoned has answered it."""
+    failures: bytearray = field(init=False)
+    """Per sample: how often the last batch that carried it failed."""
+    errors: bytearray = field(init=False)
+    """Per sample: how many of these failures were failed inferences."""
+    unsent: int = field(init=False)
+    """Samples that are neither done nor in flight."""
+    is_cancelled: bool = False
+
+    def __post_init__(self) -> None:
+        self.unsent = count = self.request.samples
+        self.copies, self.done = bytearray(count), bytearray(count)
+        self.failures, self.errors = bytearray(count), bytearray(count)
+
+
+@dataclass(slots=True)
+class HeldBatch:
+    """A batch without an answer."""
+
+    batch: Batch
+    parts: list[tuple[int, int, int]]
+    """(request, offset, samples) of each part, as sent."""
+    sent_at: float
+    is_abandoned: bool = False
+
+
+@dataclass(slots=True)
+class DeviceBook:
+    """One device, by its events and commands."""
+
+    last_answers: dict[int, float]
+    """When each activation answered last, by index."""
+    retiring: set[int] = field(default_factory=set)
+    """Indexes of activations to be removed."""
+    is_leaving: bool = False
+    """Whether the device is to be removed."""
+    is_closing: bool = False
+    has_failed: bool = False
+    """Whether anything since it was opened justifies a reload."""
+    is_out: bool = False
+    """Whether it was lost or stuck since it was opened, or the core reports a quarantine."""
+    is_reloading: bool = False
+    failed_at: float = -1.0
+    """When it last failed a batch."""
+    slow_in_a_row: int = 0
+    """Slow answers in a row, the first answer of each activation excluded."""
+    most_slow_in_a_row: int = 0
+    """Maximum of `slow_in_a_row` in this step."""
+    is_too_slow: bool = False
+    """Whether slow answers are the only reason for its quarantine."""
+    held: dict[int, HeldBatch] = field(default_factory=dict)
+
+    def wants(self, index: int) -> bool:
+        """Return whether an activation is not to be removed."""
+        return not (self.is_leaving or index in self.retiring)
+
+
+class Books:
+    """Everything that the events of a run have said so far."""
+
+    def __init__(self, policy: Policy, set_size: int, ample_s: float) -> None:
+        self.unresolved: dict[int, RequestBook] = {}
+        self._policy = policy
+        self._policies = [policy]
+        """The present policy, and earlier ones that this step may still have followed."""
+        self._most_attempts = policy.max_attempts
+        self._set_size = set_size
+        self._set_sizes = [set_size]
+        self._ample_s = ample_s
+        self._num_dropped = 0
+        self._num_arrived = 0
+        self._num_batches = 0
+        self._num_hedges = 0
+        self.num_too_slow = 0
+        self._num_retries = 0
+        self._retries_earned = 0.0
+        self._num_batches_before = 0
+        self._num_failed = 0
+        """Parts whose inference failed, those of abandoned batches excluded."""
+        self._failed_now: list[int] = []
+        self._devices: dict[int, DeviceBook] = {}
+        self._held: dict[int, HeldBatch] = {}
+        self._resolved: Counter[RequestState] = Counter()
+        self._is_closed = self._was_closed = False
+        self._is_measured = False
+        self._now = 0.0
+        self._arrived_now: set[int] = set()
+        self._opened_now: set[int] = set()
+        self._retired_now: set[int] = set()
+        self._has_failed_now = False
+        self._ready_before: set[int] = set()
+        """Devices that were ready before this step, with an activation that is to stay."""
+        self._out_before: set[int] = set()
+        """Devices that were out before this step and were not opened in it."""
+
+    @property
+    def num_held(self) -> int:
+        """Batches without an answer."""
+        return len(self._held)
+
+    def before(self, now: float, events: Sequence[Event]) -> None:
+        """Record the events of a call of `handle`."""
+        self._now = now
+        self._was_closed = self._is_closed
+        self._arrived_now, self._opened_now, self._retired_now = set(), set(), set()
+        self._policies = [self._policy]
+        self._num_batches_before = self._num_batches
+        self._set_sizes = [self._set_size]
+        self._has_failed_now = any(isinstance(each, Completed) and each.fault for each in events)
+        self._failed_now = []
+        self._out_before = {each for each, device in self._devices.items() if device.is_out}
+        for event in events:
+            match event:
+                case Request():
+                    self._arrive(event)
+                case Completed():
+                    self._answer(event)
+                case DeviceOpened():
+                    self._open(event)
+                case ReloadFailed():
+                    self._devices[event.device_id].is_reloading = False
+                case ActivationsAdded():
+                    new = dict.fromkeys(event.indexes, -1.0)
+                    self._devices[event.device_id].last_answers.update(new)
+                case ActivationsRetired():
+                    self._devices[event.device_id].retiring.update(event.indexes)
+                    self._retired_now.add(event.device_id)
+                case DeviceRetired():
+                    self._devices[event.device_id].is_leaving = True
+                    self._retired_now.add(event.device_id)
+                case SetSizeChanged():
+                    self._set_size = event.set_size
+                    self._set_sizes.append(event.set_size)
+                case PolicyChanged():
+                    self._change_policy(event.policy)
+                case Cancelled():
+                    if event.request_id in self.unresolved:
+                        self.unresolved[event.request_id].is_cancelled = True
+                case Closed():
+                    self._is_closed = True
+                case DrainStarted():
+                    pass
+
+    def _arrive(self, request: Request) -> None:
+        self.unresolved[request.id] = RequestBook(request)
+        self._arrived_now.add(request.id)
+        self._num_arrived += 1
+
+    def _open(self, event: DeviceOpened) -> None:
+        old = self._devices.get(event.device_id)
+        self._devices[event.device_id] = DeviceBook(
+            dict.fromkeys(range(event.num_activations), -1.0),
+            is_leaving=old is not None and old.is_leaving,
+        )
+        self._out_before.discard(event.device_id)
+        self._opened_now.add(event.device_id)
+
+    def _change_policy(self, policy: Policy) -> None:
+        self._policy = policy
+        self._policies.append(policy)
+        self._most_attempts = max(self._most_attempts, policy.max_attempts)
+        self._num_hedges = 0
+
+    def _answer(self, event: Completed) -> None:
+        held = self._held.pop(event.batch_id)
+        device = self._device_of(held.batch)
+        del device.held[event.batch_id]
+        index = held.batch.activation.index
+        before, device.last_answers[index] = device.last_answers[index], event.completed_at
+        if event.fault is not None:
+            device.has_failed, device.failed_at = True, self._now
+        if held.is_abandoned:
+            require(not held.batch.parts, f"{name_of(held.batch)} was abandoned and would be used")
+            return
+        if event.fault in (Fault.LOST, Fault.RESTARTED):
+            device.is_out = True
+        require(cargo_of(held.batch) == held.parts, f"{name_of(held.batch)} was changed in flight")
+        self._is_measured |= event.fault is None
+        if event.fault is None and before >= 0:
+            is_slow = event.completed_at - max(before, held.sent_at) >= _LEAST_SLOW_S - 1e-9
+            device.slow_in_a_row = device.slow_in_a_row + 1 if is_slow else 0
+            device.most_slow_in_a_row = max(device.most_slow_in_a_row, device.slow_in_a_row)
+        self._settle(held, is_good=event.fault is None, is_error=event.fault is Fault.INFERENCE)
+
+    def _settle(self, held: HeldBatch, *, is_good: bool, is_error: bool) -> None:
+        for request_id, offset, samples in held.parts:
+            account = self.unresolved.get(request_id)
+            if account is None:
+                continue
+            if is_error and not any(account.done[offset : offset + samples]):
+                is_last = account.copies[offset] == 1
+                self._failed_now += [request_id] * is_last
+                self._num_failed += is_last
+            for index in range(offset, offset + samples):
+                account.copies[index] -= 1
+                if is_good:
+                    account.done[index] = 1
+                elif not (account.copies[index] or account.done[index]):
+                    account.unsent += 1
+                    account.failures[index] += 1
+                    account.errors[index] += is_error
+
+    def _device_of(self, batch: Batch) -> DeviceBook:
+        return self._devices[batch.activation.device_id]
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise `Violation` with this message unless a promise holds."""
+    if not holds:
+        raise Violation(message)
+
+
+def name_of(batch: Batch) -> str:
+    """Return a batch's id and place, for messages."""
+    return f"batch {batch.id} on {batch.activation.device_id}/{batch.activation.index}"
+
+
+def cargo_of(batch: Batch) -> list[tuple[int, int, int]]:
+    """Return (request id, offset, samples) of each part."""
+    return [(part.request.id, part.offset, part.samples) for part in batch.parts]
