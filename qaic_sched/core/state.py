@@ -20,7 +20,7 @@ Theory of operation. `SchedulerState` is made of layers, each a class on top of 
 The layers decide with objects that each do one job and know nothing of the layers:
 
     admission        the bounded queue and the requests that wait for room in it
-    request_queue    order of service: priorities, `tenants` in a priority, `tenant_queue` in those
+    request_queue    order of service: `priority_levels`, `tenants` in one, `tenant_queue` in those
     batching         when a batch closes, and which compiled size it has
     placement        which activation is next, or when to ask again
     slot_ledger      devices, activations, and the slots that batches take
