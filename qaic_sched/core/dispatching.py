@@ -49,10 +49,15 @@ class Dispatching(SchedulerData):
                 if closes > self.now:
                     self.batch_closes_at = closes
                     return
+            samples = queued.samples
             if len(self.deadlines):
                 room = self._drop_hopeless(activation)
+                if queued.samples < min(samples, size):
+                    if waiting.num_requests:
+                        admission.admit_waiting()
+                    continue  # the rest may wait for more samples
             else:
-                room = size if queued.samples >= size else queued.samples
+                room = size if samples >= size else samples
             if room:
                 if queued.samples < size:
                     room = self._choose_partial_size(room, activation)
@@ -102,7 +107,9 @@ class Dispatching(SchedulerData):
         if head is None or both_s <= times.likely_s(whole):
             return size
         is_cut = head.samples - head.cursor > size
-        has_time = head.deadline is None or head.deadline >= self.now + both_s
+        # The rest may hold an earlier deadline than the head, of a lower priority or another tenant.
+        is_timed = len(self.deadlines) > 0
+        has_time = not is_timed or queued.earliest_deadline() >= self.now + both_s
         return room if is_cut or not has_time or self.is_draining else size
 
     def _dispatch_retries(self, failed_on: int) -> None:
