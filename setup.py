@@ -25,6 +25,7 @@ BESIDE_CORE = (
     "metrics/records.py",
     "backends/sim/completions.py",
     "backends/sim/executable.py",
+    "scheduler/heartbeat.py",
     "scheduler/pool.py",
     "scheduler/request.py",
     "scheduler/shell.py",

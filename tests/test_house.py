@@ -30,10 +30,10 @@ ORDERS: dict[str, list[str]] = {
     ],
     "backends": ["base threads", "compiling", "cpu sim aic", "choose"],
     "scheduler": [
-        "api pool explain event_log",
+        "api pool explain event_log heartbeat",
         "request replay",
         "shell mapping",
-        "opening live_change several",
+        "opening live_change several device_news",
         "front",
         "blocking",
     ],

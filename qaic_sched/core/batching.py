@@ -38,7 +38,7 @@ __all__ = ["cheapest_size", "closes_at", "compiled_size", "fitting_size"]
 _NEVER: Final = float("inf")
 _NOW: Final = float("-inf")
 _LEAST_MARGIN_S: Final = 0.002
-"""How long before the last moment for a deadline a batch closes: timers and devices may be late ..."""
+"""How long before the last moment for its deadline a batch closes, as timers may be late ..."""
 _MARGIN_FRACTION: Final = 0.1
 """... and at least this fraction of the likely execute time."""
 _UNMEASURED_DELAYS: Final = 3.0

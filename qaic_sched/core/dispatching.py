@@ -107,7 +107,7 @@ class Dispatching(SchedulerData):
         if head is None or both_s <= times.likely_s(whole):
             return size
         is_cut = head.samples - head.cursor > size
-        # The rest may hold an earlier deadline than the head, of a lower priority or another tenant.
+        # The rest may hold an earlier deadline, of a lower priority or another tenant.
         is_timed = len(self.deadlines) > 0
         has_time = not is_timed or queued.earliest_deadline() >= self.now + both_s
         return room if is_cut or not has_time or self.is_draining else size

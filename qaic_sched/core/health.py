@@ -9,6 +9,10 @@ Rules of this file:
 - An outlier is reloaded only once it has answered the batches that it holds, as it still does.
 - A device that came back is on probation: it works with one activation until it has answered a few
   batches in good time, and its first failure puts it back into quarantine.
+- What holds for all models of the host, they learn from each other: that a device is lost, has
+  restarted or is slow, and that it is back. A loss reported is as good as one seen. News that a
+  device is back bring it back only from a loss, or from what was itself reported: a device that is
+  stuck, fails inferences or is slow for this model has to show itself that it is not any more.
 """
 
 from __future__ import annotations
@@ -46,6 +50,12 @@ DEVICE_TRANSITIONS: Final[tuple[tuple[DeviceState | None, str, DeviceState | Non
     (_PROBATION, "device is stuck", _QUARANTINED, "health.failed"),
     (_PROBATION, "batch is answered", _QUARANTINED, "health.quarantine_outlier"),
     (_PROBATION, "holds nothing and retires", None, "health.forget"),
+    (_READY, "reported lost", _QUARANTINED, "health.failed"),
+    (_PROBATION, "reported lost", _QUARANTINED, "health.failed"),
+    (_READY, "reported slow", _QUARANTINED, "health.quarantine_outlier"),
+    (_PROBATION, "reported slow", _QUARANTINED, "health.quarantine_outlier"),
+    (_PROBATION, "reported ready", _READY, "health.reported_ready"),
+    (_QUARANTINED, "opened", _READY, "health.opened"),
 )
 """(state, event, next state, module and function that decides it); None is not open."""
 
@@ -63,13 +73,26 @@ _LONGEST_PROBE_S: Final = 30.0
 class _DeviceHealth:
     """The health of one device."""
 
-    __slots__ = ("backoff_s", "failures", "is_slow", "probe_at", "state", "successes")
+    __slots__ = (
+        "backoff_s",
+        "failures",
+        "heeds_news",
+        "is_proven",
+        "is_slow",
+        "probe_at",
+        "state",
+        "successes",
+    )
 
     def __init__(self) -> None:
         self.state = DeviceState.READY
         """Its state; `DEVICE_TRANSITIONS` has the changes."""
         self.is_slow = False
         """Whether its last quarantine was for being an outlier."""
+        self.heeds_news = False
+        """Whether another model may show that the cause of its last quarantine is over."""
+        self.is_proven = False
+        """Whether one has, since that quarantine: it needs no probation."""
         self.failures = 0
         """Failed batches in a row, since the last answer or quarantine."""
         self.successes = 0
@@ -100,12 +123,12 @@ class Health:
         return self._devices[device_id].is_slow
 
     def opened(self, device_id: int) -> DeviceState:
-        """Note that a device was loaded: ready the first time, else on probation."""
+        """Note that a device was loaded: ready the first time, else on probation if not proven."""
         device = self._devices.get(device_id)
         if device is None:
             device = self._devices[device_id] = _DeviceHealth()
         else:
-            device.state = DeviceState.PROBATION
+            device.state = DeviceState.READY if device.is_proven else DeviceState.PROBATION
             device.successes = 0
             self._probe(device, _NEVER)
         return device.state
@@ -133,14 +156,40 @@ class Health:
         if forgives and device.failures < _MAX_FAILURES:
             return False
         self._back_off(device, now, is_slow=False)
+        device.heeds_news = fault is Fault.LOST or fault is Fault.RESTARTED
         device.state = DeviceState.QUARANTINED
         return True
 
-    def quarantine_outlier(self, device_id: int, now: float) -> None:
+    def quarantine_outlier(self, device_id: int, now: float, *, is_reported: bool = False) -> None:
         """Put a device in use that is far slower than the others into quarantine."""
         device = self._devices[device_id]
         self._back_off(device, now, is_slow=True)
+        device.heeds_news = is_reported
         device.state = DeviceState.QUARANTINED
+
+    def reported_reloaded(self, device_id: int, now: float) -> None:
+        """Note that another model has loaded a device again: probe it now, if that may help."""
+        device = self._devices[device_id]
+        if device.state is DeviceState.QUARANTINED and device.heeds_news:
+            if device.probe_at < _NEVER:
+                self._probe(device, now)
+            else:
+                device.backoff_s = _FIRST_PROBE_S / 2  # the reload under way may be too early
+
+    def reported_ready(self, device_id: int) -> bool:
+        """Note that a device has proven itself for another model; return if that ends a probation.
+
+        One that is still in quarantine needs no probation once it is loaded.
+        """
+        device = self._devices[device_id]
+        if device.state is DeviceState.READY or not device.heeds_news:
+            return False
+        device.is_proven = True
+        if device.state is DeviceState.QUARANTINED:
+            return False
+        device.backoff_s = _FIRST_PROBE_S
+        device.state = DeviceState.READY
+        return True
 
     def postpone_probe(self, device_id: int, now: float) -> None:
         """Probe a device a little later, as it may not be reloaded yet."""
@@ -182,6 +231,7 @@ class Health:
         if device.state is DeviceState.PROBATION:
             device.backoff_s = min(2 * device.backoff_s, _LONGEST_PROBE_S)
         device.is_slow = is_slow
+        device.is_proven = False
         device.failures = 0
         self._probe(device, now + device.backoff_s)
 

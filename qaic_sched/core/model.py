@@ -19,6 +19,7 @@ __all__ = [
     "Activation",
     "Batch",
     "Completed",
+    "DeviceNews",
     "DeviceStatistics",
     "Fault",
     "Part",
@@ -78,6 +79,9 @@ REQUEST_TRANSITIONS: Final[tuple[tuple[RequestState | None, str, RequestState, s
     (_IN_FLIGHT, "batch fails", _FAILED, "recovery._part_failed"),
     (_IN_FLIGHT, "device is stuck", _QUEUED, "recovery._part_failed"),
     (_IN_FLIGHT, "device is stuck", _FAILED, "recovery._part_failed"),
+    (_QUEUED, "reported lost", _FAILED, "recovery._part_failed"),
+    (_IN_FLIGHT, "reported lost", _QUEUED, "recovery._part_failed"),
+    (_IN_FLIGHT, "reported lost", _FAILED, "recovery._part_failed"),
     (_IN_FLIGHT, "cancelled", _CANCELLED, "state._cancelled"),
     (_IN_FLIGHT, "closed", _CANCELLED, "state._closed"),
     (_IN_FLIGHT, "deadline passes", _EXPIRED, "scheduler_data._expire"),
@@ -94,6 +98,16 @@ class Fault(Enum):
     LOST = "lost"
     RESTARTED = "restarted"
     STUCK = "stuck"
+
+
+class DeviceNews(Enum):
+    """What one model has learned about a device that the other models of the host should know."""
+
+    LOST = "lost"
+    RESTARTED = "restarted"
+    SLOW = "slow"
+    RELOADED = "reloaded"
+    READY = "ready"
 
 
 class Request:

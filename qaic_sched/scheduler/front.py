@@ -16,6 +16,7 @@ from qaic_sched.core.events import DrainStarted, PolicyChanged
 from qaic_sched.core.model import Request, Statistics
 from qaic_sched.errors import ConfigError, InputError, SchedulerClosedError
 from qaic_sched.metrics.table import format_device_table
+from qaic_sched.scheduler.device_news import share_news
 from qaic_sched.scheduler.live_change import Layout, LiveChange
 from qaic_sched.scheduler.mapping import map_requests
 from qaic_sched.scheduler.opening import open_shell, policy_of
@@ -129,6 +130,7 @@ class Scheduler:
         except BaseException:
             await close_all(shells.values())
             raise
+        share_news(list(shells.values()))
         return shells
 
     async def __aexit__(
