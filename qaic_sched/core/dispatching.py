@@ -58,14 +58,13 @@ class Dispatching(SchedulerData):
                     continue  # the rest may wait for more samples
             else:
                 room = size if samples >= size else samples
-            if room:
-                if queued.samples < size:
-                    room = self._choose_partial_size(room, activation)
-                is_slow = has_faster(ledger, activation)
-                parts = queued.take_newest(room) if is_slow else queued.take(room)
-                self._send(parts, activation)
-            elif queued.samples:
+            if not room:
                 return
+            if queued.samples < size:
+                room = self._choose_partial_size(room, activation)
+            is_slow = has_faster(ledger, activation)
+            parts = queued.take_newest(room) if is_slow else queued.take(room)
+            self._send(parts, activation)
             if waiting.num_requests:
                 admission.admit_waiting()
 
