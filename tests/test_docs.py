@@ -47,8 +47,6 @@ MARKS = {
 }
 """Pages whose examples take over a second: of computing in virtual time, or of real time."""
 
-NOT_YET = {"core/hedging.py", "core/outliers.py", "core/tenant_queue.py"}
-"""Files that CONTRIBUTING.md names and the next merge brings. {{check}}: delete this then."""
 REASONS = {"needs a card", "needs a server", "installs packages", "takes minutes"}
 """Why a block may be left out: `<!-- not run: needs a card -->`."""
 NOTES = {"output", "numbers vary", "exit status 1", "exit status 2"}
@@ -281,7 +279,7 @@ def broken_links(page: str) -> list[str]:
 @pytest.mark.parametrize("page", LINKED)
 def test_every_relative_link_leads_somewhere(page: str) -> None:
     """Files and anchors of links are there, and so are the paths that the text names."""
-    named = set(_PATH.findall((ROOT / page).read_text(encoding="utf-8"))) - NOT_YET
+    named = set(_PATH.findall((ROOT / page).read_text(encoding="utf-8")))
     places = (ROOT, ROOT / "qaic_sched", ROOT / "qaic_sched" / "backends")
 
     assert broken_links(page) == []

@@ -28,6 +28,20 @@ ORDERS: dict[str, list[str]] = {
         "loadgen",
         "cli compat",
     ],
+    "core": [
+        "values execute_times outliers",
+        "model speed_group",
+        "events commands deadlines health retries tenants timeout_watch",
+        "speeds hedging tenant_queue",
+        "request_queue slot_ledger",
+        "admission batching placement",
+        "scheduler_data",
+        "dispatching",
+        "recovery",
+        "resizing",
+        "state",
+        "invariants",
+    ],
     "backends": ["base threads", "compiling", "cpu sim aic", "choose"],
     "scheduler": [
         "api pool explain event_log",
@@ -57,6 +71,9 @@ APART = ["backends.cpu", "backends.sim", "backends.aic"]
 """Rooms of one floor of which none knows another."""
 BINDING = {"qaicrt", "QAicApi_pb2"}
 """The vendor's modules."""
+
+LOOP = {f"{ROOT}.core.model", f"{ROOT}.core.speed_group"}
+"""An activation has its device's speed, and a speed group finds activations."""
 
 CLOCKS_AND_CHANCE = {"asyncio", "datetime", "random", "secrets", "threading", "time", "uuid"}
 
@@ -179,6 +196,16 @@ def test_no_kind_of_device_knows_another() -> None:
     assert crossing == []
 
 
+def test_rooms_stay_small() -> None:
+    """Fourteen files at the root, four beside the folders of `loadgen`, 400 lines in each file."""
+    python = [path for folder in (FOLDER, Path(__file__).parent) for path in folder.rglob("*.py")]
+    long = [path.name for path in python if len(path.read_text("utf-8").splitlines()) > 400]
+
+    assert len([path for path in FOLDER.iterdir() if path.is_file()]) <= 14
+    assert len([path for path in (FOLDER / "loadgen").iterdir() if path.is_file()]) <= 4
+    assert long == []
+
+
 def test_only_one_module_knows_the_vendors_binding() -> None:
     """No other imports it, nor has its modules' names to import them by."""
     importers = {
@@ -261,6 +288,16 @@ def test_there_are_no_import_cycles_at_run_time() -> None:
     }
 
     assert _cycle(graph) == set()
+
+
+def test_there_are_no_import_cycles_for_types_either() -> None:
+    """Whoever reads a file has read all that it stands on; but for a device and its speed group."""
+    graph = {
+        module: {each.target for each in imports} & _graph().keys() - {module}
+        for module, imports in _graph().items()
+    }
+
+    assert _cycle(graph) <= LOOP
 
 
 @pytest.mark.parametrize(
