@@ -105,7 +105,7 @@ class TenantConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ServiceConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`service`: read by `serve` only."""
+    """`service`: reserved for a network service, which does not exist yet; nothing reads it."""
 
     model_name: Annotated[str | None, _means("name of the model over HTTP and gRPC")] = None
     http_port: Annotated[Port | None, _means("port of the HTTP server; null: off")] = None

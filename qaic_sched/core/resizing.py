@@ -46,7 +46,7 @@ class Resizing(Recovery):
         devices, retiring = self.ledger.devices, self.ledger.retiring
         known = {each.index for each in devices.get(event.device_id, ())}
         known -= {each.index for each in retiring.get(event.device_id, ())}
-        # To remove all of them is to remove the device.
+        # Removing all of them removes the device.
         if self.is_closed or not event.indexes or not known > {*event.indexes}:
             raise InternalError(f"{event} does not fit")
         stay = known - {*event.indexes}

@@ -19,7 +19,7 @@ __all__ = ["UNMEASURED_LIMIT_S", "TimeoutWatch"]
 
 _NEVER: Final = float("inf")
 UNMEASURED_LIMIT_S: Final = 60.0
-"""The limit of an inference before any execute time was measured."""
+"""The limit of an inference before any execution time was measured."""
 
 
 class TimeoutWatch:
@@ -52,7 +52,7 @@ class TimeoutWatch:
         return activation in self._looks_at
 
     def restart(self) -> None:
-        """Apply the present limits to all watched activations, shorter ones included."""
+        """Apply the current limits to all watched activations, shorter ones included."""
         watched, self._looks_at, self._heap = self._looks_at, {}, []
         for activation in sorted(watched, key=lambda each: (each.device_id, each.index)):
             if activation.held:

@@ -41,7 +41,7 @@ class Policy:
     retry_max_extra: float = 0.2
     """Most retries of failed inferences, as a fraction of all inferences, beyond the reserve."""
     hedge_after: float | None = 3.0
-    """An inference is late, and hedged, after this many mean execute times; None is never."""
+    """An inference is late, and hedged, after this many mean execution times; None is never."""
     hedge_max_extra: float = 0.01
     """Most hedges, as a fraction of all inferences."""
     dispatch_timeout_s: float | None = None

@@ -89,7 +89,7 @@ def test_the_first_failure_on_probation_ends_it_for_longer(fault: Fault, devices
 
 
 def test_a_failed_probation_leaves_no_usable_activation() -> None:
-    """The one activation in use is counted out, not three."""
+    """Only its one activation in use is subtracted, not all three."""
     state = on_probation()
     drive(state, 2.0, Request(1, 1, 2.0))
     assert outcomes(lose(state, 2.1).resolve) == [(1, "failed")]
