@@ -32,7 +32,7 @@ class _Mean:
 
     def __init__(self, count: int, seconds: float) -> None:
         self.count = count
-        """Times in it; `LEAST_COUNT` to begin with where it was scaled from another group."""
+        """Times in it; starts at `LEAST_COUNT` if the mean was scaled from another group's."""
         self.seconds = seconds
         """Their mean, the newest weighted most."""
 

@@ -301,7 +301,7 @@ class Batch:
         self.is_abandoned = False
         """Whether its parts were sent elsewhere or failed: its answer only frees the slot."""
         self.expected_s = 0.0
-        """Expected execution time when it was dispatched; 0 if nothing was measured by then."""
+        """Expected execution time when it was dispatched; 0 if nothing had been measured."""
         self.started_at = 0.0
         """When its execution started, known once it is answered."""
         self.completed_at = 0.0

@@ -58,5 +58,5 @@ class Outliers:
         return count >= streak and self._num_prompt - before >= streak
 
     def forget(self, device_id: int) -> None:
-        """Start a device's streak anew."""
+        """Forget a device's slow answers."""
         self.streaks.pop(device_id, None)

@@ -52,7 +52,7 @@ class DeviceSpeed:
         self.join(group)
 
     def join(self, group: SpeedGroup) -> None:
-        """Move to a group and start the comparison anew."""
+        """Move to a group and restart the comparison with it."""
         self.group = group
         """The group that the device is in, parked or not."""
         self.ratio = 1.0

@@ -48,7 +48,7 @@ class TimeoutWatch:
                 self._look_at(at, activation)
 
     def __contains__(self, activation: Activation) -> bool:
-        """Return whether a look at the activation is due some time."""
+        """Return whether a look at the activation is planned."""
         return activation in self._looks_at
 
     def restart(self) -> None:

@@ -14,10 +14,10 @@ __all__ = ["DeviceStatistics", "Policy", "Statistics", "Tenant"]
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """The part of the service that one tenant gets."""
+    """How much of the service one tenant gets."""
 
     weight: float = 1.0
-    """Its part relative to the weights of the other tenants."""
+    """How much it gets, relative to the weights of the other tenants."""
     share: float = 0.0
     """The fraction of all samples that it is guaranteed, from 0 to 1; 0 is no guarantee."""
 

@@ -109,7 +109,7 @@ def test_a_completed_probation_resets_the_time_to_the_probe() -> None:
 
 
 def test_a_stuck_device_comes_back_once_it_has_answered() -> None:
-    """Closing it answers all batches; then it starts anew."""
+    """Closing it answers all batches; then it starts afresh."""
     state = make_state(devices=1, set_size=2, dispatch_timeout_s=2.0)
     drive(state, 0.0, *requests(2))
     assert outcomes(drive(state, 2.0).resolve) == [(0, "failed"), (1, "failed")]

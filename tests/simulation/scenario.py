@@ -75,7 +75,7 @@ class Arrival:
 class Change:
     """A live change of activations, devices, `set_size` or the policy.
 
-    `choice` selects among the devices or activations that exist by then.
+    `choice` selects among the devices or activations that exist at that time.
     """
 
     at: float

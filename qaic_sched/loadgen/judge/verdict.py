@@ -50,7 +50,7 @@ def conclude(
 ) -> Report:
     """Make the report of a run from its findings: judge them, and add the rest.
 
-    A report is itself findings, so an existing one can be concluded anew.
+    A `Report` is also `Findings`, so an existing report can be judged again.
     """
     origin = origin or Origin()
     found = {name: getattr(findings, name) for name in Findings.__struct_fields__}
