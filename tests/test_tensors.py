@@ -203,7 +203,7 @@ def test_a_program_without_inputs_takes_none() -> None:
 
 
 def test_buffers_are_used_again_by_size() -> None:
-    """A buffer that was given back is the next one taken of its size."""
+    """A released buffer is the next one taken of its size."""
     buffers = BatchBuffers(BATCHED)
     four, eight = buffers.take(4), buffers.take(8)
     assert (four["data"].shape, four["ids"].shape) == ((4, 3), (4,))

@@ -32,7 +32,7 @@ time. That is below 1, as a batch taken off the queue also shortens the wait of 
 _EAGER_BATCHES: Final = 0.5
 """With this many full batches queued per activation, one is committed behind each at once."""
 _UNUSED_EXECUTE_TIMES: Final = 200.0
-"""A slow group is tried again after this many of its mean execute times without work."""
+"""A slow group is tried again after this many of its mean execution times without work."""
 
 
 def choose(
@@ -42,7 +42,7 @@ def choose(
 
     `batches` is the number of full batches queued; with 0, only an idle activation is chosen. The
     time is when an activation may be chosen even if nothing happens until then, or infinity. It
-    means nothing if there is an activation. No decision changes by asking.
+    means nothing if there is an activation. The call changes nothing.
     """
     try_again_at = _NEVER
     groups, set_size = ledger.speeds.groups, ledger.set_size

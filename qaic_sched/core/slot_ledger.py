@@ -172,7 +172,7 @@ class SlotLedger:
             group.idle[activation] = None
 
     def learn(self, device_id: int, size: int, execute_s: float) -> float:
-        """Record an execute time, and move devices whose speed group no longer fits.
+        """Record an execution time, and move devices whose speed group no longer fits.
 
         Returns the ratio to the fastest group's mean, 1 if that is unknown.
         """

@@ -33,11 +33,11 @@ _LEAVING_SIGMAS: Final = 3.5
 _LEAST_COMPACT_SIZE: Final = 16
 """A heap of busy activations is not compacted below this number of entries."""
 _LEAD_FRACTION: Final = 0.25
-"""How early the next batch is committed behind a running one, in mean execute times ..."""
+"""How early the next batch is committed behind a running one, in mean execution times ..."""
 _LEAST_LEAD_S: Final = 0.001
 """... and at least this long, the finest resolution of an event loop's timers."""
 _OVERDUE_SIGMAS: Final = 3.0
-"""Standard deviations beyond the mean from which on an inference is overdue."""
+"""An inference is overdue this many standard deviations beyond the mean."""
 
 _Entry: TypeAlias = "tuple[float, int, Activation]"
 """(`free_at` when the entry was made, sequence number, activation)."""
@@ -52,7 +52,7 @@ class DeviceSpeed:
         self.join(group)
 
     def join(self, group: SpeedGroup) -> None:
-        """Move to a group and start the comparison anew."""
+        """Move to a group and restart the comparison with it."""
         self.group = group
         """The group that the device is in, parked or not."""
         self.ratio = 1.0
@@ -61,7 +61,7 @@ class DeviceSpeed:
         """Times in `ratio`."""
 
     def record(self, ratio: float) -> None:
-        """Record the ratio of one execute time to the group's mean."""
+        """Record the ratio of one execution time to the group's mean."""
         self._count += 1
         self.ratio += ewma_weight(self._count) * (min(ratio, MAX_COUNTED_RATIO) - self.ratio)
 
@@ -89,7 +89,7 @@ class SpeedGroup:
 
     def __init__(self, times: ExecuteTimes) -> None:
         self.times = times
-        """Execute times of all devices that are, or were, in the group."""
+        """Execution times of all devices that are, or were, in the group."""
         self.num_activations = 0
         """Activations of its devices, parked ones excluded."""
         self.used_at = -_NEVER

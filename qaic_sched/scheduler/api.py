@@ -1,4 +1,4 @@
-"""The interface of a scheduler, for code that does not care what stands behind it.
+"""The interface of a scheduler, for code that works with any implementation.
 
 The blocking front, load tests and servers are written against these protocols. `Scheduler` and
 `ScheduledRequest` satisfy them by their structure: they are compiled, and inherit from nothing.
@@ -198,10 +198,10 @@ class SchedulerApi(Protocol):
     # Observation
 
     def get_metrics(self) -> dict[str, Any]:
-        """Return counts and latencies since opening: the whole, `devices`, and maybe `models`."""
+        """Return counts and latencies since opening: in all, by device, and by model."""
 
     def statistics(self, *, model: str | None = None) -> Statistics:
-        """Return the gauges of this moment, after everything that has happened so far."""
+        """Return the current gauges, after everything that has happened so far."""
 
     def totals(self, *, model: str | None = None) -> Totals:
         """Return running totals for sampling at short intervals; has no effect on scheduling."""

@@ -65,7 +65,7 @@ def test_the_first_answer_counts_and_the_other_is_ignored(first: int) -> None:
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_copy_that_fails_costs_nothing_while_the_other_may_answer(first: int) -> None:
-    """The failure is no attempt and causes no retry."""
+    """The failure does not count as an attempt and causes no retry."""
     state = _measured(max_attempts=1)
     pair = _hedged(state)
     commands = drive(state, 1.4, answer(pair[first], 1.4, failed=True))

@@ -67,7 +67,7 @@ def test_every_specialization_can_run(tmp_path: Path, cards: Any) -> None:
 
 
 def test_cycle_counts_are_skipped(tmp_path: Path, cards: Any) -> None:
-    """The statistics of the runtime have a buffer, but are no output of the program."""
+    """The runtime's cycle counts have a buffer, but are not an output of the program."""
     bindings = [
         binding("aiccyclecounts", api.BUFFER_IO_TYPE_OUTPUT, [8, 8], api.INT8_TYPE),
         binding("x", api.BUFFER_IO_TYPE_INPUT, [8, 4]),
