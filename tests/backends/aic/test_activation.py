@@ -148,9 +148,10 @@ def test_a_stuck_inference_has_a_kind_of_its_own(
     monkeypatch.setattr("qaic_sched.backends.aic.status.STUCK_AFTER_S", 0.02)
 
     async def run(executable: AicExecutable) -> None:
-        cards[0].hang(for_s=0.05, gives_up_after_s=0.03)
+        cards[0].hang(gives_up_after_s=0.03)
         error = await start(executable, rows())
         assert (error.kind, error.device_id) == ("stuck", 0)
+        cards[0].hang(for_s=0)
         assert "mean" in await start(executable, rows())
 
     on_card(qpc, run)
