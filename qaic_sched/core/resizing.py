@@ -73,8 +73,7 @@ class Resizing(Recovery):
             raise InternalError(f"{event} does not fit")
         self.retry_budget.change(policy, self.num_first_inferences)
         self.policy = policy
-        self.admission.change(policy)
-        self.last_of_old_policy = self._last_request_id
+        self.admission.change(policy, self._last_request_id)
         self.hedging.change(policy, self.num_batches)
         self.stuck_watch.restart()
         self.hedge_watch = TimeoutWatch(self.hedging.limit_s)

@@ -83,8 +83,6 @@ class SchedulerData:
         """Batches ever dispatched that repeat a failed part."""
         self.num_dropped = 0
         """Requests expired ahead of their deadline since the last answer."""
-        self.last_of_old_policy = -1
-        """The last request that arrived under an earlier policy, whose bounds it obeyed."""
 
         self._last_request_id = -1
         """The id of the last request that arrived, rejected ones included."""
@@ -92,7 +90,6 @@ class SchedulerData:
         """Running mean of all execution times, of all sizes and devices; None before the first."""
         self._commands = Commands()
         """The commands that the current call of `handle` will return."""
-
         # Last, as it takes a bound method: compiled, attributes set after that are slower to read.
         self.hedge_watch = TimeoutWatch(self.hedging.limit_s, LEAST_LATE_S)
         """Finds activations whose batch is late; empty under a policy without hedges."""
