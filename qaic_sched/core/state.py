@@ -243,6 +243,7 @@ class SchedulerState(Resizing):
         if not is_slow and self.health.succeeded(device_id):
             self.ledger.readmit(device_id)
         self.num_dropped = 0
+        self.hedging.record_answer(batch, self.num_batches)
         if self._mean_execute_s is None:
             self._mean_execute_s = batch.execute_s
             self.stuck_watch.restart()
