@@ -86,8 +86,11 @@ def _as_dict(inputs: Mapping[object, object]) -> dict[object, object]:
     try:
         return dict(inputs)
     except Exception as error:
-        problem = f"inputs: {_describe(inputs)}, which raises {type(error).__name__}"
-        raise InputError(f"{problem}; wanted a dict of input name to numpy array") from error
+        cause = error
+    problem = f"inputs: {_describe(inputs)}, which raises {type(cause).__name__}"
+    refusal = InputError(f"{problem}; wanted a dict of input name to numpy array")
+    refusal.__cause__ = cause  # compiled, `raise ... from` loses it
+    raise refusal
 
 
 def _as_plain_array(value: object, spec: TensorSpec) -> NDArray[np.generic]:
@@ -261,7 +264,7 @@ class AnswerCheck:
         return promised
 
 
-def _broken_promise(promised: Sequence[_Promise], answer: dict[str, object]) -> str:
+def _broken_promise(promised: Sequence[_Promise], answer: dict[object, object]) -> str:
     for promise in promised:
         name, array = promise.name, answer.get(promise.name)
         if name not in answer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qaic_sched.core.model import Fault, RequestState
 from qaic_sched.errors import (
@@ -35,7 +35,8 @@ def error_of(
         return NoDeviceError("every device is in quarantine; they are being probed")
     if core.state is RequestState.FAILED and core.last_batch is not None:
         device_id = core.last_batch.activation.device_id
-        cause = errors.get(core.last_batch.id) or DeviceError(
+        # Any: compiled, an attribute of a type that was not declared would raise here.
+        cause: Any = errors.get(core.last_batch.id) or DeviceError(
             f"device {device_id} did not answer in time", device_id, kind="stuck"
         )
         # A new error for each caller: a raised exception collects tracebacks.
@@ -54,7 +55,8 @@ def error_of(
 
 def fault_of(error: DeviceError) -> Fault:
     """Return what an error means to the core; a kind that is unknown is one inference only."""
-    return _FAULTS.get(error.kind, Fault.INFERENCE)
+    kind: object = getattr(error, "kind", None)
+    return _FAULTS.get(kind, Fault.INFERENCE) if isinstance(kind, str) else Fault.INFERENCE
 
 
 def batch_error(batch: Batch, what: str, cause: BaseException | None = None) -> DeviceError:

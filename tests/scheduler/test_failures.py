@@ -212,6 +212,7 @@ def test_full_batches_of_an_array_that_shrinks_fail_only_their_request(
     run_virtual(main)
 
 
+@pytest.mark.interpreted
 def test_memory_that_is_missing_for_a_batch_is_asked_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +269,7 @@ def test_a_request_whose_outputs_no_memory_holds_fails_alone(
     check_log(log)
 
 
+@pytest.mark.interpreted
 def test_a_request_that_fails_with_its_last_part_is_counted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
