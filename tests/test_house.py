@@ -44,8 +44,8 @@ ORDERS: dict[str, list[str]] = {
     ],
     "backends": ["base threads", "compiling", "cpu sim aic", "choose"],
     "scheduler": [
-        "api pool explain event_log",
-        "request replay",
+        "api arguments failures explain event_log",
+        "pool request replay",
         "shell mapping",
         "opening live_change several",
         "front",
