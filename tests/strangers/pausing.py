@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from onnx import helper
 from tests.models import FLOAT, save_model, tensor
 from tests.strangers.coupled_models import node
 
-__all__ = ["run_paused", "slow_mean_model"]
+__all__ = ["run_child", "run_paused", "slow_mean_model"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,10 +46,15 @@ def slow_mean_model(path: Path, turns: int = 60_000) -> str:
     return save_model(path, nodes, inputs, outputs, constants)
 
 
-def run_paused(model: str, pauses_s: list[float]) -> dict[str, Any]:
+def run_paused(model: str, pauses_s: Sequence[float]) -> dict[str, Any]:
     """Let a child serve the model, stop it for each of these times, and return what it says."""
+    return run_child(["tests.strangers.paused_child", model], pauses_s, 0.7)
+
+
+def run_child(module: Sequence[str], pauses_s: Sequence[float], between_s: float) -> dict[str, Any]:
+    """Run a module with its arguments, stopping it now and then; what it says at the end."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "tests.strangers.paused_child", model],
+        [sys.executable, "-m", *module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=ROOT,
@@ -59,13 +65,16 @@ def run_paused(model: str, pauses_s: list[float]) -> dict[str, Any]:
     try:
         assert child.stdout.readline() == "running\n"
         for pause_s in pauses_s:
-            child.send_signal(signal.SIGSTOP)
-            time.sleep(pause_s)
-            child.send_signal(signal.SIGCONT)
-            time.sleep(0.7)
+            if pause_s:
+                child.send_signal(signal.SIGSTOP)
+                time.sleep(pause_s)
+                child.send_signal(signal.SIGCONT)
+            time.sleep(between_s)
         child.stdin.close()
-        said: dict[str, Any] = json.loads(child.stdout.readline())
-        return said
+        said = child.stdout.readline()
+        assert said, f"the child ended without a word: exit status {child.wait()}"
+        found: dict[str, Any] = json.loads(said)
+        return found
     finally:
         child.kill()
         child.stdout.close()
