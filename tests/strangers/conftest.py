@@ -10,7 +10,7 @@ IS_FULL_RUN = bool(os.environ.get("STRANGERS"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked `strangers` unless STRANGERS=1 is set."""
+    """Skip the tests marked `strangers` unless STRANGERS is set: 1, or a folder of packages."""
     if IS_FULL_RUN:
         return
     reason = "runs for minutes: `make test-strangers`, or STRANGERS=1, runs it"

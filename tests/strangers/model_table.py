@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,13 +44,17 @@ class RealModel:
     """Whether it cannot be opened: a dimension has neither size nor name."""
 
     def path(self) -> Path | None:
-        """The installed file; None where the package is missing."""
-        try:
-            files = importlib.metadata.files(self.package) or []
-        except importlib.metadata.PackageNotFoundError:
-            return None
-        found = [each for each in files if str(each).endswith(self.file)]
-        return Path(str(found[0].locate())) if found else None
+        """The installed file; None where the package is missing.
+
+        It is looked for in the folder that STRANGERS names, too: one of the packages brings a
+        package `tests` with it, which must not stand before ours.
+        """
+        where = [os.environ.get("STRANGERS", ""), *sys.path]
+        for distribution in importlib.metadata.distributions(name=self.package, path=where):
+            for each in distribution.files or []:
+                if str(each).endswith(self.file):
+                    return Path(str(distribution.locate_file(each)))
+        return None
 
 
 def floats(**shapes: tuple[int, ...]) -> Make:
