@@ -44,7 +44,8 @@ ORDERS: dict[str, list[str]] = {
     ],
     "backends": ["base threads", "compiling", "cpu sim aic", "choose"],
     "scheduler": [
-        "api pool explain event_log",
+        "api probe_inputs",
+        "pool explain event_log",
         "request replay",
         "shell mapping",
         "opening live_change several",

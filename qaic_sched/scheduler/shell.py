@@ -27,6 +27,7 @@ from qaic_sched.core.model import Fault, RequestState
 from qaic_sched.errors import (
     DeadlineExceededError,
     DeviceError,
+    InputError,
     InternalError,
     NoDeviceError,
     QueueFullError,
@@ -211,7 +212,7 @@ class Shell:
             self.pool.submit(batch, sources)
             if batch.is_hedge:
                 self.metrics.record_hedge(batch.activation.device_id)
-            elif batch.parts[0].failed_on >= 0:
+            elif batch.parts[0].group is not None:
                 self.metrics.record_retry(batch.activation.device_id)
         for core in commands.resolve:
             self._resolve(core, now, errors)
@@ -247,7 +248,11 @@ class Shell:
                 f"device {device_id} did not answer in time", device_id, kind="stuck"
             )
             # A new error for each caller: a raised exception collects tracebacks.
-            error = DeviceError(str(cause), cause.device_id, kind=cause.kind)
+            error: SchedulerError
+            if cause.kind == "input":
+                error = InputError(f"the values of the inputs were rejected: {cause}")
+            else:
+                error = DeviceError(str(cause), cause.device_id, kind=cause.kind)
             error.__cause__ = cause
             return error
         if core.state is RequestState.EXPIRED and core.deadline is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from qaic_sched.core.events import Closed
 from qaic_sched.core.invariants import check_invariants
-from qaic_sched.core.model import Batch, Part, Request, RequestState
+from qaic_sched.core.model import Batch, Part, Request, RequestState, RetryGroup
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.core.tenant_queue import TenantQueue
 from tests.core.harness import answer, drive, make_state, requests
@@ -40,7 +40,7 @@ def test_a_healthy_state_passes() -> None:
 
     check_invariants(state)
     assert (statistics.in_flight, statistics.queued, statistics.waiting) == (2, 4, 2)
-    assert [part.request.id for part in state.retries] == [2]
+    assert [part.request.id for group in state.retries for part in group.parts] == [2]
     assert state.requests[3].cursor == 8
 
 
@@ -116,8 +116,33 @@ def _lose_a_retry(state: SchedulerState) -> None:
 
 
 def _retry_a_part_twice(state: SchedulerState) -> None:
-    part = next(iter(state.retries))
-    state.retries._by_device[part.failed_on][Part(part.request, part.offset, part.samples)] = None
+    group = next(iter(state.retries))
+    copies = [Part(each.request, each.offset, each.samples) for each in group.parts]
+    state.retries._by_device[group.failed_on][RetryGroup(copies, group.failed_on, None)] = None
+
+
+def _retry_another_part(state: SchedulerState) -> None:
+    group = next(iter(state.retries))
+    group.parts = [Part(each.request, each.offset, each.samples) for each in group.parts]
+
+
+def _retry_an_empty_group(state: SchedulerState) -> None:
+    state.retries.add(RetryGroup([], 0, None))
+
+
+def _put_a_part_into_another_group(state: SchedulerState) -> None:
+    group = next(iter(state.retries))
+    group.parts[0].group = RetryGroup([], 0, None)
+
+
+def _wait_for_an_explanation_that_never_comes(state: SchedulerState) -> None:
+    (failure,) = (group.failure for group in state.retries)
+    assert failure is not None
+    failure.num_open += 1
+
+
+def _isolate_a_tenant_for_ever(state: SchedulerState) -> None:
+    state.admission.queued.tenants.isolated["a"] = state.now
 
 
 def _forget_that_samples_are_retried(state: SchedulerState) -> None:
@@ -255,6 +280,11 @@ CORRUPTIONS: list[Callable[[SchedulerState], None]] = [
     _settle_a_part_without_its_request,
     _lose_a_retry,
     _retry_a_part_twice,
+    _retry_another_part,
+    _retry_an_empty_group,
+    _put_a_part_into_another_group,
+    _wait_for_an_explanation_that_never_comes,
+    _isolate_a_tenant_for_ever,
     _forget_that_samples_are_retried,
     _move_a_cursor_back,
     _move_a_cursor_beyond_the_end,
