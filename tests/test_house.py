@@ -44,8 +44,7 @@ ORDERS: dict[str, list[str]] = {
     ],
     "backends": ["base threads", "compiling", "cpu sim aic", "choose"],
     "scheduler": [
-        "api probe_inputs",
-        "pool explain event_log",
+        "api pool explain event_log probe_inputs",
         "request replay",
         "shell mapping",
         "opening live_change several",

@@ -121,30 +121,6 @@ def _retry_a_part_twice(state: SchedulerState) -> None:
     state.retries._by_device[group.failed_on][RetryGroup(copies, group.failed_on, None)] = None
 
 
-def _retry_another_part(state: SchedulerState) -> None:
-    group = next(iter(state.retries))
-    group.parts = [Part(each.request, each.offset, each.samples) for each in group.parts]
-
-
-def _retry_an_empty_group(state: SchedulerState) -> None:
-    state.retries.add(RetryGroup([], 0, None))
-
-
-def _put_a_part_into_another_group(state: SchedulerState) -> None:
-    group = next(iter(state.retries))
-    group.parts[0].group = RetryGroup([], 0, None)
-
-
-def _wait_for_an_explanation_that_never_comes(state: SchedulerState) -> None:
-    (failure,) = (group.failure for group in state.retries)
-    assert failure is not None
-    failure.num_open += 1
-
-
-def _isolate_a_tenant_for_ever(state: SchedulerState) -> None:
-    state.admission.queued.tenants.isolated["a"] = state.now
-
-
 def _forget_that_samples_are_retried(state: SchedulerState) -> None:
     state.requests[2].retrying = ()
 
@@ -280,11 +256,6 @@ CORRUPTIONS: list[Callable[[SchedulerState], None]] = [
     _settle_a_part_without_its_request,
     _lose_a_retry,
     _retry_a_part_twice,
-    _retry_another_part,
-    _retry_an_empty_group,
-    _put_a_part_into_another_group,
-    _wait_for_an_explanation_that_never_comes,
-    _isolate_a_tenant_for_ever,
     _forget_that_samples_are_retried,
     _move_a_cursor_back,
     _move_a_cursor_beyond_the_end,

@@ -151,6 +151,21 @@ def test_a_bad_row_of_a_large_request_fails_the_request_and_not_its_company() ->
     assert sent == [[0], [0], [0, 1], [0], [1]]
 
 
+def test_a_late_batch_that_fails_leaves_its_hedge_to_answer() -> None:
+    """No part is sent a third time; if the hedge fails as well, it is split like any other."""
+    state = make_state(2, batch_sizes=(1, 2), hedge_after=3.0, hedge_max_extra=1.0)
+    drive(state, 0.0, *requests(2, samples=2))
+    for batch in list(state.batches.values()):
+        drive(state, 0.1, answer(batch, 0.1))
+    (batch,) = drive(state, 1.0, *requests(2, first_id=2, accepted_at=1.0)).dispatch
+    (hedge,) = drive(state, state.next_wakeup() or 0.0).dispatch
+    assert hedge.is_hedge
+    assert drive(state, 1.4, lost(batch, 1.4, Fault.INFERENCE)).dispatch == []
+    commands = drive(state, 1.5, lost(hedge, 1.5, Fault.INPUT))
+
+    assert [_ids(each) for each in commands.dispatch] == [[2], [3]]
+
+
 # Whoever leaves meanwhile
 
 
