@@ -95,7 +95,8 @@ class Recovery(Dispatching):
         else:
             if was_suspect or not is_inference:
                 self._convict(parts[0], failure)
-            elif failure is not None:
+            else:
+                assert failure is not None
                 self._blame(failure)  # nothing will show any more whose fault it was
             self._fail(parts[0], batch)
 
