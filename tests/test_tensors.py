@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from qaic_sched.errors import InputError
 from qaic_sched.program import Program, TensorSpec
-from qaic_sched.tensors import BatchBuffers, allocate_outputs, copy_rows, gather, validate
+from qaic_sched.tensors import (
+    AnswerCheck,
+    BatchBuffers,
+    allocate_outputs,
+    copy_rows,
+    gather,
+    validate,
+)
 
 F32, I32 = np.dtype("f4"), np.dtype("i4")
 BATCHED = Program.of(
@@ -203,7 +210,7 @@ def test_a_program_without_inputs_takes_none() -> None:
 
 
 def test_buffers_are_used_again_by_size() -> None:
-    """A buffer that was given back is the next one taken of its size."""
+    """A released buffer is the next one taken of its size."""
     buffers = BatchBuffers(BATCHED)
     four, eight = buffers.take(4), buffers.take(8)
     assert (four["data"].shape, four["ids"].shape) == ((4, 3), (4,))
@@ -267,3 +274,83 @@ def test_outputs_have_the_requests_rows() -> None:
         "best": ((100,), I32),
     }
     assert not np.shares_memory(outputs["prob"], allocate_outputs(BATCHED, 100)["prob"])
+
+
+# Answers
+
+
+def answer_of(rows: int) -> dict[str, Any]:
+    """Return outputs as BATCHED promises them."""
+    return allocate_outputs(BATCHED, rows)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 8])
+def test_a_promised_answer_is_no_problem(rows: int) -> None:
+    """Of each compiled size, in any order, and whatever subclass its arrays have."""
+    check = AnswerCheck(BATCHED)
+    answer = answer_of(rows)
+    assert check.problem(answer, rows) is None
+    assert check.problem(dict(reversed(answer.items())), rows) is None
+    assert check.problem({**answer, "best": answer["best"].view(np.recarray)}, rows) is None
+    big_endian = answer["prob"].astype(">f4").astype("=f4")
+    assert check.problem({**answer, "prob": big_endian}, rows) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"best": np.zeros(4, np.int32)}, "'best': got shape (4,) of int32; the program promises"),
+        ({"best": np.zeros(8, np.int64)}, "promises shape (8,) of int32"),
+        ({"prob": np.zeros((8, 2), ">f4")}, "'prob': got shape (8, 2) of >f4"),
+        ({"prob": np.zeros((2, 8), np.float32)}, "'prob': got shape (2, 8) of float32"),
+        ({"prob": [[0.0, 0.0]] * 8}, "'prob': got list; the program promises shape (8, 2)"),
+        ({"more": np.zeros(8)}, "output 'more': unknown; the program promises 'prob', 'best'"),
+        ({7: np.zeros(8)}, "output 7: unknown"),
+    ],
+)
+def test_a_broken_promise_is_named(change: dict[Any, Any], message: str) -> None:
+    """The output, what came and what the program promises."""
+    problem = AnswerCheck(BATCHED).problem({**answer_of(8), **change}, 8)
+    assert problem is not None
+    assert message in problem
+
+
+def test_without_a_batch_axis_an_answer_has_whatever_shape_it_has() -> None:
+    """Such a program takes one request per inference: nothing is joined, so nothing must fit."""
+    check = AnswerCheck(UNBATCHED)
+    assert check.problem({"y": np.zeros((2, 7), np.float32)}, 1) is None
+    problem = check.problem({"y": np.zeros((2, 3))}, 1)
+    assert problem is not None
+    assert problem.endswith("of float64; the program promises an array of float32")
+
+
+def test_read_only_and_unaligned_arrays_are_inputs() -> None:
+    """The first is passed on, the second copied."""
+    inputs = inputs_of()
+    inputs["data"].flags.writeable = False
+    assert validate(BATCHED, inputs)[0]["data"] is inputs["data"]
+
+    unaligned = np.frombuffer(b"-" + inputs["data"].tobytes(), np.uint8)[1:].view(F32)
+    tensors, _ = validate(BATCHED, {**inputs, "data": unaligned.reshape(5, 3)})
+    assert tensors["data"].flags.aligned
+    np.testing.assert_array_equal(tensors["data"], inputs["data"])
+
+
+@pytest.mark.parametrize("dtype", ["O", "U3", "S3", "V4", "m8[s]", "M8[s]", [("a", "f4")], "c8"])
+def test_arrays_of_other_kinds_are_refused(dtype: Any) -> None:
+    """Objects, text, times and structures are no numbers."""
+    assert "cannot be cast" in refused(
+        BATCHED, {**inputs_of(1), "data": np.zeros((1, 3), np.dtype(dtype))}
+    )
+
+
+class Unreadable:
+    """A name that cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise ValueError
+
+
+def test_names_that_are_no_strings_are_refused() -> None:
+    """Whatever they are, the message can be written."""
+    assert "Unreadable: unknown" in refused(BATCHED, {**inputs_of(), Unreadable(): 1})

@@ -97,7 +97,7 @@ class TenantConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """`tenants.NAME`: the capacity that one tenant receives while tenants compete."""
 
     weight: Annotated[
-        Weight, _means("part of the contended capacity, relative to the other tenants' weights")
+        Weight, _means("portion of the contended capacity, relative to the other tenants' weights")
     ] = 1.0
     share: Annotated[
         Share, _means("guaranteed fraction of the capacity, whatever the priority of others")
@@ -105,7 +105,7 @@ class TenantConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ServiceConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`service`: read by `serve` only."""
+    """`service`: reserved for a network service, which does not exist yet; nothing reads it."""
 
     model_name: Annotated[str | None, _means("name of the model over HTTP and gRPC")] = None
     http_port: Annotated[Port | None, _means("port of the HTTP server; null: off")] = None

@@ -10,12 +10,12 @@ __all__ = ["LEAST_COUNT", "MAX_COUNTED_RATIO", "STEADY_COUNT", "ExecuteTimes", "
 _EWMA_WEIGHT: Final = 0.02
 """Weight of the newest time in a running mean of many."""
 STEADY_COUNT: Final = 50
-"""Times from which on that weight applies, 1 / `_EWMA_WEIGHT`; before, the mean is a plain one."""
+"""That weight applies beyond this many times, 1 / `_EWMA_WEIGHT`; until then the mean is plain."""
 MAX_COUNTED_RATIO: Final = 10.0
 """A time counts for at most this many means. One hang predicts nothing; if all times stay that
 long, the mean gets there after a few dozen of them."""
 LEAST_COUNT: Final = 4
-"""Times before a measured mean, or a device's ratio to its group, is relied on."""
+"""Fewest times that make a mean, or a device's ratio to its group, reliable."""
 _DEADLINE_SIGMAS: Final = 2.0
 """Standard deviations beyond the mean that a deadline has to leave room for."""
 
@@ -26,19 +26,19 @@ def ewma_weight(count: int) -> float:
 
 
 class _Mean:
-    """The running mean of the execute times of one compiled batch size."""
+    """The running mean of the execution times of one compiled batch size."""
 
     __slots__ = ("count", "seconds")
 
     def __init__(self, count: int, seconds: float) -> None:
         self.count = count
-        """Times in it; `LEAST_COUNT` to begin with where it was scaled from another group."""
+        """Times in it; starts at `LEAST_COUNT` if the mean was scaled from another group's."""
         self.seconds = seconds
         """Their mean, the newest weighted most."""
 
 
 class ExecuteTimes:
-    """Mean execute time by compiled batch size, and how much the times vary."""
+    """Mean execution time by compiled batch size, and how much the times vary."""
 
     __slots__ = ("_means", "cv2")
 
@@ -49,7 +49,7 @@ class ExecuteTimes:
         """By compiled batch size; sizes without an answer are absent."""
 
     def record(self, size: int, execute_s: float) -> float:
-        """Record one execute time; return its ratio to the mean before it."""
+        """Record one execution time; return its ratio to the mean before it."""
         mean = self._means.get(size)
         if mean is None:
             mean = self._means[size] = _Mean(0, execute_s)

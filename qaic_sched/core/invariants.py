@@ -94,7 +94,7 @@ def _check_queues(state: SchedulerState) -> None:
     _check_queue(state, queued)
     _check_queue(state, waiting)
     # Requests of an earlier policy stay; while they exceed the bound, no request joins them.
-    is_old = all(each.id <= state.last_of_old_policy for each in queued)
+    is_old = all(each.id <= state.admission.last_of_old_policy for each in queued)
     may_exceed = is_old or queued.num_requests == 1
     assert may_exceed or queued.samples <= policy.max_samples, "more queued than the bound"
     if policy.max_bytes is not None:
@@ -102,7 +102,7 @@ def _check_queues(state: SchedulerState) -> None:
         assert may_exceed or is_within, "more bytes queued than the bound"
     head = waiting.head()
     assert head is None or not state.admission.has_room(head), "waits although there is room"
-    is_old = all(each.id <= state.last_of_old_policy for each in waiting)
+    is_old = all(each.id <= state.admission.last_of_old_policy for each in waiting)
     assert policy.waits_when_full or is_old, "waits although the policy rejects"
 
 

@@ -33,7 +33,7 @@ __all__ = [
 
 
 class RequestState(Enum):
-    """The states of a request; the last five are final. `REQUEST_TRANSITIONS` has its life."""
+    """The states of a request; the last five are final. `REQUEST_TRANSITIONS` has the changes."""
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -84,7 +84,7 @@ REQUEST_TRANSITIONS: Final[tuple[tuple[RequestState | None, str, RequestState, s
     (_IN_FLIGHT, "closed", _CANCELLED, "state._closed"),
     (_IN_FLIGHT, "deadline passes", _EXPIRED, "scheduler_data._expire"),
 )
-"""(state, event, next state, module and function that decides it); None is not yet arrived."""
+"""(state, event, next state, function that decides it); the state before arrival is None."""
 
 _LONG_AGO: Final = float("-inf")
 
@@ -103,7 +103,7 @@ class Fault(Enum):
 
 
 class Request:
-    """One call of `run`, with any number of samples; given to `handle`, it is its own arrival.
+    """One call of `run`, with any number of samples. For `handle`, it is the event of its arrival.
 
     A request is one object with a cursor. Samples before `cursor` have been put into batches: of
     these, `in_flight` are not answered yet, and the parts in `retrying` will be sent again.
@@ -287,7 +287,7 @@ class Activation:
         self.is_retiring = False
         """Whether it is to be released once it holds nothing."""
         self.backlog_s = 0.0
-        """Expected execute time of the batches that it holds; not kept while it is parked."""
+        """Expected execution time of the batches that it holds; not kept while it is parked."""
         self.free_at = _LONG_AGO
         """When it is expected to have answered all that it holds; not kept while it is parked."""
 
@@ -343,7 +343,7 @@ class Batch:
         self.is_abandoned = False
         """Whether its parts were sent elsewhere or failed: its answer only frees the slot."""
         self.expected_s = 0.0
-        """Expected execute time when it was dispatched; 0 if nothing was measured by then."""
+        """Expected execution time when it was dispatched; 0 if nothing had been measured."""
         self.started_at = 0.0
         """When its execution started, known once it is answered."""
         self.completed_at = 0.0

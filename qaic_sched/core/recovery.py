@@ -251,12 +251,14 @@ class Recovery(Dispatching):
             return
         batches_queued = self.admission.queued.samples / self.policy.max_batch_size
         # Free slots are collected once for all: after the host stood still, many are late.
-        may_hedge = hedging.may_hedge(batches_queued, self.speeds.num_live, self.num_batches)
-        able = self.ledger.with_room() if may_hedge else []
-        hedging.unhedged = [each for each in hedging.unhedged if not self._hedge(each, able)]
+        spare = hedging.consider(batches_queued, self.speeds.num_live, self.num_batches)
+        able: list[Activation] = []
+        if hedging.has_budget(self.num_batches):
+            able = self.ledger.idle() if hedging.is_crowded else self.ledger.with_room()
+        hedging.unhedged = [each for each in hedging.unhedged if not self._hedge(each, able, spare)]
 
-    def _hedge(self, activation: Activation, able: list[Activation]) -> bool:
-        """Repeat the batches of a late activation on the `able` ones.
+    def _hedge(self, activation: Activation, able: list[Activation], spare: float) -> bool:
+        """Repeat the batches of a late activation on the `able` ones, but for the `spare` ones.
 
         Returns False if some of them must wait for a free slot or for the budget.
         """
@@ -267,12 +269,12 @@ class Recovery(Dispatching):
             parts = hedging.parts_to_hedge(batch)
             if not parts:
                 continue
-            has_budget = hedging.has_budget(self.num_batches)
-            other = least_loaded(able, activation.device_id) if has_budget else None
+            may_hedge = len(able) > spare and hedging.has_budget(self.num_batches)
+            other = least_loaded(able, activation.device_id) if may_hedge else None
             if other is None:
                 return False
             hedging.num_hedges += 1
             self._send(parts, other).is_hedge = True
-            if other.in_flight == self.ledger.set_size:
+            if hedging.is_crowded or other.in_flight == self.ledger.set_size:
                 able.remove(other)
         return True

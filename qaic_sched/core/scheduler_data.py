@@ -22,7 +22,7 @@ _IN_FLIGHT: Final = RequestState.IN_FLIGHT
 _LEAST_STUCK_S: Final = 5.0
 """An inference is never stuck before this time, unless the policy sets another one."""
 _STUCK_EXECUTE_TIMES: Final = 50.0
-"""It is stuck after this many mean execute times, but not before `_LEAST_STUCK_S`."""
+"""It is stuck after this many mean execution times, but not before `_LEAST_STUCK_S`."""
 _FINAL: Final = (
     RequestState.DONE,
     RequestState.FAILED,
@@ -50,7 +50,7 @@ class SchedulerData:
         self.batches: dict[int, Batch] = {}
         """Batches without an answer by id, abandoned ones included; each takes one slot."""
         self.admission = Admission(policy)
-        """Unresolved requests that have samples never dispatched, queued or waiting for room."""
+        """Unresolved requests with samples never dispatched, whether queued or waiting for room."""
         self.retries = Retries()
         """Parts of unresolved requests that will be sent again."""
         self.retry_budget = RetryBudget(policy)
@@ -83,16 +83,13 @@ class SchedulerData:
         """Batches ever dispatched that repeat a failed part."""
         self.num_dropped = 0
         """Requests expired ahead of their deadline since the last answer."""
-        self.last_of_old_policy = -1
-        """The last request that arrived under an earlier policy, whose bounds it obeyed."""
 
         self._last_request_id = -1
         """The id of the last request that arrived, rejected ones included."""
         self._mean_execute_s: float | None = None
-        """Running mean of all execute times, of all sizes and devices; None before the first."""
+        """Running mean of all execution times, of all sizes and devices; None before the first."""
         self._commands = Commands()
         """The commands that the current call of `handle` will return."""
-
         # Last, as it takes a bound method: compiled, attributes set after that are slower to read.
         self.hedge_watch = TimeoutWatch(self.hedging.limit_s, LEAST_LATE_S)
         """Finds activations whose batch is late; empty under a policy without hedges."""

@@ -1,7 +1,7 @@
 """The speed groups of the host: which device is how fast, and what that makes of all of them.
 
 Rules of this file:
-- Groups are ordered by their mean execute time, the fastest first.
+- Groups are ordered by their mean execution time, the fastest first.
 - A device that no longer fits its group moves to another group of its speed, or to a new one.
 - Two groups whose times have become alike are merged.
 """
@@ -55,7 +55,7 @@ class Speeds:
         self.groups.sort(key=lambda each: each.times.mean_s(size))
 
     def learn(self, device_id: int, size: int, execute_s: float) -> float:
-        """Record an execute time; return its ratio to the fastest group's mean, 1 if unknown."""
+        """Record an execution time; return its ratio to the fastest group's mean, 1 if unknown."""
         speed = self.by_device[device_id]
         group = speed.group
         slowness = ratio = group.times.record(size, execute_s)
@@ -100,7 +100,7 @@ class Speeds:
         return bool(self.groups)
 
     def fastest_s(self, size: int) -> float:
-        """Return the mean execute time of a size on the fastest devices; 0 if unknown."""
+        """Return the mean execution time of a size on the fastest devices; 0 if unknown."""
         return next((group.times.mean_s(size) for group in self.groups), 0.0)
 
     def rate(self, size: int) -> float:

@@ -33,17 +33,17 @@ The layers decide with objects that each do one job and know nothing of the laye
 `model` has the nouns, `values` the frozen ones; `events` come in, `commands` go out. `invariants`
 checks all of this in tests.
 
-The way of a request. It arrives and is queued, waits for room, or is rejected (`_arrive`). Dispatch
-asks `placement` for an activation, and only when one can take a batch at once does it take samples
-from the front of the queue (late binding), so nothing moves from one activation to another later.
-The samples of one request in one batch are a part; a large request is one object with a cursor and
-many parts. The answer frees the slot and settles each part (`_completed`): a request is done with
-its last part, and failed with the first part that fails for good. The parts of a failed batch are
-sent again before the queue, first together, then in ever smaller groups (`retries`), so that a
-request that makes inferences fail takes no other request with it. A late part is sent twice, and
-the first answer counts.
+The path of a request. It arrives and is queued, waits for room, or is rejected (`_arrive`).
+Dispatch asks `placement` for an activation, and only when one can take a batch at once does it take
+samples from the front of the queue (late binding), so nothing moves from one activation to another
+later. The samples of one request in one batch are a part; a large request is one object with a
+cursor and many parts. The answer frees the slot and settles each part (`_completed`): a request is
+done with its last part, and failed with the first part that fails for good. The parts of a failed
+batch are sent again before the queue, first together, then in ever smaller groups (`retries`), so
+that a request that makes inferences fail makes no other request fail. A late part is sent twice,
+and the first answer counts.
 
-The lives of requests and devices are tables: `model.REQUEST_TRANSITIONS` and
+All changes of state of requests and devices are in tables: `model.REQUEST_TRANSITIONS` and
 `health.DEVICE_TRANSITIONS`.
 """
 
@@ -88,7 +88,7 @@ _HANDLED_FIRST: Final = frozenset(
 _IN_FLIGHT: Final = RequestState.IN_FLIGHT
 _DONE: Final = RequestState.DONE
 _EXECUTE_EWMA_WEIGHT: Final = 0.1
-"""Weight of the newest execute time in the running mean of all of them."""
+"""Weight of the newest execution time in the running mean of all of them."""
 
 
 class SchedulerState(Resizing):
@@ -144,7 +144,7 @@ class SchedulerState(Resizing):
         self._commands = Commands()
         return commands
 
-    # The reading face: what the shell reads, besides `policy`, `is_draining` and `is_closed`
+    # What the shell reads, besides `policy`, `is_draining` and `is_closed`
 
     def next_wakeup(self, tick_s: float = 0.0) -> float | None:
         """Return when `handle` must be called at the latest if nothing happens; None is never.
@@ -247,6 +247,7 @@ class SchedulerState(Resizing):
         if not is_slow and self.health.succeeded(device_id):
             self.ledger.readmit(device_id)
         self.num_dropped = 0
+        self.hedging.record_answer(batch, self.num_batches)
         if self._mean_execute_s is None:
             self._mean_execute_s = batch.execute_s
             self.stuck_watch.restart()

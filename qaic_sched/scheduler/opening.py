@@ -9,7 +9,9 @@ from qaic_sched.clock import clock_of
 from qaic_sched.core.events import DeviceOpened
 from qaic_sched.core.model import Policy, Tenant
 from qaic_sched.core.state import SchedulerState
+from qaic_sched.errors import ConfigError, InputError
 from qaic_sched.metrics.records import SchedulerMetrics
+from qaic_sched.scheduler.arguments import tenant_of
 from qaic_sched.scheduler.event_log import EventLog
 from qaic_sched.scheduler.pool import Pool
 from qaic_sched.scheduler.shell import Shell
@@ -33,13 +35,13 @@ async def open_shell(
     log = None if config.event_log is None else EventLog(config.event_log)
     pool = Pool(backend, program)
     try:
+        if log is not None:
+            log.start(config.model, core.policy)
         await pool.open(device_ids, config.num_activations, config.set_size)
     except BaseException:
         if log is not None:
             log.close()
         raise
-    if log is not None:
-        log.start(config.model, core.policy)
     shell = Shell(core, program, pool, SchedulerMetrics(clock()), clock, log)
     for device_id, executable in pool.executables.items():
         shell.metrics.add_device(device_id, executable.num_activations)
@@ -48,7 +50,12 @@ async def open_shell(
 
 
 def policy_of(config: Config, program: Program) -> Policy:
-    """Return the parameters of the core's decisions."""
+    """Return the parameters of the core's decisions; `ConfigError` for an impossible tenant."""
+    for name in config.tenants:
+        try:
+            tenant_of(name)
+        except InputError as error:
+            raise ConfigError(f"tenants: {error}") from None
     timeout_s = config.health.dispatch_timeout_s
     return Policy(
         batch_sizes=program.batch_sizes or (1,),

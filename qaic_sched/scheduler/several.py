@@ -22,7 +22,7 @@ from qaic_sched.backends.choose import backend_for
 from qaic_sched.config.models import UNNAMED
 from qaic_sched.core.health import DeviceState
 from qaic_sched.core.model import DeviceStatistics, Statistics
-from qaic_sched.errors import ConfigError, InputError
+from qaic_sched.errors import ConfigError, InputError, shown
 from qaic_sched.metrics.records import SchedulerMetrics
 from qaic_sched.scheduler.api import DeviceTotals, Totals
 
@@ -51,7 +51,7 @@ __all__ = [
 _BY_SEVERITY = [state.value for state in DeviceState]
 
 
-def name_of(names: Collection[str], model: str | None) -> str:
+def name_of(names: Collection[str], model: object) -> str:
     """Return the name of the model that a caller means; None is the only model.
 
     Raises `InputError` for an unknown name, and for None if there are several models.
@@ -61,11 +61,13 @@ def name_of(names: Collection[str], model: str | None) -> str:
         if len(names) > 1:
             raise InputError(f"model: missing, and this scheduler runs several: {known}")
         return next(iter(names))
-    if isinstance(model, str) and model in names:
+    if not isinstance(model, str):
+        raise InputError(f"model: there is no {shown(model)}, only {known or 'one without a name'}")
+    if model in names:
         return model
     if known == UNNAMED:
         raise InputError(f"model: {model!r} asked for, but the only model here has no name")
-    near = get_close_matches(str(model), names, 1, 0.0)[0]
+    near = get_close_matches(model, names, 1, 0.0)[0]
     raise InputError(f"model: there is no {model!r} (did you mean {near}?), only {known}")
 
 

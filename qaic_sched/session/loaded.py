@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["LoadedProgram", "own_error"]
 
 SILENCE_S = 60.0
-"""Longest that a device may complete nothing while a session drains, before it is given up.
+"""How long a draining session waits for the next completion before it gives up on the device.
 
-The driver of a card fails a stuck inference by itself after about 30 s.
+The driver of a device fails a stuck inference by itself after about 30 s.
 """
 
 

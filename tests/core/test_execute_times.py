@@ -1,4 +1,4 @@
-"""Running estimates of execute times."""
+"""Running estimates of execution times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers and faults: execute times, outcomes, retries on other devices."""
+"""Answers and faults: execution times, outcomes, retries on other devices."""
 
 from __future__ import annotations
 

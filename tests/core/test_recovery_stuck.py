@@ -81,7 +81,7 @@ def test_the_slot_of_a_stuck_inference_stays_taken_until_its_late_answer() -> No
 
 @pytest.mark.parametrize("fault", [None, *Fault])
 def test_a_late_answer_does_not_count_for_health_or_speed(fault: Fault | None) -> None:
-    """No failure is counted and no execute time is learned."""
+    """No failure is counted and no execution time is learned."""
     state = make_state(devices=2, dispatch_timeout_s=2.0)
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     drive(state, 2.0)

@@ -206,7 +206,7 @@ def test_tenants_without_requests_are_skipped() -> None:
 
 
 def test_parts_of_the_queue_add_up_to_all_of_it() -> None:
-    """A part is the share plus the weight's part of the rest, strangers' weights included."""
+    """A part is the share plus the weight's part of the rest; unconfigured tenants count too."""
     tenants = Tenants({"a": Tenant(3.0), "b": Tenant(1.0, 0.2)})
     parts = [tenants.part_of(tenants.account(each)) for each in "ab"]
 

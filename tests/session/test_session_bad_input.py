@@ -117,7 +117,7 @@ def test_keywords_win_over_the_options_file(sim_path: str, tmp_path: Path) -> No
 def test_a_group_of_sessions_is_accepted(
     sim_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`oversubscription_name` is no compiler option: it is logged once, without a warning."""
+    """`oversubscription_name` is not a compiler option: it is logged once, without a warning."""
     caplog.set_level("INFO", "qaic_sched")
     options = tmp_path / "options.yaml"
     options.write_text("oversubscription-name: group1\n")
@@ -141,7 +141,7 @@ def test_a_missing_model_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_a_broken_model_is_refused_by_name(tmp_path: Path) -> None:
-    """A file that is no model is a `ConfigError`, from the shapes and from the load."""
+    """A file that is not a model is a `ConfigError`, from the shapes and from the load."""
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"this is no model")
     session = Session(str(path))
@@ -173,7 +173,7 @@ def test_a_wrong_change_changes_nothing(
 
 
 def test_a_change_that_does_not_fit_can_be_undone(session: Session) -> None:
-    """More activations than cores fail at the next run; a smaller number mends it."""
+    """More activations than cores fail at the next run; a smaller number fixes it."""
     session.update_backend_options(num_activations=5)
     with pytest.raises(ConfigError, match="4 would fit"):
         session.run({"data": np.ones((1, 2))})

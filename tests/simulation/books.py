@@ -137,7 +137,7 @@ class Books:
         self.unresolved: dict[int, RequestBook] = {}
         self._policy = policy
         self._policies = [policy]
-        """The present policy, and earlier ones that this step may still have followed."""
+        """The current policy, and earlier ones that this step may still have followed."""
         self._most_attempts = policy.max_attempts
         self._set_size = set_size
         self._set_sizes = [set_size]

@@ -289,7 +289,7 @@ def mutated(name: str) -> Iterator[None]:
 def seeds_until_caught(
     name: str, most: int, *, checks_invariants: bool = True
 ) -> tuple[int, str] | None:
-    """Return how many seeds catch a known bug and the violation; None if `most` seeds do not.
+    """Return how many seeds it takes to catch a known bug, and the violation; None if over `most`.
 
     A seed that has a violation without the bug as well does not count.
     """

@@ -18,7 +18,7 @@ _TENANTS: tuple[dict[str, Tenant], ...] = (
     {"a": Tenant(share=0.5), "c": Tenant(0.1, 0.3)},
 )
 _FULL_BATCH_S = 0.005
-"""Execute time of a full batch on a device of normal speed, unless it takes no time at all."""
+"""Execution time of a full batch on a device of normal speed, unless it takes no time at all."""
 _SIZES = ((1,), (8,), (1, 2, 4, 8), (4,), (3, 5, 7), (2, 6), (1, 32))
 _WORK = 6000
 """Limit of activations × requests in a scenario: each step of a large host is slow to check."""
@@ -48,7 +48,7 @@ class DeviceFate:
     """Extra time of the first inference after each load."""
     slows_at: float
     slows_by: float
-    """Factor on each execute time from `slows_at` on ..."""
+    """Factor on each execution time from `slows_at` on ..."""
     reload_mends: bool
     """... until the next reload; otherwise for good."""
 
@@ -76,7 +76,7 @@ class Arrival:
 class Change:
     """A live change of activations, devices, `set_size` or the policy.
 
-    `choice` selects among the devices or activations that exist by then.
+    `choice` selects among the devices or activations that exist at that time.
     """
 
     at: float
@@ -96,11 +96,11 @@ class Scenario:
     devices: tuple[DeviceFate, ...]
     arrivals: tuple[Arrival, ...]
     execute_s: dict[int, float]
-    """Execute time by compiled batch size."""
+    """Execution time by compiled batch size."""
     cv: float
     turnaround_s: float
     grid_s: float
-    """Times are multiples of this, so that many events coincide; 0 is no grid."""
+    """Times are multiples of this, so that many events coincide; 0 means any time."""
     lag_s: float
     """Mean delay of a late wakeup of the host."""
     load_s: float
@@ -117,7 +117,7 @@ class Scenario:
 
     @property
     def ample_s(self) -> float:
-        """Three execute times on the slowest device."""
+        """Three execution times on the slowest device."""
         slowest = max(each.slowdown * each.slows_by for each in self.devices)
         return 3 * max(self.execute_s.values()) * slowest
 

@@ -39,12 +39,12 @@ logger = logging.getLogger("qaic_sched")
 T = TypeVar("T")
 
 CALL_LIMIT_S = 120.0
-"""Longest that loading the vendor's libraries, or reading a QPC, may take."""
+"""Longest time that loading the vendor's libraries, or reading a QPC, may take."""
 LOAD_LIMIT_S = 300.0
-"""Longest that loading a program on a device may take.
+"""Longest time that loading a program on a device may take.
 
-`load` comes to 570 s with `CALL_LIMIT_S` for the SDK and for the QPC, and `QUERY_LIMIT_S`. The
-scheduler's pool gives up on any load after 600 s: this limit stops the load's threads before that.
+With `CALL_LIMIT_S` for the SDK, again for the QPC, and `QUERY_LIMIT_S`, `load` takes at most 570 s.
+So its threads stop before the scheduler's pool gives up on the load, after 600 s.
 """
 MAX_ACTIVATIONS = 16
 """The DMA channels of a device; each activation needs one."""

@@ -1,4 +1,4 @@
-"""Translates statuses of the vendor's runtime into errors: the cause, its extent and the remedy.
+"""Translates statuses of the vendor's runtime into errors: cause, extent and remedy.
 
 Assumption (not verified on hardware): statuses of the SDK's closed runtime have the meanings that
 they have in the vendor's open user-mode driver, from which these were taken.
@@ -36,7 +36,7 @@ _CHECK = "see `qaic-util -q` for its state"
 _MEANINGS = {
     # The kernel's EPERM: the device took the program's channel away from this process.
     "QS_PERM": _Meaning("lost", "the device's channel was lost", _CHECK),
-    "QS_BADFD": _Meaning("lost", "the device was closed under this process", _CHECK),
+    "QS_BADFD": _Meaning("lost", "the device was closed while this process used it", _CHECK),
     "QS_NODEV": _Meaning("lost", "the device is gone or offline", _CHECK),
     "QS_AGAIN": _Meaning("restarted", "the device is reloading", _RELOAD),
     "QS_DEV_ERROR": _Meaning("restarted", _RESTART, _RELOAD),

@@ -4,6 +4,8 @@ Rules of the file:
 - An activation is one ONNX Runtime session on one thread, which is pinned to the cores of its
   device before the session is made, so that the threads of the session inherit the pinning.
 - An idle activation keeps neither inputs nor outputs.
+- Outputs share no memory with inputs, which the caller may change. ONNX Runtime 1.19 to 1.31
+  returns an output that is an input as the caller's own array.
 - The thread that removes an inference from `held` completes it, so each completes once.
 """
 
@@ -17,6 +19,8 @@ from functools import partial
 from math import inf
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from qaic_sched.backends.base import Executable, closed_in_flight, unused_indexes
 from qaic_sched.backends.cpu.cores import pin_to
@@ -160,6 +164,8 @@ class CpuActivation(threading.Thread):
         self._index = index
         self._cores = cores
         self._open_session = open_session
+        self._aliases: list[tuple[str, str]] | None = None
+        """Outputs and the inputs whose memory they are; None before the first inference."""
         self.start()
 
     def take(self, inference: CpuInference) -> None:
@@ -192,10 +198,32 @@ class CpuActivation(threading.Thread):
     ) -> Tensors | DeviceError:
         """Run one inference; return its outputs or its error."""
         try:
-            return dict(zip(output_names, session.run(output_names, inputs), strict=True))
+            outputs = dict(zip(output_names, session.run(output_names, inputs), strict=True))
+            self._separate(outputs, inputs)
+            return outputs
         except Exception as error:
             kind: DeviceErrorKind = "input" if is_invalid_argument(error) else "inference"
             return self._failure("an inference", error, kind)
+
+    def _separate(self, outputs: Tensors, inputs: Mapping[str, Any]) -> None:
+        """Copy the outputs that are memory of an input.
+
+        Which are is a plan of the session: the first inference looks for them, all others know.
+        """
+        aliases = self._aliases
+        if aliases is None:
+            aliases = [
+                (name, given)
+                for name, output in outputs.items()
+                for given, array in inputs.items()
+                if np.may_share_memory(output, array)
+            ]
+            # An array without elements shares nothing: that says nothing of other shapes.
+            if all(array.size for array in inputs.values()):
+                self._aliases = aliases
+        for name, given in aliases:
+            if np.may_share_memory(outputs[name], inputs[given]):
+                outputs[name] = outputs[name].copy()
 
     def _complete(self, inference: CpuInference, result: Tensors | DeviceError) -> None:
         """Pass on a result, unless the inference has had one."""

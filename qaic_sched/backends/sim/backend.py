@@ -51,8 +51,8 @@ class SimBackend(Backend):
     async def load(self, device_id: int, num_activations: int, set_size: int) -> SimExecutable:
         """Load the program, which takes `load_time_s` per activation; any `set_size` will do.
 
-        `ConfigError` if the device does not exist, or has too few cores once the demand of other
-        models is taken off.
+        `ConfigError` if the device does not exist, or has too few cores after the demand of other
+        models is subtracted.
         """
         spec = self.spec
         if device_id not in range(spec.devices):

@@ -165,7 +165,7 @@ class SimExecutable(Executable):
         end = self._outages.end_of(start, execute_s)
         if end >= self._lost_at:
             return max(now, self._lost_at), self._lost()
-        return end, self._error("failed an inference, as its faults say") if is_failing else None
+        return end, self._error("failed an inference, a configured fault") if is_failing else None
 
     def _rejected(self, inputs: Mapping[str, object]) -> DeviceError | None:
         """The failure of an inference with a value that a fault rejects."""
@@ -190,7 +190,7 @@ class SimExecutable(Executable):
         return execute_s, is_failing
 
     def _lost(self) -> DeviceError:
-        return self._error("was lost, as its faults say", "lost")
+        return self._error("was lost, a configured fault", "lost")
 
     def _error(self, what: str, kind: DeviceErrorKind = "inference") -> DeviceError:
         return DeviceError(f"sim device {self.device_id} {what}", self.device_id, kind=kind)

@@ -67,7 +67,7 @@ class SchedulerTarget(Target):
         """Submit one request; an error of `submit` becomes a reply like any other."""
         try:
             request = self._scheduler.submit(inputs, timeout_s=timeout_s, model=self._model)
-        except SchedulerError as error:
+        except Exception as error:  # also memory that is not there
             reply = Reply(Outcome.FAILED, problem=_text(error))
             asyncio.get_running_loop().call_soon(done, reply)
             return
@@ -117,5 +117,5 @@ def _problem(request: RequestHandle) -> str:
     return "cancelled"
 
 
-def _text(error: SchedulerError) -> str:
+def _text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

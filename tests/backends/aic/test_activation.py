@@ -67,7 +67,7 @@ def test_every_specialization_can_run(tmp_path: Path, cards: Any) -> None:
 
 
 def test_cycle_counts_are_skipped(tmp_path: Path, cards: Any) -> None:
-    """The statistics of the runtime have a buffer, but are no output of the program."""
+    """The runtime's cycle counts have a buffer, but are not an output of the program."""
     bindings = [
         binding("aiccyclecounts", api.BUFFER_IO_TYPE_OUTPUT, [8, 8], api.INT8_TYPE),
         binding("x", api.BUFFER_IO_TYPE_INPUT, [8, 4]),
@@ -151,9 +151,10 @@ def test_a_stuck_inference_has_a_kind_of_its_own(
     monkeypatch.setattr("qaic_sched.backends.aic.status.STUCK_AFTER_S", 0.02)
 
     async def run(executable: AicExecutable) -> None:
-        cards[0].hang(for_s=0.05, gives_up_after_s=0.03)
+        cards[0].hang(gives_up_after_s=0.03)
         error = await start(executable, rows())
         assert (error.kind, error.device_id) == ("stuck", 0)
+        cards[0].hang(for_s=0)
         assert "mean" in await start(executable, rows())
 
     on_card(qpc, run)
