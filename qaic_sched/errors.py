@@ -21,9 +21,10 @@ __all__ = [
 ]
 
 
-DeviceErrorKind: TypeAlias = Literal["inference", "lost", "restarted", "stuck"]
+DeviceErrorKind: TypeAlias = Literal["input", "inference", "lost", "restarted", "stuck"]
 """How much failed.
 
+- "input": one inference only, as the runtime rejected the values of its inputs.
 - "inference": one inference only.
 - "lost": the device is gone.
 - "restarted": a restart of the cores has unloaded the program, which must be loaded again.

@@ -160,15 +160,12 @@ def _listed(names: list[str]) -> str:
 
 
 class BatchBuffer(dict[str, "NDArray[np.generic]"]):
-    """Input arrays of one compiled batch size. Rows from `dirty_rows` on are zero."""
-
-    __slots__ = ("dirty_rows",)
+    """Input arrays of one compiled batch size."""
 
     def __init__(self, program: Program, size: int) -> None:
         super().__init__(
-            (spec.name, np.zeros((size, *spec.shape[1:]), spec.dtype)) for spec in program.inputs
+            (spec.name, np.empty((size, *spec.shape[1:]), spec.dtype)) for spec in program.inputs
         )
-        self.dirty_rows = 0
 
 
 class BatchBuffers:
@@ -194,7 +191,11 @@ class BatchBuffers:
 
 
 def gather(buffer: BatchBuffer, parts: Sequence[tuple[Tensors, int, int]]) -> None:
-    """Copy parts, each (source, first row, rows), into a buffer in order; pad it with zeros."""
+    """Copy parts, each (source, first row, rows), into a buffer in order; pad it.
+
+    The padding repeats the last row: rows of any other values, zeros included, may make the
+    inference fail.
+    """
     end = sum(rows for _, _, rows in parts)
     for name, target in buffer.items():
         # One call for all parts: numpy costs per call and per slice.
@@ -203,9 +204,8 @@ def gather(buffer: BatchBuffer, parts: Sequence[tuple[Tensors, int, int]]) -> No
             for source, offset, rows in parts
         ]
         np.concatenate(arrays, out=target[:end])
-        if end < buffer.dirty_rows:
-            target[end : buffer.dirty_rows] = 0
-    buffer.dirty_rows = end
+        if end < len(target):
+            target[end:] = target[end - 1]
 
 
 class _Promise:

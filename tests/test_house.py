@@ -44,7 +44,7 @@ ORDERS: dict[str, list[str]] = {
     ],
     "backends": ["base threads", "compiling", "cpu sim aic", "choose"],
     "scheduler": [
-        "api arguments failures explain event_log",
+        "api arguments failures explain event_log probe_inputs",
         "pool request replay",
         "shell mapping",
         "opening live_change several",

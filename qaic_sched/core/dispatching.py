@@ -35,6 +35,8 @@ class Dispatching(SchedulerData):
             self._dispatch_retries(device_id)
         queued, waiting = admission.queued, admission.waiting
         self.batch_closes_at = _NEVER
+        if queued.tenants.isolated:
+            queued.tenants.end_isolation(self.now)
         if waiting.num_requests:
             admission.admit_waiting()
         size = policy.batch_sizes[-1]
@@ -106,14 +108,15 @@ class Dispatching(SchedulerData):
         return room if is_cut or not has_time or self.is_draining else size
 
     def _dispatch_retries(self, failed_on: int) -> None:
-        while (part := self.retries.first(failed_on)) is not None:
+        while (group := self.retries.first(failed_on)) is not None:
             activation = choose_elsewhere(self.ledger, failed_on)
             if activation is None:
                 return
-            self.retries.remove(part)
-            part.request.in_flight += part.samples
+            self.retries.take(group)
+            for part in group.parts:
+                part.request.in_flight += part.samples
             self.num_retries += 1
-            self._send([part], activation)
+            self._send(group.parts, activation)
 
     def _send(self, parts: list[Part], activation: Activation) -> Batch:
         samples = 0

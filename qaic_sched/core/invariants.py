@@ -11,7 +11,7 @@ from qaic_sched.core.placement import choose, choose_elsewhere, has_faster
 from qaic_sched.core.tenant_queue import urgency
 
 if TYPE_CHECKING:
-    from qaic_sched.core.model import Part, Request
+    from qaic_sched.core.model import Failure, Part, Request
     from qaic_sched.core.request_queue import RequestQueue
     from qaic_sched.core.state import SchedulerState
 
@@ -68,7 +68,25 @@ def _check_requests(state: SchedulerState) -> None:
         assert waits == (request.state is not RequestState.IN_FLIGHT)
         assert waits or request.in_flight, f"{request} is done and not resolved"
         assert request.state is not RequestState.WAITING or request.cursor == 0
-    assert set(retrying) == set(state.retries), "a part to be retried is lost"
+    _check_groups(state, retrying)
+
+
+def _check_groups(state: SchedulerState, retrying: list[Part]) -> None:
+    groups = set(state.retries)
+    queued = [part for group in groups for part in group.parts]
+    assert len(queued) == len(retrying), "a part to be retried is lost"
+    assert set(queued) == set(retrying), "a part to be retried is lost"
+    assert all(group.parts for group in groups), "an empty group"
+    assert all(part.group in groups for part in queued), "a part is in another group"
+    groups.update(
+        part.group for batch in state.batches.values() for part in batch.parts if part.group
+    )
+    num_open: dict[Failure, int] = {}
+    for group in groups:
+        if group.failure is not None:
+            num_open[group.failure] = num_open.get(group.failure, 0) + 1
+    for failure, count in num_open.items():
+        assert failure.num_open == count, "a failure that is never explained"
 
 
 def _check_queues(state: SchedulerState) -> None:
@@ -122,6 +140,8 @@ def _check_slots(state: SchedulerState) -> None:
 
 def _check_health(state: SchedulerState) -> None:
     state.health.check()
+    tenants = state.admission.queued.tenants
+    assert all(until > state.now for until in tenants.isolated.values()), "isolated for ever"
     for device_id, activations in state.ledger.devices.items():
         parked = [each.is_parked for each in activations if not each.is_retiring]
         match state.health.state_of(device_id):

@@ -6,6 +6,8 @@ Rules of this file:
   all of these.
 - Priorities are strict except for a bound on starvation: one sample in `STARVATION_BOUND` goes to a
   priority that others pass over.
+- An isolated tenant's samples are taken without others, and others' without its own. Of the others,
+  only the first of a batch follows the rules on starvation and shares; the rest fills up.
 - Removal from the middle is lazy: the entry stays, recognized by its request's state, and is
   skipped at the front. Stale entries are dropped when they are over half.
 
@@ -82,6 +84,25 @@ class PriorityLevel:
                 heapreplace(turns, (queue.account.clock, self._sequence, queue))
             else:
                 return queue
+
+    def next_shared_queue(self) -> TenantQueue | None:
+        """Return the next queue of a tenant that is not isolated; None if there is none."""
+        aside: list[tuple[float, int, TenantQueue]] = []
+        found = None
+        while self._turns and found is None:
+            clock, _, queue = self._turns[0]
+            if self.queues.get(queue.account) is not queue:
+                heappop(self._turns)
+            elif queue.account.clock > clock:
+                self._sequence += 1
+                heapreplace(self._turns, (queue.account.clock, self._sequence, queue))
+            elif queue.account.is_isolated:
+                aside.append(heappop(self._turns))
+            else:
+                found = queue
+        for entry in aside:
+            heappush(self._turns, entry)
+        return found
 
     def keep(self, queues: list[TenantQueue]) -> None:
         """Remove all other tenant queues."""
@@ -169,6 +190,10 @@ class RequestQueue:
         """Take up to `room` samples from the front, of the last request only some if need be."""
         parts: list[Part] = []
         while room and (queue := self._next_queue()) is not None:
+            if self.tenants.isolated and parts:
+                queue = self._queue_beside(parts[0], queue)
+                if queue is None:
+                    break
             request = queue.first()
             assert request is not None
             left = request.samples - request.cursor
@@ -257,13 +282,35 @@ class RequestQueue:
             if queue is None:
                 level = self._levels[order[0]] if len(order) == 1 else self._next_level()
                 queue = level.only or level.next_queue()
-            while (request := queue.first()) is not None:
-                if self._holds(request):
-                    return queue
-                queue.pop()
-                self.num_stale -= 1
-            self._drop_queue(queue)
+            if self._has_first(queue):
+                return queue
         return None
+
+    def _queue_beside(self, part: Part, queue: TenantQueue) -> TenantQueue | None:
+        """Return the queue that may fill up a batch that begins with `part`; `queue` is next."""
+        first = self.tenants.account(part.request.tenant)
+        if queue.account is first or not (first.is_isolated or queue.account.is_isolated):
+            return queue
+        return None if first.is_isolated else self._next_shared_queue()
+
+    def _next_shared_queue(self) -> TenantQueue | None:
+        """Return the next queue of a tenant that is not isolated; its first is not stale."""
+        for priority in reversed(self._order.copy()):
+            level = self._levels[priority]
+            while (queue := level.next_shared_queue()) is not None:
+                if self._has_first(queue):
+                    return queue
+        return None
+
+    def _has_first(self, queue: TenantQueue) -> bool:
+        """Drop stale requests at the front of a queue, and the queue if there are no others."""
+        while (request := queue.first()) is not None:
+            if self._holds(request):
+                return True
+            queue.pop()
+            self.num_stale -= 1
+        self._drop_queue(queue)
+        return False
 
     def _owed_queue(self) -> TenantQueue | None:
         """Return the most urgent queue of a tenant whose guaranteed share is behind."""

@@ -107,7 +107,7 @@ class SchedulerData:
         elif request.state is _IN_FLIGHT:
             self.num_in_flight -= 1
         for part in request.retrying:
-            self.retries.remove(part)
+            self.retries.drop(part)
         request.state = state
         self.deadlines.forget(request)
         del self.requests[request.id]

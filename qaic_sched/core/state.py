@@ -38,9 +38,10 @@ Dispatch asks `placement` for an activation, and only when one can take a batch 
 samples from the front of the queue (late binding), so nothing moves from one activation to another
 later. The samples of one request in one batch are a part; a large request is one object with a
 cursor and many parts. The answer frees the slot and settles each part (`_completed`): a request is
-done with its last part, and failed with the first part that has used up its attempts. A part that
-is retried goes alone in its batch and before the queue, so that a request that makes inferences
-fail cannot make another request fail twice. A late part is sent twice, and the first answer counts.
+done with its last part, and failed with the first part that fails for good. The parts of a failed
+batch are sent again before the queue, first together, then in ever smaller groups (`retries`), so
+that a request that makes inferences fail makes no other request fail. A late part is sent twice,
+and the first answer counts.
 
 All changes of state of requests and devices are in tables: `model.REQUEST_TRANSITIONS` and
 `health.DEVICE_TRANSITIONS`.
@@ -237,6 +238,9 @@ class SchedulerState(Resizing):
         for part in batch.parts:
             part.copies -= 1
             self._part_done(part, batch)
+        group = batch.parts[0].group
+        if group is not None and group.failure is not None:
+            self._group_done(group, group.failure)
         slowness = self.ledger.learn(device_id, batch.size, batch.execute_s)
         may_be_slow = slowness >= SLOW_RATIO or bool(self.outliers.streaks)
         is_slow = may_be_slow and not is_first and self._record_slowness(batch, slowness)

@@ -8,6 +8,7 @@ from qaic_sched.core.model import Fault, RequestState
 from qaic_sched.errors import (
     DeadlineExceededError,
     DeviceError,
+    InputError,
     NoDeviceError,
     QueueFullError,
     SchedulerClosedError,
@@ -40,7 +41,11 @@ def error_of(
             f"device {device_id} did not answer in time", device_id, kind="stuck"
         )
         # A new error for each caller: a raised exception collects tracebacks.
-        error = DeviceError(text_of(cause), cause.device_id, kind=cause.kind)
+        error: SchedulerError
+        if fault_of(cause) is Fault.INPUT:
+            error = InputError(f"the values of the inputs were rejected: {text_of(cause)}")
+        else:
+            error = DeviceError(text_of(cause), cause.device_id, kind=cause.kind)
         error.__cause__ = cause
         return error
     if core.state is RequestState.EXPIRED and core.deadline is not None:

@@ -218,7 +218,7 @@ class Shell:
             self.pool.submit(batch, sources)
             if batch.is_hedge:
                 self.metrics.record_hedge(batch.activation.device_id)
-            elif batch.parts[0].failed_on >= 0:
+            elif batch.parts[0].group is not None:
                 self.metrics.record_retry(batch.activation.device_id)
         for core in commands.resolve:
             self._resolve(core, now, errors)

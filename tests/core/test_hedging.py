@@ -14,6 +14,7 @@ from qaic_sched.core.state import SchedulerState
 from tests.core.harness import (
     answer,
     answer_all,
+    attempts_of,
     cargo,
     drive,
     make_state,
@@ -91,7 +92,7 @@ def test_copies_that_all_fail_are_one_attempt() -> None:
     drive(state, 1.4, answer(batch, 1.4, failed=True))
     (again,) = drive(state, 1.5, answer(copy, 1.5, failed=True)).dispatch
 
-    assert [part.attempts for part in again.parts] == [1]
+    assert [attempts_of(part) for part in again.parts] == [1]
     assert outcomes(answer_all(state, 1.6).resolve) == [(9, "done")]
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from qaic_sched.errors import ConfigError, InputError
+from qaic_sched.errors import ConfigError, DeviceError, InputError
 from qaic_sched.session import Session
-from tests.models import linear_inputs, linear_model
+from tests.models import gather_model, linear_inputs, linear_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,6 +61,16 @@ def test_every_compiled_size_and_safe_type_is_taken(
     """Inputs of every compiled batch size are accepted, and cast silently where that is safe."""
     outputs = session.run({"data": np.ones((rows, 2), dtype)})
     assert outputs["mean"].tolist() == [[1, 1, 1]] * rows
+
+
+def test_values_that_the_runtime_rejects_are_an_input_error(tmp_path: Path) -> None:
+    """Its message has the runtime's, its cause the device; the session goes on."""
+    with Session(gather_model(tmp_path / "model.onnx")) as session:
+        with pytest.raises(InputError, match="values of the inputs were rejected") as caught:
+            session.run({"x": np.array([1, 9])})
+        assert "out of data bounds" in str(caught.value)
+        assert isinstance(caught.value.__cause__, DeviceError)
+        assert session.run({"x": np.array([1, 3])})["y"].tolist() == [1, 3]
 
 
 def test_rows_of_a_cpu_model_must_be_its_batch_size(tmp_path: Path) -> None:

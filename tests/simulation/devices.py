@@ -187,10 +187,9 @@ class PlayedDevice:
         batch = held.pop(0)
         arrivals = self._scenario.arrivals
         fails = self._random.random() < self.fate.error_probability
-        if fails or any(arrivals[part.request.id].is_poisoned for part in batch.parts):
-            self._report(self.id, index, Completed(batch.id, at, Fault.INFERENCE))
-        else:
-            self._report(self.id, index, Completed(batch.id, at))
+        culprits = (arrivals[part.request.id].culprit_of for part in batch.parts)
+        fault = Fault.INFERENCE if fails else next(filter(None, culprits), None)
+        self._report(self.id, index, Completed(batch.id, at, fault))
         if held:
             self._start(index, at)
 

@@ -11,11 +11,21 @@ from qaic_sched.core.admission import Admission
 from qaic_sched.core.deadlines import Deadlines
 from qaic_sched.core.events import Cancelled, Completed
 from qaic_sched.core.health import Health
-from qaic_sched.core.model import Activation, Batch, Part, Request, RequestState
+from qaic_sched.core.model import (
+    Activation,
+    Batch,
+    Fault,
+    Part,
+    Request,
+    RequestState,
+    RetryGroup,
+)
 from qaic_sched.core.outliers import Outliers
+from qaic_sched.core.request_queue import RequestQueue
 from qaic_sched.core.retries import Retries, RetryBudget
 from qaic_sched.core.slot_ledger import SlotLedger
 from qaic_sched.core.state import SchedulerState
+from qaic_sched.core.tenant_queue import TenantQueue
 from qaic_sched.core.timeout_watch import TimeoutWatch
 from tests.simulation.driver import find_violation
 
@@ -55,9 +65,61 @@ def _resolves_twice(cancelled: Original) -> Original:
 
 
 def _loses_a_retried_part(add: Original) -> Original:
-    def mutant(self: Retries, part: Part) -> None:
-        if not part.offset:
-            add(self, part)
+    def mutant(self: Retries, group: RetryGroup) -> None:
+        if not group.parts[0].offset:
+            add(self, group)
+
+    return mutant
+
+
+def _loses_half_of_a_split(retry: Original) -> Original:
+    def mutant(self: SchedulerState, parts: list[Part], batch: Batch, *others: Any) -> None:
+        retry(self, parts[: (len(parts) + 1) // 2], batch, *others)
+
+    return mutant
+
+
+def _fails_the_company_of_a_culprit(retry: Original) -> Original:
+    def mutant(self: SchedulerState, parts: list[Part], batch: Batch, *others: Any) -> None:
+        for part in parts[1:]:
+            self._fail(part, batch)
+        retry(self, parts[:1], batch, *others)
+
+    return mutant
+
+
+def _blames_a_device_for_bad_values(batch_failed: Original) -> Original:
+    def mutant(self: SchedulerState, batch: Batch, fault: Fault) -> None:
+        device_id = batch.activation.device_id
+        batch_failed(self, batch, fault)
+        if fault is Fault.INPUT and self.health.failed(device_id, Fault.INFERENCE, self.now):
+            self.ledger.park(device_id)
+
+    return mutant
+
+
+def _blames_a_device_for_each_retry(batch_failed: Original) -> Original:
+    def mutant(self: SchedulerState, batch: Batch, fault: Fault) -> None:
+        group = batch.parts[0].group
+        if group is not None:
+            group.is_suspect = False
+        batch_failed(self, batch, fault)
+
+    return mutant
+
+
+def _retries_bad_values(retry: Original) -> Original:
+    def mutant(
+        self: SchedulerState, parts: list[Part], batch: Batch, fault: Fault, *others: Any
+    ) -> None:
+        retry(self, parts, batch, Fault.INFERENCE, *others)
+
+    return mutant
+
+
+def _mixes_an_isolated_tenant(_queue_beside: Original) -> Original:
+    def mutant(_self: RequestQueue, _part: Part, queue: TenantQueue) -> TenantQueue:
+        return queue
 
     return mutant
 
@@ -173,6 +235,24 @@ MUTANTS: dict[str, Mutant] = {
     "free a timed-out slot": (SchedulerState, "_give_up_on", _frees_a_slot_at_the_timeout),
     "resolve twice": (SchedulerState, "_cancelled", _resolves_twice),
     "lose a retried part": (Retries, "add", _loses_a_retried_part),
+    "lose half of a split": (SchedulerState, "_retry_inference", _loses_half_of_a_split),
+    "fail a culprit's company": (
+        SchedulerState,
+        "_retry_inference",
+        _fails_the_company_of_a_culprit,
+    ),
+    "blame a device for bad values": (
+        SchedulerState,
+        "_batch_failed",
+        _blames_a_device_for_bad_values,
+    ),
+    "blame a device for each retry": (
+        SchedulerState,
+        "_batch_failed",
+        _blames_a_device_for_each_retry,
+    ),
+    "retry bad values": (SchedulerState, "_retry_inference", _retries_bad_values),
+    "mix an isolated tenant": (RequestQueue, "_queue_beside", _mixes_an_isolated_tenant),
     "dispatch to a quarantined device": (SlotLedger, "park", _uses_a_quarantined_device),
     "forget a deadline": (Deadlines, "add", _forgets_a_deadline),
     "count in flight wrong": (SchedulerState, "_resolve", _counts_in_flight_wrong),

@@ -7,7 +7,7 @@ and raises `Violation` at the first command that breaks a promise.
 from __future__ import annotations
 
 from qaic_sched.core.commands import Commands
-from qaic_sched.core.model import Batch, Request, RequestState, Statistics
+from qaic_sched.core.model import Batch, Fault, Request, RequestState, Statistics
 from tests.simulation.books import HeldBatch, Violation, cargo_of, name_of, require
 from tests.simulation.device_promises import DevicePromises
 
@@ -39,6 +39,8 @@ class Oracle(DevicePromises):
         self._check_retries()
         for device_id in commands.reload:
             self._check_reload(device_id)
+        bad = [each for each, book in self.unresolved.items() if book.is_bad]
+        require(not bad, f"requests {bad}: their values were rejected, and they did not fail")
         self._check_deadlines()
         self._check_statistics(statistics)
         self._check_retirement(statistics)
@@ -55,7 +57,7 @@ class Oracle(DevicePromises):
             device = self._device_of(held.batch)
             require(self._is_stuck(device), f"{name_of(held.batch)} was abandoned too soon")
             held.is_abandoned = device.is_out = device.has_failed = True
-            self._settle(held, is_good=False, is_error=False)
+            self._settle(held, Fault.STUCK)
 
     def _check_dispatch(self, batch: Batch) -> None:
         name, activation = name_of(batch), batch.activation
@@ -81,6 +83,8 @@ class Oracle(DevicePromises):
         extra = max(each.hedge_max_extra for each in self._policies)
         most = 1 + extra * self._num_batches
         require(self._num_hedges <= most, f"{name}: a hedge beyond the budget")
+        if not batch.is_hedge:
+            self._check_company(name, batch, parts)
         for part in parts:
             self._send(name, part, batch.is_hedge)
         held = HeldBatch(batch, parts, self._now)
@@ -101,10 +105,32 @@ class Oracle(DevicePromises):
         else:
             require(not any(before), f"{text} is in flight already")
             account.unsent -= samples
-        tried = max(account.errors[span])
-        require(tried < self._most_attempts, f"{text} was tried {tried} times")
         for index in range(offset, offset + samples):
             account.copies[index] += 1
+
+    def _check_company(self, name: str, batch: Batch, parts: list[tuple[int, int, int]]) -> None:
+        """What failed together is sent again together or in smaller groups, never with others."""
+        books = [self.unresolved.get(part[0]) for part in parts]
+        lasts = [
+            book.last_failures.get(part[1:])
+            for book, part in zip(books, parts, strict=True)
+            if book is not None
+        ]
+        if not any(lasts):
+            tenants = {part.request.tenant for part in batch.parts}
+            # Parts of a lost device are new here, and alone.
+            apart = [each for each in tenants if self._isolated.get(each, 0.0) > self._now]
+            require(not apart or len(tenants) == 1, f"{name}: {apart} shares it with others")
+            return
+        for last in lasts:
+            if last is None:
+                raise Violation(f"{name}: what failed before is sent with what did not")
+            require(last.parts.issuperset(parts), f"{name}: in other company than before")
+            if last.parts == {*parts}:
+                times = last.times
+                require(times < self._most_attempts, f"{name}: was tried {times} times")
+                require(last.fault is Fault.INFERENCE, f"{name}: rejected values, and not split")
+        self._num_retries += lasts[0] is not None and lasts[0].parts == {*parts}
 
     def _check_resolve(self, request: Request) -> None:
         name, state = f"request {request.id}, {request.state.value}", request.state
@@ -118,7 +144,9 @@ class Oracle(DevicePromises):
                 require(request.last_batch is not None, f"{name}: without its last batch")
             case RequestState.FAILED:
                 least = min(each.max_attempts for each in self._policies)
-                is_tried = max(account.failures) >= least
+                # Failures that it shared with others may be the fault of those.
+                own = zip(account.failures, account.shared_errors, strict=True)
+                is_tried = max(all_ - shared for all_, shared in own) >= least or account.is_bad
                 # A request may have spent a retry and been resolved in the same step.
                 is_beyond = any(account.errors) and self._num_failed > self._retry_reserve
                 may = is_tried or is_beyond or self._all_out()
@@ -150,8 +178,7 @@ class Oracle(DevicePromises):
         return _RETRY_RESERVE * self._policy.max_batch_size
 
     def _check_retries(self) -> None:
-        """Count retries of failed inferences; retries after a loss have no budget."""
-        self._num_retries += sum(each in self.unresolved for each in self._failed_now)
+        """Retries of failed inferences have a budget; those after a loss and splits have none."""
         share = max(each.retry_max_extra for each in self._policies)
         self._retries_earned += share * (self._num_batches - self._num_batches_before)
         most = self._retry_reserve + self._retries_earned + 1e-6  # a sum of many fractions

@@ -59,7 +59,7 @@ class DeviceFate:
 
 @dataclass(frozen=True)
 class Arrival:
-    """One request to come; a poisoned one fails every batch that carries it."""
+    """One request to come; a culprit fails every batch that carries it."""
 
     at: float
     samples: int
@@ -68,7 +68,8 @@ class Arrival:
     tenant: str | None
     deadline: float | None
     cancelled_at: float | None
-    is_poisoned: bool
+    culprit_of: Fault | None
+    """How a batch that carries it fails; None if it does not."""
 
 
 @dataclass(frozen=True)
@@ -243,9 +244,13 @@ class _Maker:
         stays = "none" if self.is_calm else stays
         priorities = random.choice(((0,), (0,), (-1, 0, 1), (0, 0, 0, 5)))
         cancels = random.choice((0.0, 0.0, 0.1, 0.5))
-        poison = random.choice((0.0, 0.0, 0.0, 0.05))
+        poison = random.choice((0.0, 0.0, 0.05, 0.2))
         tenants = random.choice(((None,), ("a", "b"), (None, "a", "b", "b"), tuple("abcdefgh")))
         max_bytes = random.choice((0, 4, 30))
+        culprits = Random(f"{self.seed} culprits")
+        faults = culprits.choice(
+            ((Fault.INPUT,), (Fault.INFERENCE,), (Fault.INPUT, Fault.INFERENCE))
+        )
         for at, count in zip(self._times(len(samples), span_s), samples, strict=True):
             stay_s = self._stay_s(stays)
             gives_up_s = random.choice((0.0, 0.0, random.uniform(0, 8 * _FULL_BATCH_S)))
@@ -257,7 +262,7 @@ class _Maker:
                 tenant=random.choice(tenants),
                 deadline=None if stay_s is None else self._snap(at + stay_s),
                 cancelled_at=self._snap(at + gives_up_s) if random.random() < cancels else None,
-                is_poisoned=random.random() < poison,
+                culprit_of=culprits.choice(faults) if random.random() < poison else None,
             )
 
     def _stay_s(self, stays: str) -> float | None:

@@ -43,7 +43,9 @@ _MEANINGS = {
     "QS_TIMEDOUT": _Meaning("stuck", "it never ended", "reset the device if this persists"),
     "QS_ERROR": _Meaning("inference", "the device reported an error", _CHECK),
     "QS_INVAL": _Meaning(
-        "inference", "the runtime refused inputs or program", "compile the model again"
+        "input",
+        "the runtime refused inputs or program",
+        "check their values, or compile the model again",
     ),
     "QS_UNSUPPORTED": _Meaning(
         "inference", "the device does not support it", "compile the model for this device"

@@ -24,7 +24,7 @@ import numpy as np
 
 from qaic_sched.backends.base import Executable, closed_in_flight, unused_indexes
 from qaic_sched.backends.cpu.cores import pin_to
-from qaic_sched.backends.cpu.onnx_model import first_line
+from qaic_sched.backends.cpu.onnx_model import first_line, is_invalid_argument
 from qaic_sched.backends.threads import in_thread, join_all
 from qaic_sched.errors import DeviceError, SchedulerClosedError
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from qaic_sched.backends.base import OnCompleted
+    from qaic_sched.errors import DeviceErrorKind
     from qaic_sched.program import Program, Tensors
 
 __all__ = ["CpuActivation", "CpuExecutable", "CpuInference"]
@@ -201,7 +202,8 @@ class CpuActivation(threading.Thread):
             self._separate(outputs, inputs)
             return outputs
         except Exception as error:
-            return self._failure("an inference", error)
+            kind: DeviceErrorKind = "input" if is_invalid_argument(error) else "inference"
+            return self._failure("an inference", error, kind)
 
     def _separate(self, outputs: Tensors, inputs: Mapping[str, Any]) -> None:
         """Copy the outputs that are memory of an input.
@@ -234,10 +236,13 @@ class CpuActivation(threading.Thread):
         except Exception:
             logger.exception("%s: the callback of an inference failed", self.name)
 
-    def _failure(self, what: str, error: Exception) -> DeviceError:
+    def _failure(
+        self, what: str, error: Exception, kind: DeviceErrorKind = "inference"
+    ) -> DeviceError:
         """A `DeviceError` with the error of the library as its cause."""
         where = f"cpu device {self._device_id}, activation {self._index}"
-        failure = DeviceError(f"{where}: {what} failed: {first_line(error)}", self._device_id)
+        message = f"{where}: {what} failed: {first_line(error)}"
+        failure = DeviceError(message, self._device_id, kind=kind)
         # Without its traceback, whose frames would keep the inputs alive.
         failure.__cause__ = error.with_traceback(None)
         return failure

@@ -14,7 +14,7 @@ from qaic_sched.program import Program, TensorSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["ModelReader", "first_line", "import_onnxruntime", "open_model"]
+__all__ = ["ModelReader", "first_line", "import_onnxruntime", "is_invalid_argument", "open_model"]
 
 FATAL = 4
 """The only severity that ONNX Runtime may print: it also raises its errors, which we pass on."""
@@ -161,3 +161,9 @@ def open_sizes(values: Sequence[Any]) -> set[Any]:
 def first_line(error: Exception) -> str:
     """The first line of an error of the library, without its traceback and advice."""
     return str(error).strip().partition("\n")[0]
+
+
+def is_invalid_argument(error: Exception) -> bool:
+    """Whether an error of ONNX Runtime says that an inference's inputs are wrong."""
+    # Its own class, known by name alone: the module that has it is private and has moved before.
+    return type(error).__name__ == "InvalidArgument"

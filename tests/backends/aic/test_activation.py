@@ -99,7 +99,7 @@ def test_nothing_of_an_inference_is_kept(qpc: str) -> None:
 @pytest.mark.parametrize(
     ("call", "answer", "problem"),
     [
-        ("setData", "QS_INVAL", r"refused inputs or program \(QS_INVAL\): compile the model again"),
+        ("setData", "QS_INVAL", r"refused inputs or program \(QS_INVAL\): check their values, or"),
         ("submit", "QS_BUSY", r"queue stayed full \(QS_BUSY\): use a smaller set_size"),
         ("submit", RuntimeError("gone wrong"), "submitting failed: gone wrong"),
         ("getCompletedId", "QS_ERROR", r"reported an error \(QS_ERROR\)"),
@@ -117,7 +117,10 @@ def test_a_failed_inference_fails_alone(
         cards[0].answer_next(call, answer)
         error = await start(executable, rows())
         assert isinstance(error, DeviceError)
-        assert (error.device_id, error.kind) == (0, "inference")
+        assert (error.device_id, error.kind) == (
+            0,
+            "input" if answer == "QS_INVAL" else "inference",
+        )
         assert error.args[0].startswith("aic device 0, activation 0")
         with pytest.raises(DeviceError, match=problem):
             raise error

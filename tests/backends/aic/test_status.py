@@ -15,6 +15,7 @@ KINDS = {
     "QS_AGAIN": "restarted",
     "QS_DEV_ERROR": "restarted",
     "QS_TIMEDOUT": "stuck",
+    "QS_INVAL": "input",
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from qaic_sched.backends.choose import find_model
-from qaic_sched.backends.cpu.onnx_model import ModelReader, open_model
+from qaic_sched.backends.cpu.onnx_model import ModelReader, is_invalid_argument, open_model
 from qaic_sched.errors import ConfigError
 from tests.models import (
     FLOAT,
@@ -182,3 +182,12 @@ def test_sessions_do_not_spin(model_file: Path) -> None:
     assert options.execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert options.get_session_config_entry("session.inter_op.allow_spinning") == "0"
+
+
+def test_only_an_invalid_argument_is_about_the_inputs() -> None:
+    """ONNX Runtime has an error of its own for it; every other one may have any cause."""
+    state = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")
+
+    assert is_invalid_argument(state.InvalidArgument("an index is out of range"))
+    assert not is_invalid_argument(state.Fail("something went wrong"))
+    assert not is_invalid_argument(ValueError("something went wrong"))
