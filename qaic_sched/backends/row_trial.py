@@ -136,7 +136,7 @@ class _Trial:
         except _Mixed as mixed:
             return RowFinding(
                 rows="own",
-                may_pad=self._may_pad(quiet, largest),
+                may_pad=self._may_pad(quiet),
                 reason=(
                     f"rows depend on each other: with other companions a row of output "
                     f"{mixed.output!r} differs by {mixed.difference:.2g} of its largest value"
@@ -182,20 +182,20 @@ class _Trial:
             for place in range(self._size):
                 self._compare(first, row, outputs, place)
 
-    def _may_pad(self, quiet: Tensors, largest: int) -> bool:
+    def _may_pad(self, quiet: Tensors) -> bool:
         """Whether what fills an inference up makes no difference to the rows before it.
 
         Two rows are filled up with copies of the one and of the other: where padding counts, that
         shows. A program of two rows leaves no room to see it.
         """
+        one = self._run({name: _padded(rows, 0, self._size) for name, rows in quiet.items()})
+        other = self._run({name: _padded(rows, 1, self._size) for name, rows in quiet.items()})
         if self._size < 3:
             return False
         try:
-            one = self._run({name: _padded(rows, 0, self._size) for name, rows in quiet.items()})
-            other = self._run({name: _padded(rows, 1, self._size) for name, rows in quiet.items()})
             for row in (0, 1):
                 self._compare(one, row, other, row)
-        except (_Mixed, _OtherShape):
+        except _Mixed:
             return False
         return True
 
@@ -251,8 +251,9 @@ def _random_rows(
 
 
 def _padded(rows: NDArray[np.generic], row: int, size: int) -> NDArray[np.generic]:
-    """The first two rows, filled up with copies of one of them."""
-    return np.concatenate([rows[:2], np.repeat(rows[row : row + 1], size - 2, 0)])
+    """The first two rows, filled up with copies of one of them; only copies where two fill it."""
+    kept = rows[: 2 if size > 2 else 0]
+    return np.concatenate([kept, np.repeat(rows[row : row + 1], size - len(kept), 0)])
 
 
 def _is_constant(inputs: Tensors) -> bool:
