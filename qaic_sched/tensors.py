@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from qaic_sched.errors import InputError
+from qaic_sched.program import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchBuffer", "BatchBuffers", "allocate_outputs", "copy_rows", "gather", "validate"]
 
+_SHARED: Final = Rows.SHARED
+
 
 def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
     """Check the inputs of a request; return the arrays to run and the number of rows.
 
     The arrays are in the program's order, C-contiguous and of its types; an array that is so
     already is returned itself, not copied. A batched program takes one or more rows of the batch
-    axis, any other program exactly its shapes, which count as one row. Raises `InputError`, which
-    names the input, what was given and what is wanted.
+    axis, as many as its `rows` allow; any other program takes exactly its shapes, which count as
+    one row. Raises `InputError`, which names the input, what was given and what is wanted.
     """
     given: dict[object, object]
     if type(inputs) is dict:
@@ -67,7 +70,22 @@ def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
         if not (is_same and flags.c_contiguous and flags.aligned):
             value = _cast(value, spec)
         tensors[name] = value
+    if program.rows is not _SHARED and rows:
+        _check_row_count(program, rows)
     return tensors, rows or 1
+
+
+def _check_row_count(program: Program, rows: int) -> None:
+    """Raise unless one inference can take the rows of a request that shares it with no other."""
+    if program.rows is Rows.EXACT:
+        fits = rows in program.batch_sizes
+    else:
+        fits = program.rows is Rows.ANY or rows <= program.batch_sizes[-1]
+    if not fits:
+        raise InputError(
+            f"input {program.inputs[0].name!r}: {rows} rows; wanted {program.row_counts}, because "
+            f"this model runs one request per inference: {program.reason}"
+        )
 
 
 def _as_plain_array(value: object, spec: TensorSpec) -> NDArray[np.generic]:
