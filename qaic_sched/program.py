@@ -77,7 +77,7 @@ class Program:
             firsts = {spec.shape[0] if spec.shape else None for spec in (*inputs, *outputs)}
             first = firsts.pop() if len(firsts) == 1 and inputs else None
             batch_sizes = (first,) if first else ()
-        reason = "not examined" if batch_sizes else "the inputs and outputs share no first dimension"
+        reason = "not examined" if batch_sizes else "inputs and outputs share no first dimension"
         return cls(tuple(inputs), tuple(outputs), tuple(sorted(batch_sizes)), reason=reason)
 
     def using(self, rows: Rows, reason: str, *, keeps_shapes: bool = True) -> Program:

@@ -42,7 +42,7 @@ ORDERS: dict[str, list[str]] = {
         "state",
         "invariants",
     ],
-    "backends": ["base threads", "compiling", "cpu sim aic", "choose"],
+    "backends": ["base threads row_trial", "compiling", "cpu sim aic", "choose"],
     "scheduler": [
         "api pool explain event_log",
         "request replay",

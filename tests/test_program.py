@@ -39,4 +39,7 @@ def test_the_use_of_the_batch_axis_is_reported() -> None:
     assert not own.shares_rows
     assert own.rows_report == {"mode": "padded", "row_counts": "1 to 4", "reason": "because"}
     report = Program.of([spec(4, 3)], [spec()]).rows_report
-    assert (report["mode"], report["row_counts"]) == ("unbatched", "exactly the shapes of the inputs")
+    assert (report["mode"], report["row_counts"]) == (
+        "unbatched",
+        "exactly the shapes of the inputs",
+    )

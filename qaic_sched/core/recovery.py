@@ -134,9 +134,8 @@ class Recovery(Dispatching):
         hedging = self.hedging
         if not hedging.unhedged:
             return
-        batches_queued = self.admission.queued.samples / self.policy.max_batch_size
         # Free slots are collected once for all: after the host stood still, many are late.
-        may_hedge = hedging.may_hedge(batches_queued, self.speeds.num_live, self.num_batches)
+        may_hedge = hedging.may_hedge(self.batches_queued, self.speeds.num_live, self.num_batches)
         able = self.ledger.with_room() if may_hedge else []
         hedging.unhedged = [each for each in hedging.unhedged if not self._hedge(each, able)]
 
