@@ -231,7 +231,8 @@ class Scheduler:
 
         `inputs` maps each input's name to an array of shape `(samples, ...)`; types are converted
         if that keeps their kind. The result maps each output's name to an array whose row `i`
-        belongs to sample `i`. A model without a batch axis takes exactly the shapes of its inputs.
+        belongs to sample `i`. A model without a batch axis takes exactly the shapes of its inputs,
+        and one whose rows depend on each other may limit the number of samples.
 
         Requests of higher `priority` are sent first; among equals, tenants share by their weights.
         `timeout_s` limits the seconds from this call to the outputs. `model` is required if there
@@ -307,7 +308,15 @@ class Scheduler:
             )
 
         shell = self._shell_of(model)
-        return map_requests(submit, stream, lambda: shell.samples_to_keep_busy, ordered=ordered)
+        program = shell.program
+        is_own = program.is_batched and not program.shares_rows
+        return map_requests(
+            submit,
+            stream,
+            lambda: shell.samples_to_keep_busy,
+            ordered=ordered,
+            samples_each=program.max_batch_size if is_own else None,
+        )
 
     # Observation
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from qaic_sched.clock import clock_of
@@ -10,6 +11,7 @@ from qaic_sched.core.events import DeviceOpened
 from qaic_sched.core.model import Policy, Tenant
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.metrics.records import SchedulerMetrics
+from qaic_sched.program import Rows
 from qaic_sched.scheduler.event_log import EventLog
 from qaic_sched.scheduler.pool import Pool
 from qaic_sched.scheduler.shell import Shell
@@ -23,21 +25,41 @@ if TYPE_CHECKING:
 
 __all__ = ["open_shell", "policy_of"]
 
+logger = logging.getLogger("qaic_sched")
+
 
 async def open_shell(
     config: Config, backend: Backend, program: Program, device_ids: Sequence[int]
 ) -> Shell:
-    """Load one model on the devices and report them to a new core."""
+    """Load one model on the devices and report them to a new core.
+
+    `program` is what the backend describes. How requests use its batch axis is decided here: before
+    anything is loaded where that can be, else with the first device that is.
+    """
     clock = clock_of(asyncio.get_running_loop())
-    core = SchedulerState(policy_of(config, program))
+    wish = config.batching.rows
     log = None if config.event_log is None else EventLog(config.event_log)
     pool = Pool(backend, program)
     try:
+        settled = await backend.settle_rows(wish)
         await pool.open(device_ids, config.num_activations, config.set_size)
+        if settled is None:
+            settled = await backend.settle_rows(wish, next(iter(pool.executables.values())))
     except BaseException:
+        await pool.aclose()
         if log is not None:
             log.close()
         raise
+    program = settled or program
+    if wish == "auto" and program.is_batched and not program.shares_rows:
+        logger.warning(
+            "model %s: one request per inference (of %s rows), because %s; `batching.rows: shared` "
+            "overrides this, `batching.rows: own` confirms it",
+            config.model,
+            program.row_counts,
+            program.reason,
+        )
+    core = SchedulerState(policy_of(config, program))
     if log is not None:
         log.start(config.model, core.policy)
     shell = Shell(core, program, pool, SchedulerMetrics(clock()), clock, log)
@@ -52,6 +74,8 @@ def policy_of(config: Config, program: Program) -> Policy:
     timeout_s = config.health.dispatch_timeout_s
     return Policy(
         batch_sizes=program.batch_sizes or (1,),
+        shares_rows=program.shares_rows or not program.is_batched,
+        takes_any_size=program.is_batched and program.rows is Rows.ANY,
         max_samples=config.queue.max_samples,
         max_bytes=config.queue.max_bytes,
         waits_when_full=config.queue.when_full == "wait",

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qaic_sched.backends.row_trial import RowFinding, try_rows
+from qaic_sched.backends.row_finding import RowFinding
+from qaic_sched.backends.row_trial import try_rows
 from qaic_sched.program import Program, TensorSpec
 
 if TYPE_CHECKING:
@@ -72,9 +73,10 @@ CONSTANTS = {
 
 
 def opened(
-    nodes: Sequence[onnx.NodeProto], kind: int = FLOAT, shape: Sequence[int] = (4, 4)
+    nodes: Sequence[onnx.NodeProto], kind: int = FLOAT, shape: Sequence[Any] = (4, 4)
 ) -> tuple[Program, Any]:
     """The program of a graph from `x` to `y`, and what runs it."""
+    size = [4 if each == "N" else each for each in shape]
     used = {name for each in nodes for name in each.input}
     constants = [numpy_helper.from_array(CONSTANTS[name], name) for name in used & CONSTANTS.keys()]
     graph = helper.make_graph(
@@ -97,9 +99,9 @@ def opened(
         (output,) = session.run(["y"], inputs)
         return {"y": output}
 
-    output = run({"x": np.ones(shape, dtype)})["y"]
+    output = run({"x": np.ones(size, dtype)})["y"]
     program = Program.of(
-        [TensorSpec("x", tuple(shape), dtype)], [TensorSpec("y", output.shape, output.dtype)]
+        [TensorSpec("x", tuple(size), dtype)], [TensorSpec("y", output.shape, output.dtype)]
     )
     return program, run
 
@@ -220,11 +222,146 @@ def test_fp16_is_compared_as_coarsely_as_it_computes() -> None:
     assert found(program, rounded, is_fp16=True).rows == "shared"
 
 
-def test_a_single_row_needs_no_trial() -> None:
-    """An inference of one row mixes nothing."""
-    program = Program.of(
-        [TensorSpec("x", (1, 4), np.dtype(np.float32))],
-        [TensorSpec("y", (1, 4), np.dtype(np.float32))],
-    )
+def one_row() -> Program:
+    """A program of one row, `x` to `y`."""
+    spec = TensorSpec("x", (1, 4), np.dtype(np.float32))
+    return Program.of([spec], [TensorSpec("y", (1, 4), spec.dtype)])
 
-    assert found(program, lambda _: pytest.fail("nothing to try")).rows == "shared"
+
+def test_a_single_row_mixes_nothing() -> None:
+    """But it may still give another shape than it promises."""
+    _, run = opened([node("Softmax", ["x"], ["y"], axis=0)], shape=[1, 4])
+    _, thinned = opened([node("NonZero", ["x"], ["y"])], shape=[1, 4])
+
+    assert found(one_row(), run).rows == "shared"
+    assert not found(one_row(), thinned).keeps_shapes
+
+
+def test_a_program_of_any_row_count_is_tried_with_more_than_one() -> None:
+    """A softmax over the rows shows once there are several, whatever the compiled size is."""
+    _, run = opened([node("Softmax", ["x"], ["y"], axis=0)], shape=["N", 4])
+    finding = found(one_row(), run, takes_any=True)
+
+    assert (finding.rows, finding.takes_any) == ("own", True)
+
+
+def test_the_number_of_rows_counts() -> None:
+    """Each row over their number gives another result alone, whatever its companions are."""
+    nodes = [
+        node("Shape", ["x"], ["shape"], start=0, end=1),
+        node("Cast", ["shape"], ["count"], to=FLOAT),
+        node("Div", ["x", "count"], ["y"]),
+    ]
+    program, run = opened(nodes, shape=["N", 4])
+
+    assert found(program, run).rows == "shared"
+    assert found(program, run, takes_any=True).rows == "own"
+
+
+def test_a_row_count_that_does_not_run_is_found() -> None:
+    """A size of the export that is left in the graph keeps all other row counts out."""
+    CONSTANTS["four_by_four"] = np.array([4, 4])
+    nodes = [node("Reshape", ["x", "four_by_four"], ["r"]), node("Softmax", ["r"], ["y"], axis=0)]
+    program, run = opened(nodes, shape=["N", 4])
+    finding = found(program, run, takes_any=True)
+
+    assert (finding.rows, finding.takes_any, finding.may_pad) == ("own", False, False)
+
+
+def test_rows_that_name_other_rows_are_found() -> None:
+    """Alone, a row lacks what it refers to; but any number of rows can run."""
+    nodes = [
+        node("Gather", ["x", "zero64"], ["ids"], axis=1),
+        node("Gather", ["x", "ids"], ["y"], axis=0),
+    ]
+    finding = found(*opened(nodes, INT64, ["N", 4]), takes_any=True)
+
+    assert (finding.rows, finding.takes_any) == ("own", True)
+
+
+def test_each_integer_input_is_tried_in_its_own_range() -> None:
+    """Ids of a large table and kinds of a table of two: neither hides what the other does."""
+    CONSTANTS["words"] = np.random.default_rng(0).standard_normal((101, 4)).astype(np.float32)
+    CONSTANTS["kinds"] = np.random.default_rng(1).standard_normal((2, 4)).astype(np.float32)
+    seen: dict[str, int] = {"ids": 0, "types": 0}
+    graph = helper.make_graph(
+        [
+            node("Gather", ["words", "ids"], ["word"]),
+            node("Gather", ["kinds", "types"], ["kind"]),
+            node("Add", ["word", "kind"], ["sum"]),
+            node("ReduceMean", ["sum"], ["y"], axes=[1]),
+        ],
+        "test",
+        [helper.make_tensor_value_info(name, INT64, [4, 3]) for name in seen],
+        [helper.make_tensor_value_info("y", FLOAT, [4, 1, 4])],
+        [numpy_helper.from_array(CONSTANTS[name], name) for name in ("words", "kinds")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options)
+    specs = [TensorSpec(name, (4, 3), np.dtype(np.int64)) for name in seen]
+    program = Program.of(specs, [TensorSpec("y", (4, 1, 4), np.dtype(np.float32))])
+
+    def run(inputs: Tensors) -> Tensors:
+        result = {"y": session.run(["y"], inputs)[0]}
+        for name in seen:
+            seen[name] = max(seen[name], int(inputs[name].max()))
+        return result
+
+    finding = found(program, run)
+
+    assert finding.rows == "shared", finding.reason
+    assert seen["ids"] > 10
+    assert seen["types"] == 1
+
+
+def test_a_size_from_the_inputs_is_noticed_while_it_is_small() -> None:
+    """Values of a hundred as the shape of an output would need all memory."""
+    seen: list[float] = []
+    _, run = opened([node("ConstantOfShape", ["x"], ["y"])], INT64, [5])
+    spec = TensorSpec("x", (5,), np.dtype(np.int64))
+    program = Program.of([spec], [TensorSpec("y", (5,), np.dtype(np.float32))])
+
+    def watched(inputs: Tensors) -> Tensors:
+        seen.append(inputs["x"].max())
+        outputs: Tensors = run(inputs)
+        return outputs
+
+    assert not found(program, watched).keeps_shapes
+    assert max(seen) <= 2
+
+
+def test_results_without_a_number_tell_nothing() -> None:
+    """The logarithm of a negative number is none: then positive ones are tried."""
+    finding = found(*opened([node("Log", ["x"], ["l"]), node("CumSum", ["l", "zero64"], ["y"])]))
+    assert finding.output == "y"
+    nodes = [node("Sub", ["x", "x"], ["z"]), node("Div", ["z", "z"], ["y"])]
+
+    assert found(*opened(nodes)).reason == "unknown: an output has no finite numbers"
+
+
+def test_a_mask_is_tried_with_values_that_give_numbers() -> None:
+    """A mask of 57 makes all scores infinite: then nothing would be compared."""
+    CONSTANTS["one"], CONSTANTS["hidden"] = np.array(1.0, np.float32), np.array(-3e38, np.float32)
+    nodes = [
+        node("Cast", ["x"], ["mask"], to=FLOAT),
+        node("Sub", ["one", "mask"], ["inverse"]),
+        node("Mul", ["inverse", "hidden"], ["bias"]),
+        node("Softmax", ["bias"], ["y"], axis=1),
+    ]
+
+    assert found(*opened(nodes, INT64)).rows == "shared"
+
+
+def test_large_values_that_are_rejected_are_replaced_by_smaller_ones() -> None:
+    """Numbers that are cast to ids of a small table."""
+    CONSTANTS["six"] = np.arange(6, dtype=np.float32)
+    nodes = [
+        node("Cast", ["x"], ["ids"], to=INT64),
+        node("Gather", ["six", "ids"], ["n"]),
+        node("CumSum", ["n", "zero64"], ["y"]),
+    ]
+
+    assert found(*opened(nodes)).output == "y"
+    assert found(*opened([nodes[0], node("Gather", ["six", "ids"], ["y"])])).rows == "shared"

@@ -109,7 +109,7 @@ def test_a_model_without_batch_axis_is_reported(
 
 
 def test_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU model is described without being compiled, and the cache stays empty."""
+    """A CPU model is described without being compiled; the cache keeps what its trial found."""
     pytest.importorskip("onnxruntime")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     linear_model(tmp_path / "model.onnx")
@@ -122,7 +122,9 @@ def test_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert findings.program.batch_sizes == (4,)
     assert findings.config is not None
     assert findings.config.options.compile
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "model.onnx"]
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == ["cache", "config.yaml", "model.onnx"]
+    assert [path.name for path in (tmp_path / "cache" / "qaic_sched").iterdir()] == ["rows"]
 
 
 @pytest.mark.usefixtures("cards")
