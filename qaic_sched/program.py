@@ -95,6 +95,11 @@ class Program:
         return self.is_batched and self.rows is Rows.SHARED
 
     @property
+    def samples_each(self) -> int | None:
+        """Samples of an inference that a request fills by itself; None if requests share one."""
+        return self.max_batch_size if self.is_batched and not self.shares_rows else None
+
+    @property
     def row_counts(self) -> str:
         """The numbers of rows that a request may have, in words."""
         sizes = self.batch_sizes

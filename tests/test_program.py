@@ -37,6 +37,7 @@ def test_the_use_of_the_batch_axis_is_reported() -> None:
     assert program.shares_rows
     own = program.using(Rows.PADDED, "because")
     assert not own.shares_rows
+    assert (program.samples_each, own.samples_each) == (None, 4)
     assert own.rows_report == {"mode": "padded", "row_counts": "1 to 4", "reason": "because"}
     report = Program.of([spec(4, 3)], [spec()]).rows_report
     assert (report["mode"], report["row_counts"]) == (

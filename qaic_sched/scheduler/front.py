@@ -308,15 +308,8 @@ class Scheduler:
             )
 
         shell = self._shell_of(model)
-        program = shell.program
-        is_own = program.is_batched and not program.shares_rows
-        return map_requests(
-            submit,
-            stream,
-            lambda: shell.samples_to_keep_busy,
-            ordered=ordered,
-            samples_each=program.max_batch_size if is_own else None,
-        )
+        each, most = shell.program.samples_each, lambda: shell.samples_to_keep_busy
+        return map_requests(submit, stream, most, ordered=ordered, samples_each=each)
 
     # Observation
 

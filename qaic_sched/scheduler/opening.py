@@ -10,6 +10,7 @@ from qaic_sched.clock import clock_of
 from qaic_sched.core.events import DeviceOpened
 from qaic_sched.core.model import Policy, Tenant
 from qaic_sched.core.state import SchedulerState
+from qaic_sched.errors import DeviceError
 from qaic_sched.metrics.records import SchedulerMetrics
 from qaic_sched.program import Rows
 from qaic_sched.scheduler.event_log import EventLog
@@ -19,7 +20,7 @@ from qaic_sched.scheduler.shell import Shell
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qaic_sched.backends.base import Backend
+    from qaic_sched.backends.base import Backend, RowsWish
     from qaic_sched.config.keys import Config
     from qaic_sched.program import Program
 
@@ -44,7 +45,7 @@ async def open_shell(
         settled = await backend.settle_rows(wish)
         await pool.open(device_ids, config.num_activations, config.set_size)
         if settled is None:
-            settled = await backend.settle_rows(wish, next(iter(pool.executables.values())))
+            settled = await _settle_on(pool, backend, wish)
     except BaseException:
         await pool.aclose()
         if log is not None:
@@ -67,6 +68,19 @@ async def open_shell(
         shell.metrics.add_device(device_id, executable.num_activations)
         shell.post(DeviceOpened(device_id, executable.num_activations, config.set_size))
     return shell
+
+
+async def _settle_on(pool: Pool, backend: Backend, wish: RowsWish) -> Program | None:
+    """Decide how requests use the batch axis on the first device that works."""
+    problem: DeviceError | None = None
+    for executable in pool.executables.values():
+        try:
+            return await backend.settle_rows(wish, executable)
+        except DeviceError as error:
+            logger.warning("the rows could not be tried on a device: %s", error)
+            problem = error
+    assert problem is not None
+    raise problem
 
 
 def policy_of(config: Config, program: Program) -> Policy:
