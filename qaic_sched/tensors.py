@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from qaic_sched.errors import InputError, shown
+from qaic_sched.program import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,14 +36,16 @@ __all__ = [
 _ARRAY: Final = np.ndarray
 """Looked up once: an attribute of a module is slow where a call has few other instructions."""
 
+_SHARED: Final = Rows.SHARED
+
 
 def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
     """Check the inputs of a request; return the arrays to run and the number of rows.
 
     The arrays are in the program's order, C-contiguous and of its types; an array that is so
     already is returned itself, not copied. A batched program takes one or more rows of the batch
-    axis, any other program exactly its shapes, which count as one row. Raises `InputError`, which
-    names the input, what was given and what is wanted.
+    axis, as many as its `rows` allow; any other program takes exactly its shapes, which count as
+    one row. Raises `InputError`, which names the input, what was given and what is wanted.
     """
     given: dict[object, object]
     if type(inputs) is dict:
@@ -79,7 +82,22 @@ def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
         if not (is_same and (flags.carray or (flags.c_contiguous and flags.aligned))):
             value = _cast(value, spec)
         tensors[name] = value
+    if program.rows is not _SHARED and rows:
+        _check_row_count(program, rows)
     return tensors, rows or 1
+
+
+def _check_row_count(program: Program, rows: int) -> None:
+    """Raise unless one inference can take the rows of a request that shares it with no other."""
+    if program.rows is Rows.EXACT:
+        fits = rows in program.batch_sizes
+    else:
+        fits = program.rows is Rows.ANY or rows <= program.batch_sizes[-1]
+    if not fits:
+        raise InputError(
+            f"input {program.inputs[0].name!r}: {rows} rows; wanted {program.row_counts}, because "
+            f"this model runs one request per inference: {program.reason}"
+        )
 
 
 def _as_dict(inputs: Mapping[object, object]) -> dict[object, object]:
@@ -215,7 +233,8 @@ class _Promise:
 
     def __init__(self, spec: TensorSpec, rows: int | None) -> None:
         self.name = spec.name
-        self.shape = None if rows is None else (rows, *spec.shape[1:])
+        is_known = rows is not None and -1 not in spec.shape[1:]
+        self.shape = (rows, *spec.shape[1:]) if is_known else None
         self.dtype = spec.dtype
 
     def __str__(self) -> str:
@@ -227,8 +246,8 @@ class _Promise:
 class AnswerCheck:
     """Compares answers of devices with the outputs that the program promises.
 
-    A batched program promises the shape of each output. Any other takes one request per inference,
-    so that its outputs may have whatever shape they have.
+    A batched program promises the shape of each output, unless it is not known. Any other takes one
+    request per inference, so that its outputs may have whatever shape they have.
     """
 
     __slots__ = ("_program", "_promised")
@@ -258,9 +277,11 @@ class AnswerCheck:
         return None
 
     def _promise(self, rows: int) -> list[_Promise]:
-        given = rows if self._program.is_batched else None
-        promised = [_Promise(spec, given) for spec in self._program.outputs]
-        self._promised[rows] = promised
+        program = self._program
+        given = rows if program.is_batched and program.keeps_shapes else None
+        promised = [_Promise(spec, given) for spec in program.outputs]
+        if rows in program.batch_sizes or not program.is_batched:
+            self._promised[rows] = promised  # other numbers of rows are without bound
         return promised
 
 

@@ -42,7 +42,13 @@ ORDERS: dict[str, list[str]] = {
         "state",
         "invariants",
     ],
-    "backends": ["base threads", "compiling", "cpu sim aic", "choose"],
+    "backends": [
+        "base threads row_difference row_finding trial_values",
+        "row_trial compiling",
+        "loaded_trial",
+        "cpu sim aic",
+        "choose",
+    ],
     "scheduler": [
         "api arguments failures explain event_log probe_inputs",
         "pool request replay",

@@ -10,7 +10,7 @@ from qaic_sched.core.placement import choose, choose_elsewhere, has_faster
 from qaic_sched.core.scheduler_data import SchedulerData
 
 if TYPE_CHECKING:
-    from qaic_sched.core.model import Part
+    from qaic_sched.core.model import Part, Request
 
 __all__ = ["Dispatching"]
 
@@ -39,6 +39,9 @@ class Dispatching(SchedulerData):
             queued.tenants.end_isolation(self.now)
         if waiting.num_requests:
             admission.admit_waiting()
+        if not policy.shares_rows:
+            self._dispatch_whole()
+            return
         size = policy.batch_sizes[-1]
         while queued.samples:
             activation, try_again_at = choose(ledger, self.now, size, queued.samples // size)
@@ -52,7 +55,7 @@ class Dispatching(SchedulerData):
                     self.batch_closes_at = closes
                     return
             if len(self.deadlines):
-                room = self._drop_hopeless(activation)
+                room = self._room_in_time(activation)
             else:
                 room = size if queued.samples >= size else queued.samples
             if room:
@@ -66,7 +69,36 @@ class Dispatching(SchedulerData):
             if waiting.num_requests:
                 admission.admit_waiting()
 
-    def _drop_hopeless(self, activation: Activation) -> int:
+    def _dispatch_whole(self) -> None:
+        """Send requests that share no inference, each as a batch of its own."""
+        admission, ledger = self.admission, self.ledger
+        queued, waiting = admission.queued, admission.waiting
+        while (head := queued.head()) is not None:
+            size = compiled_size(self.policy, head.samples)
+            activation, try_again_at = choose(ledger, self.now, size, queued.num_requests)
+            if activation is None:
+                self.batch_closes_at = try_again_at
+                return
+            if self._is_hopeless(head, size, activation):
+                if has_faster(ledger, activation):
+                    return  # a faster device may still make it
+                self._drop_hopeless(head)
+            else:
+                self._send(queued.take(head.samples), activation)
+            if waiting.num_requests:
+                admission.admit_waiting()
+
+    def _is_hopeless(self, head: Request, size: int, activation: Activation) -> bool:
+        """Return whether a request would end after its deadline there, unless it is to be tried."""
+        if head.deadline is None:
+            return False
+        free_at = max(self.now, activation.free_at)
+        if activation.speed.group.times.likely_s(size) <= head.deadline - free_at:
+            return False
+        is_trial = self.num_dropped >= _MAX_DROPPED and not activation.held
+        return has_faster(self.ledger, activation) or not is_trial
+
+    def _room_in_time(self, activation: Activation) -> int:
         """Expire requests at the front whose batch would end too late; return the samples to take.
 
         0 leaves the queue to another activation.
@@ -85,9 +117,12 @@ class Dispatching(SchedulerData):
                 return fits  # a faster device may still make it
             if self.num_dropped >= _MAX_DROPPED and not activation.held:
                 return min(queued.samples, size)
-            self.num_dropped += 1
-            self._resolve(head, RequestState.EXPIRED)
+            self._drop_hopeless(head)
         return 0
+
+    def _drop_hopeless(self, head: Request) -> None:
+        self.num_dropped += 1
+        self._resolve(head, RequestState.EXPIRED)
 
     def _choose_partial_size(self, room: int, activation: Activation) -> int:
         """Return how many of the `room` samples that a partial batch may take it should take."""

@@ -249,9 +249,8 @@ class Recovery(Dispatching):
         hedging = self.hedging
         if not hedging.unhedged:
             return
-        batches_queued = self.admission.queued.samples / self.policy.max_batch_size
         # Free slots are collected once for all: after the host stood still, many are late.
-        spare = hedging.consider(batches_queued, self.speeds.num_live, self.num_batches)
+        spare = hedging.consider(self.batches_queued, self.speeds.num_live, self.num_batches)
         able: list[Activation] = []
         if hedging.has_budget(self.num_batches):
             able = self.ledger.idle() if hedging.is_crowded else self.ledger.with_room()

@@ -40,13 +40,24 @@ _NO_TENANTS: Mapping[str, Tenant] = {}
 class PriorityLevel:
     """Requests of one priority: a queue per tenant, and which tenant is next."""
 
-    __slots__ = ("_sequence", "_turns", "only", "priority", "queues", "samples", "starved_at")
+    __slots__ = (
+        "_sequence",
+        "_turns",
+        "num_requests",
+        "only",
+        "priority",
+        "queues",
+        "samples",
+        "starved_at",
+    )
 
     def __init__(self, priority: int, starved_at: int) -> None:
         self.priority = priority
         """The priority of its requests."""
         self.samples = 0
         """Samples not yet taken, those of stale requests excluded."""
+        self.num_requests = 0
+        """Requests; stale ones are not counted."""
         self.starved_at = starved_at
         """Samples served by the whole queue from which on this level is starved."""
         self.queues: dict[Account, TenantQueue] = {}
@@ -168,6 +179,7 @@ class RequestQueue:
         level.queue_of(account).push(request)
         request.state = self.state
         level.samples += request.samples
+        level.num_requests += 1
         self.samples += request.samples
         self.num_bytes += request.num_bytes
         self.num_requests += 1
@@ -260,6 +272,20 @@ class RequestQueue:
         if self.tenants.num_active == 1:
             return before + level.samples
         return before + min(level.samples, account.samples / self.tenants.fraction_of(account))
+
+    def requests_before(self, request: Request) -> int:
+        """Return the requests that will certainly be served before a newcomer, as things are.
+
+        Those of its own priority count only if no other tenant has any, and it comes after them.
+        """
+        before = sum(
+            self._levels[each].num_requests for each in self._order if each > request.priority
+        )
+        level = self._levels.get(request.priority)
+        queue = level.queues.get(self.tenants.account(request.tenant)) if level else None
+        if level is None or queue is None or not queue.is_last(request):
+            return before
+        return before + level.num_requests if self.tenants.num_active == 1 else before
 
     def oldest_at(self) -> float:
         """Return when the oldest request was accepted; infinity if there is none.
@@ -363,7 +389,9 @@ class RequestQueue:
 
     def _forget(self, request: Request) -> None:
         left = request.samples - request.cursor
-        self._levels[request.priority].samples -= left
+        level = self._levels[request.priority]
+        level.samples -= left
+        level.num_requests -= 1
         self.samples -= left
         self.num_bytes -= request.num_bytes
         self.num_requests -= 1
@@ -377,6 +405,7 @@ class RequestQueue:
         for priority, level in self._levels.items():
             own = [each for each in here if each.priority == priority]
             assert level.samples == sum(each.samples - each.cursor for each in own)
+            assert level.num_requests == len(own)
         for account in accounts:
             own = [each for each in here if self.tenants.account(each.tenant) is account]
             assert account.num_requests == len(own)

@@ -60,7 +60,7 @@ class SchedulerData:
         self.batch_closes_at = _NEVER
         """When the next batch may go without more samples or answers; infinite if never."""
 
-        self.ledger = SlotLedger()
+        self.ledger = SlotLedger(takes_any_size=policy.takes_any_size)
         """Devices, activations and slots."""
         self.speeds = self.ledger.speeds
         """The ledger's own speed groups."""
@@ -118,9 +118,22 @@ class SchedulerData:
         while (request := self.deadlines.overdue(self.now)) is not None:
             self._resolve(request, RequestState.EXPIRED)
 
-    def _stuck_limit_s(self, _activation: Activation) -> float:
+    def _stuck_limit_s(self, activation: Activation) -> float:
         if self.policy.dispatch_timeout_s is not None:
             return self.policy.dispatch_timeout_s
-        if self._mean_execute_s is None:
+        mean_s = self._mean_execute_s
+        if mean_s is None:
             return UNMEASURED_LIMIT_S
-        return max(_LEAST_STUCK_S, _STUCK_EXECUTE_TIMES * self._mean_execute_s)
+        if self.policy.takes_any_size and activation.held:
+            # The mean of all sizes says little of a batch that is far larger than most.
+            times = activation.speed.group.times
+            mean_s = max(mean_s, times.mean_s(activation.held[0].size))
+        return max(_LEAST_STUCK_S, _STUCK_EXECUTE_TIMES * mean_s)
+
+    @property
+    def batches_queued(self) -> float:
+        """Full batches queued: each request is one if requests share none."""
+        queued = self.admission.queued
+        if self.policy.shares_rows:
+            return queued.samples / self.policy.max_batch_size
+        return float(queued.num_requests)

@@ -202,7 +202,8 @@ class SchedulerState(Resizing):
     # Events
 
     def _arrive(self, request: Request) -> None:
-        if self.is_draining or request.id <= self._last_request_id or request.samples < 1:
+        may = request.samples >= 1 and self._fits(request.samples)
+        if self.is_draining or request.id <= self._last_request_id or not may:
             raise InternalError(f"{request!r} may not arrive")
         self._last_request_id = request.id
         lateness_s = self._lateness_s(request) if request.deadline is not None else 0.0
@@ -314,6 +315,11 @@ class SchedulerState(Resizing):
             request.last_batch = batch
             self._resolve(request, _DONE)
 
+    def _fits(self, samples: int) -> bool:
+        """Return whether a request of this size can run: as a whole if requests share nothing."""
+        policy = self.policy
+        return policy.shares_rows or policy.takes_any_size or samples <= policy.max_batch_size
+
     def _lateness_s(self, request: Request) -> float:
         """Return by how much the queue ahead makes a newcomer miss its deadline; 0 if it does not.
 
@@ -321,14 +327,21 @@ class SchedulerState(Resizing):
         count as done. A request that would be late even on an idle host is not rejected here.
         """
         assert request.deadline is not None
-        speeds, size = self.speeds, self.policy.max_batch_size
+        speeds, policy = self.speeds, self.policy
+        size, samples = policy.max_batch_size, request.samples
+        if policy.shares_rows:
+            ahead = -(-(self.admission.samples_before(request) + samples) // size) - 1
+            samples = min(samples, size)
+        else:
+            # Each is an inference, and takes as long as the smallest one at least.
+            ahead = float(self.admission.requests_before(request))
+            size = 1 if policy.takes_any_size else policy.batch_sizes[0]
         rate = speeds.rate(size)
         if not rate:
             return 0.0
-        own_s = speeds.fastest_s(compiled_size(self.policy, min(request.samples, size)))
+        own_s = speeds.fastest_s(compiled_size(policy, samples))
         left_s = request.deadline - self.now
-        batches = -(-(self.admission.samples_before(request) + request.samples) // size)
-        wait_s = (batches - 1) // speeds.num_live * speeds.num_live / rate
+        wait_s = ahead // speeds.num_live * speeds.num_live / rate
         if wait_s + own_s <= left_s or own_s > left_s:
             return 0.0
         request.wait_s = wait_s + own_s
@@ -337,5 +350,9 @@ class SchedulerState(Resizing):
     def _retry_after_s(self, request: Request) -> float | None:
         if self._mean_execute_s is None:
             return None
-        batches = -(-self.admission.samples_over(request) // self.policy.max_batch_size)
+        over, queued = self.admission.samples_over(request), self.admission.queued
+        if self.policy.shares_rows:
+            batches = -(-over // self.policy.max_batch_size)
+        else:
+            batches = -(-over * queued.num_requests // max(queued.samples, 1))
         return batches * self._mean_execute_s / max(1, self.ledger.num_activations)

@@ -232,7 +232,8 @@ class Scheduler:
 
         `inputs` maps each input's name to an array of shape `(samples, ...)`; types are converted
         if that keeps their kind. The result maps each output's name to an array whose row `i`
-        belongs to sample `i`. A model without a batch axis takes exactly the shapes of its inputs.
+        belongs to sample `i`. A model without a batch axis takes exactly the shapes of its inputs,
+        and one whose rows depend on each other may limit the number of samples.
 
         Requests of higher `priority` are sent first; among equals, tenants share by their weights.
         `timeout_s` limits the seconds from this call to the outputs. `model` is required if there
@@ -312,7 +313,8 @@ class Scheduler:
         def submit(inputs: Mapping[str, NDArray[Any]]) -> ScheduledRequest:
             return self.submit(inputs, priority=level, timeout_s=seconds, tenant=name, model=model)
 
-        return map_requests(submit, stream, lambda: shell.samples_to_keep_busy, ordered=ordered)
+        each, most = shell.program.samples_each, lambda: shell.samples_to_keep_busy
+        return map_requests(submit, stream, most, ordered=ordered, samples_each=each)
 
     # Observation
 

@@ -154,7 +154,8 @@ async def close_all(shells: Iterable[Shell]) -> None:
 
 def metrics_of(shell: Shell, now: float, *, is_closed: bool) -> dict[str, Any]:
     """Return the `get_metrics` of one model."""
-    return shell.metrics.snapshot(now, _states(shell.statistics(), is_closed))
+    states = _states(shell.statistics(), is_closed)
+    return {**shell.metrics.snapshot(now, states), "batch_axis": shell.program.rows_report}
 
 
 def merged_metrics(shells: Mapping[str, Shell], now: float, *, is_closed: bool) -> dict[str, Any]:

@@ -167,7 +167,7 @@ class PlayedDevice:
 
     def _execute_s(self, batch: Batch, at: float) -> float:
         scenario, random = self._scenario, self._random
-        execute_s = scenario.execute_s[batch.size] * self.fate.slowdown
+        execute_s = scenario.execute_s(batch.size) * self.fate.slowdown
         if at >= self.fate.slows_at and not self._is_mended:
             execute_s *= self.fate.slows_by
         if scenario.cv:

@@ -230,6 +230,26 @@ def _takes_one_slow_answer_for_many(_is_outlier: Original) -> Original:
     return mutant
 
 
+def _lets_requests_share(send: Original) -> Original:
+    def mutant(self: SchedulerState, parts: list[Part], activation: Activation) -> Batch:
+        queued = self.admission.queued
+        room = self.policy.max_batch_size - sum(part.samples for part in parts)
+        if not self.policy.shares_rows and room > 0 and queued.samples:
+            parts = parts + queued.take(room)
+        batch: Batch = send(self, parts, activation)
+        return batch
+
+    return mutant
+
+
+def _splits_whole_requests(take: Original) -> Original:
+    def mutant(self: RequestQueue, room: int) -> list[Part]:
+        parts: list[Part] = take(self, max(room // 2, 1))
+        return parts
+
+    return mutant
+
+
 MUTANTS: dict[str, Mutant] = {
     "drop one completion": (SchedulerState, "_part_done", _drops_a_completion),
     "free a timed-out slot": (SchedulerState, "_give_up_on", _frees_a_slot_at_the_timeout),
@@ -273,6 +293,8 @@ MUTANTS: dict[str, Mutant] = {
         _takes_one_slow_answer_for_many,
     ),
     "retry without end": (RetryBudget, "spend", _forgets_the_retry_budget),
+    "let requests share an inference": (SchedulerState, "_send", _lets_requests_share),
+    "split requests that run whole": (RequestQueue, "take", _splits_whole_requests),
     "forget waiting requests": (Admission, "admit_waiting", _forgets_waiting_requests),
 }
 """Name of the bug -> the class, the method, and a function that makes the method buggy."""

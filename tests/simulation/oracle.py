@@ -74,7 +74,7 @@ class Oracle(DevicePromises):
             require(not device.is_out, f"{name}: the device failed in this step")
         load = sum(each.batch.activation is activation for each in device.held.values())
         require(load < max(self._set_sizes), f"{name}: beyond set_size")
-        require(batch.size in self._policy.batch_sizes, f"{name}: size {batch.size} not compiled")
+        self._check_size(name, batch, parts)
         samples = sum(samples for _, _, samples in parts)
         require(0 < samples == batch.samples <= batch.size, f"{name}: {samples} samples in it")
         self._num_dropped = 0
@@ -89,6 +89,20 @@ class Oracle(DevicePromises):
             self._send(name, part, batch.is_hedge)
         held = HeldBatch(batch, parts, self._now)
         self._held[batch.id] = device.held[batch.id] = held
+
+    def _check_size(self, name: str, batch: Batch, parts: list[tuple[int, int, int]]) -> None:
+        policy = self._policy
+        if policy.takes_any_size:
+            require(batch.size == batch.samples, f"{name}: padded to size {batch.size}")
+        else:
+            require(batch.size in policy.batch_sizes, f"{name}: size {batch.size} not compiled")
+        if policy.shares_rows:
+            return
+        require(len(parts) == 1, f"{name}: {len(parts)} parts share the inference")
+        [(request_id, offset, samples)] = parts
+        account = self.unresolved.get(request_id)
+        whole = samples if account is None else account.request.samples
+        require((offset, samples) == (0, whole), f"{name}: request {request_id} is split")
 
     def _send(self, name: str, part: tuple[int, int, int], is_hedge: bool) -> None:
         request_id, offset, samples = part
@@ -189,7 +203,7 @@ class Oracle(DevicePromises):
             raise Violation(f"{name}: it had no deadline")
         left_s = request.deadline - self._now
         require(left_s <= 0 or self._is_measured, f"{name}: early, before anything was measured")
-        fits = request.samples <= self._policy.max_batch_size
+        fits = request.samples <= self._policy.max_batch_size or self._policy.takes_any_size
         self._num_dropped += fits and not self._held and left_s > self._ample_s
         count = self._num_dropped
         require(count <= _MOST_DROPPED, f"{name}: {count} dropped in a row, none tried")

@@ -95,8 +95,8 @@ class Scenario:
     set_size: int
     devices: tuple[DeviceFate, ...]
     arrivals: tuple[Arrival, ...]
-    execute_s: dict[int, float]
-    """Execution time by compiled batch size."""
+    full_s: float
+    """Execution time of a full batch; `execute_s` has that of other sizes."""
     cv: float
     turnaround_s: float
     grid_s: float
@@ -119,7 +119,14 @@ class Scenario:
     def ample_s(self) -> float:
         """Three execution times on the slowest device."""
         slowest = max(each.slowdown * each.slows_by for each in self.devices)
-        return 3 * max(self.execute_s.values()) * slowest
+        largest = self.policy.max_batch_size
+        if self.policy.takes_any_size:
+            largest = max(largest, *(each.samples for each in self.arrivals))
+        return 3 * self.execute_s(largest) * slowest
+
+    def execute_s(self, size: int) -> float:
+        """Return the execute time of a batch size on a device of normal speed."""
+        return self.full_s * (0.4 + 0.6 * size / self.policy.max_batch_size)
 
     def describe(self) -> str:
         """Return the scenario in a few lines."""
@@ -146,6 +153,8 @@ class _Maker:
         random = self.random
         self.grid_s = random.choice((0.0, 0.0, 2**-10, 2**-8))
         self.sizes = random.choice(_SIZES)
+        # A separate stream: most hosts are as they would be without it.
+        self.rows = Random(f"{seed} rows").choice(("shared",) * 7 + ("padded", "padded", "any"))
         self.full_s = 0.0 if random.random() < 0.03 else _FULL_BATCH_S
         self.num_activations = random.choice((1, 1, 1, 2, 2, 3, 4, random.randint(1, 8)))
         is_large = random.random() < 0.12
@@ -172,9 +181,7 @@ class _Maker:
             set_size=random.choice((1, 2, 2, 3, 4)),
             devices=tuple(self._devices(span_s)),
             arrivals=tuple(self._arrivals(samples, span_s)),
-            execute_s={
-                each: self.full_s * (0.4 + 0.6 * each / self.sizes[-1]) for each in self.sizes
-            },
+            full_s=self.full_s,
             cv=random.choice((0.0, 0.0, 0.05, 0.05, 0.3, 1.0)),
             turnaround_s=random.choice((0.0, 0.0003)),
             grid_s=self.grid_s,
@@ -217,6 +224,8 @@ class _Maker:
             hedge_max_extra=random.choice((0.01, 0.01, 0.1, 0.5)),
             dispatch_timeout_s=random.choice((None, None, 0.02, 0.1, 1.0)),
             tenants=random.choice(_TENANTS),
+            shares_rows=self.rows == "shared",
+            takes_any_size=self.rows == "any",
         )
         calm = replace(policy, max_samples=65536, max_bytes=None, dispatch_timeout_s=None)
         return calm if self.is_calm else policy
@@ -233,10 +242,11 @@ class _Maker:
         most = random.choice((1, 1, largest, 2 * largest, 5 * largest))
         most = 2 * largest if self.is_calm else most
         giants = random.choice((0.0, 0.0, 0.03))
-        return [
+        sizes = [
             20 * largest + 3 if random.random() < giants else random.randint(1, most)
             for _ in range(count)
         ]
+        return [(each - 1) % largest + 1 for each in sizes] if self.rows == "padded" else sizes
 
     def _arrivals(self, samples: list[int], span_s: float) -> Iterator[Arrival]:
         random = self.random

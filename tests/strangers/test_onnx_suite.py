@@ -16,7 +16,6 @@ from tests.strangers.suite_runner import Finding, run_cases
 
 MODES = ("plain", "compiled", "symbolic")
 SAMPLE_STEP = 34
-BROKEN = pytest.mark.xfail(strict=True, reason="issue 13, A and B: rows that depend on each other")
 
 
 @lru_cache
@@ -40,7 +39,7 @@ def sample_findings() -> list[Finding]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mode", ["plain", "compiled", pytest.param("symbolic", marks=BROKEN)])
+@pytest.mark.parametrize("mode", ["plain", "compiled", "symbolic"])
 def test_a_sample_of_the_suite_gives_the_same_or_one_clear_refusal(mode: str) -> None:
     """Every 34th case does, and a third of them at least runs."""
     findings = [each for each in sample_findings() if each.mode == mode]
@@ -50,7 +49,6 @@ def test_a_sample_of_the_suite_gives_the_same_or_one_clear_refusal(mode: str) ->
 
 
 @pytest.mark.strangers
-@BROKEN
 @pytest.mark.parametrize(
     ("mode", "fewest"), [("plain", 1600), ("compiled", 1600), ("symbolic", 700)]
 )

@@ -19,9 +19,6 @@ from tests.strangers.comparing import assert_near
 from tests.strangers.coupled_models import INT64, Parts, node, save
 from tests.strangers.running import alone, run_together
 
-LINE_2 = pytest.mark.xfail(strict=True, reason="issue 13, line 2")
-
-
 # Line 2: outputs whose size depends on the data
 
 
@@ -158,13 +155,9 @@ CASES: dict[str, Case] = {
         ],
     ),
 }
-PASSING = {"ConstantOfShape", "NonMaxSuppression"}
-"""Kinds that were right before: what the try with zeros gives them is no batch."""
 
 
-@pytest.mark.parametrize(
-    "kind", [each if each in PASSING else pytest.param(each, marks=LINE_2) for each in CASES]
-)
+@pytest.mark.parametrize("kind", CASES)
 def test_an_answer_comes_with_the_shape_that_it_has(tmp_path: Path, kind: str) -> None:
     """One request per inference, never cut, filled or stretched; or the model is refused."""
     make, sizes, requests = CASES[kind]

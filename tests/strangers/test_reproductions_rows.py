@@ -21,8 +21,6 @@ from tests.strangers.coupled_models import (
 )
 from tests.strangers.running import assert_each_as_alone, open_session
 
-LINE_1 = pytest.mark.xfail(strict=True, reason="issue 13, line 1")
-
 SCALES = (0.01, 100.0, 1.0, 0.1)
 """Magnitudes of the rows: what is computed of all together is far from what one gives alone."""
 
@@ -42,7 +40,6 @@ def random_inputs(path: str, rows: int, seed: int, batch: int = 0) -> dict[str, 
     return inputs
 
 
-@LINE_1
 def test_a_small_row_beside_a_large_one_keeps_its_value(tmp_path: Path) -> None:
     """The issue's own example: an int8 layer gives 1.27 for a row of 0.01, not 0.0."""
     path = save(tmp_path / "model.onnx", COUPLED["DynamicQuantizeLinear"]("N"))
@@ -51,7 +48,6 @@ def test_a_small_row_beside_a_large_one_keeps_its_value(tmp_path: Path) -> None:
     assert_each_as_alone(path, requests, onnx_define_symbol={"N": ROWS})
 
 
-@LINE_1
 @pytest.mark.parametrize("kind", COUPLED)
 def test_coupled_rows_with_a_symbolic_batch_run_by_themselves(tmp_path: Path, kind: str) -> None:
     """On the CPU every row count is possible: each request gets what it gets alone."""
@@ -61,7 +57,6 @@ def test_coupled_rows_with_a_symbolic_batch_run_by_themselves(tmp_path: Path, ki
     assert_each_as_alone(path, requests, onnx_define_symbol={"N": ROWS})
 
 
-@LINE_1
 @pytest.mark.parametrize("kind", FIXED)
 def test_coupled_rows_of_a_fixed_batch_run_whole_or_not_at_all(tmp_path: Path, kind: str) -> None:
     """Four rows give what they give alone, though one row of another caller comes before them."""
@@ -72,7 +67,6 @@ def test_coupled_rows_of_a_fixed_batch_run_whole_or_not_at_all(tmp_path: Path, k
     assert_each_as_alone(path, requests, may_refuse=True, may_pad=kind in NO_HARM)
 
 
-@LINE_1
 @pytest.mark.parametrize("kind", BY_CHANCE)
 def test_first_dimensions_that_are_equal_by_chance_are_no_batch(tmp_path: Path, kind: str) -> None:
     """Time steps or layers are not split, and nobody's are put behind another's."""
@@ -84,7 +78,6 @@ def test_first_dimensions_that_are_equal_by_chance_are_no_batch(tmp_path: Path, 
     assert_each_as_alone(path, [part, *wholes], onnx_define_symbol={"batch": batch})
 
 
-@LINE_1
 def test_scales_of_an_image_are_no_rows(tmp_path: Path) -> None:
     """Four images and the four scales to resize them by: two inputs that are equal by chance."""
     path = save(tmp_path / "model.onnx", resized(ROWS))
@@ -95,7 +88,6 @@ def test_scales_of_an_image_are_no_rows(tmp_path: Path) -> None:
     assert_each_as_alone(path, requests, may_refuse=True)
 
 
-@LINE_1
 def test_a_model_without_inputs_gives_its_whole_output(tmp_path: Path) -> None:
     """A constant of four rows is no batch of four."""
     constant = np.arange(8, dtype=np.float32).reshape(4, 2)

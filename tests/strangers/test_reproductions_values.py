@@ -24,7 +24,6 @@ DIVIDES_SAFELY = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 
 NEEDS_SAFE_DIVISION = pytest.mark.skipif(
     not DIVIDES_SAFELY, reason="this onnxruntime ends the process on a division by zero"
 )
-LINE_7 = pytest.mark.xfail(strict=True, reason="issue 13, line 7")
 
 # Line 6: bad values in one request
 
@@ -198,7 +197,6 @@ def test_padding_never_fails_a_valid_request(tmp_path: Path, kind: str) -> None:
     asyncio.run(main())
 
 
-@LINE_7
 @pytest.mark.parametrize("kind", ["id", "sizes to cut at"])
 def test_a_model_that_fails_for_zeros_opens(tmp_path: Path, kind: str) -> None:
     """The sizes of its outputs are not said, and a try with zeros fails: it can be used anyway."""
@@ -222,7 +220,6 @@ def test_a_model_that_fails_for_zeros_opens(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.slow
-@LINE_7
 def test_a_device_comes_back_where_zeros_are_no_valid_inputs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
