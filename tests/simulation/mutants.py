@@ -9,11 +9,12 @@ from unittest.mock import patch
 
 from qaic_sched.core.admission import Admission
 from qaic_sched.core.deadlines import Deadlines
-from qaic_sched.core.events import Cancelled, Completed
+from qaic_sched.core.events import Cancelled, Completed, LoopStalled
 from qaic_sched.core.health import Health
 from qaic_sched.core.model import (
     Activation,
     Batch,
+    DeviceNews,
     Fault,
     Part,
     Request,
@@ -21,9 +22,11 @@ from qaic_sched.core.model import (
     RetryGroup,
 )
 from qaic_sched.core.outliers import Outliers
+from qaic_sched.core.priority_levels import PriorityLevel, PriorityLevels
 from qaic_sched.core.request_queue import RequestQueue
 from qaic_sched.core.retries import Retries, RetryBudget
 from qaic_sched.core.slot_ledger import SlotLedger
+from qaic_sched.core.stalls import Stalls
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.core.tenant_queue import TenantQueue
 from qaic_sched.core.timeout_watch import TimeoutWatch
@@ -230,6 +233,68 @@ def _takes_one_slow_answer_for_many(_is_outlier: Original) -> Original:
     return mutant
 
 
+def _counts_a_stall_against_devices(_excuse_devices: Original) -> Original:
+    def mutant(_self: SchedulerState, _stalled_s: float) -> None:
+        pass
+
+    return mutant
+
+
+def _hedges_after_a_stall(loop_stalled: Original) -> Original:
+    def mutant(self: SchedulerState, event: LoopStalled) -> None:
+        stalled_until = self.hedging.stalled_until
+        loop_stalled(self, event)
+        self.hedging.stalled_until = stalled_until
+
+    return mutant
+
+
+def _learns_from_a_stall(_correct: Original) -> Original:
+    def mutant(_self: Stalls, _batch: Batch) -> bool:
+        return True
+
+    return mutant
+
+
+def _ignores_a_reported_loss(take_news: Original) -> Original:
+    def mutant(self: SchedulerState, device_id: int, news: DeviceNews) -> None:
+        if news is not DeviceNews.LOST:
+            take_news(self, device_id, news)
+
+    return mutant
+
+
+def _keeps_a_loss_to_itself(_report: Original) -> Original:
+    def mutant(_self: SchedulerState, _device_id: int, _news: DeviceNews) -> None:
+        pass
+
+    return mutant
+
+
+def _waits_past_a_deadline(_earliest_deadline: Original) -> Original:
+    def mutant(_self: RequestQueue) -> float:
+        return _NEVER
+
+    return mutant
+
+
+def _miscounts_the_samples_above(rotate_up: Original) -> Original:
+    def mutant(self: PriorityLevels, node: PriorityLevel) -> None:
+        total = node.total
+        rotate_up(self, node)
+        node.total = total
+
+    return mutant
+
+
+def _keeps_queues_that_ran_empty(_compact: Original) -> Original:
+    def mutant(self: RequestQueue) -> None:
+        if self.num_stale > self.num_requests:
+            _compact(self)
+
+    return mutant
+
+
 MUTANTS: dict[str, Mutant] = {
     "drop one completion": (SchedulerState, "_part_done", _drops_a_completion),
     "free a timed-out slot": (SchedulerState, "_give_up_on", _frees_a_slot_at_the_timeout),
@@ -274,6 +339,26 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "retry without end": (RetryBudget, "spend", _forgets_the_retry_budget),
     "forget waiting requests": (Admission, "admit_waiting", _forgets_waiting_requests),
+    "count a stall against devices": (
+        SchedulerState,
+        "_excuse_devices",
+        _counts_a_stall_against_devices,
+    ),
+    "hedge what only stood still": (SchedulerState, "_loop_stalled", _hedges_after_a_stall),
+    "learn from a stall": (Stalls, "correct", _learns_from_a_stall),
+    "ignore a reported loss": (SchedulerState, "_take_news", _ignores_a_reported_loss),
+    "keep a loss to itself": (SchedulerState, "_report", _keeps_a_loss_to_itself),
+    "wait for company past a deadline": (
+        RequestQueue,
+        "earliest_deadline",
+        _waits_past_a_deadline,
+    ),
+    "miscount what is above": (PriorityLevels, "_rotate_up", _miscounts_the_samples_above),
+    "keep queues that ran empty": (
+        RequestQueue,
+        "_compact_if_stale",
+        _keeps_queues_that_ran_empty,
+    ),
 }
 """Name of the bug -> the class, the method, and a function that makes the method buggy."""
 
