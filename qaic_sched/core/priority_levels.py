@@ -282,22 +282,28 @@ class PriorityLevels:
             node.higher = level
         else:
             node.lower = level
-        while level.above is not None and level.above.weight < level.weight:
-            self._rotate_up(level)
+        # Compiled, `level.above` would be taken for what was assigned to it here.
+        above: PriorityLevel | None = node
+        while above is not None and above.weight < level.weight:
+            above = self._rotate_up(level)
 
-    def _rotate_up(self, node: PriorityLevel) -> None:
-        """Exchange a node and its parent; the order of priorities stays."""
+    def _rotate_up(self, node: PriorityLevel) -> PriorityLevel | None:
+        """Exchange a node and its parent, in their order; return the new parent."""
         parent = node.above
         assert parent is not None
+        top = parent.above
+        moved: PriorityLevel | None
         if parent.lower is node:
-            moved = parent.lower = node.higher
+            moved = node.higher
+            parent.lower = moved
             node.higher = parent
         else:
-            moved = parent.higher = node.lower
+            moved = node.lower
+            parent.higher = moved
             node.lower = parent
         if moved is not None:
             moved.above = parent
-        top = node.above = parent.above
+        node.above = top
         parent.above = node
         if top is None:
             self._root = node
@@ -307,6 +313,7 @@ class PriorityLevels:
             top.higher = node
         node.total = parent.total
         parent.total = parent.samples + _total(parent.lower) + _total(parent.higher)
+        return top
 
     def check(self) -> None:
         """Assert that the tree has every level once, in order, with its samples."""

@@ -279,10 +279,11 @@ def _waits_past_a_deadline(_earliest_deadline: Original) -> Original:
 
 
 def _miscounts_the_samples_above(rotate_up: Original) -> Original:
-    def mutant(self: PriorityLevels, node: PriorityLevel) -> None:
+    def mutant(self: PriorityLevels, node: PriorityLevel) -> PriorityLevel | None:
         total = node.total
-        rotate_up(self, node)
+        above: PriorityLevel | None = rotate_up(self, node)
         node.total = total
+        return above
 
     return mutant
 
