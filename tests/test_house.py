@@ -31,8 +31,9 @@ ORDERS: dict[str, list[str]] = {
     "core": [
         "values execute_times outliers",
         "model speed_group",
-        "events commands deadlines health retries tenants timeout_watch",
+        "events commands deadlines health retries stalls tenants timeout_watch",
         "speeds hedging tenant_queue",
+        "priority_levels queue_times",
         "request_queue slot_ledger",
         "admission batching placement",
         "scheduler_data",
@@ -50,10 +51,10 @@ ORDERS: dict[str, list[str]] = {
         "choose",
     ],
     "scheduler": [
-        "api arguments failures explain event_log probe_inputs",
+        "api arguments failures explain event_log heartbeat probe_inputs",
         "pool request replay",
         "shell mapping",
-        "opening live_change several",
+        "opening live_change several device_news",
         "front",
         "blocking",
     ],

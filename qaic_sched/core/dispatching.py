@@ -27,16 +27,16 @@ class Dispatching(SchedulerData):
 
     def _dispatch(self) -> None:
         admission, policy, ledger = self.admission, self.policy, self.ledger
+        queued, waiting = admission.queued, admission.waiting
+        if queued.tenants.isolated:
+            queued.tenants.end_isolation(self.now)
         if ledger.devices and not self.speeds.has_live():
             self.batch_closes_at = _NEVER
             self._fail_without_devices()
             return
         for device_id in self.retries.devices():
             self._dispatch_retries(device_id)
-        queued, waiting = admission.queued, admission.waiting
         self.batch_closes_at = _NEVER
-        if queued.tenants.isolated:
-            queued.tenants.end_isolation(self.now)
         if waiting.num_requests:
             admission.admit_waiting()
         if not policy.shares_rows:
@@ -54,18 +54,22 @@ class Dispatching(SchedulerData):
                 if closes > self.now:
                     self.batch_closes_at = closes
                     return
+            samples = queued.samples
             if len(self.deadlines):
                 room = self._room_in_time(activation)
+                if queued.samples < min(samples, size):
+                    if waiting.num_requests:
+                        admission.admit_waiting()
+                    continue  # the rest may wait for more samples
             else:
-                room = size if queued.samples >= size else queued.samples
-            if room:
-                if queued.samples < size:
-                    room = self._choose_partial_size(room, activation)
-                is_slow = has_faster(ledger, activation)
-                parts = queued.take_newest(room) if is_slow else queued.take(room)
-                self._send(parts, activation)
-            elif queued.samples:
+                room = size if samples >= size else samples
+            if not room:
                 return
+            if queued.samples < size:
+                room = self._choose_partial_size(room, activation)
+            is_slow = has_faster(ledger, activation)
+            parts = queued.take_newest(room) if is_slow else queued.take(room)
+            self._send(parts, activation)
             if waiting.num_requests:
                 admission.admit_waiting()
 
@@ -139,7 +143,9 @@ class Dispatching(SchedulerData):
         if head is None or both_s <= times.likely_s(whole):
             return size
         is_cut = head.samples - head.cursor > size
-        has_time = head.deadline is None or head.deadline >= self.now + both_s
+        # The rest may hold an earlier deadline, of a lower priority or another tenant.
+        is_timed = len(self.deadlines) > 0
+        has_time = not is_timed or queued.earliest_deadline() >= self.now + both_s
         return room if is_cut or not has_time or self.is_draining else size
 
     def _dispatch_retries(self, failed_on: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.admission import Admission
 from qaic_sched.core.commands import Commands
@@ -13,7 +13,11 @@ from qaic_sched.core.model import Activation, Batch, Policy, Request, RequestSta
 from qaic_sched.core.outliers import Outliers
 from qaic_sched.core.retries import Retries, RetryBudget
 from qaic_sched.core.slot_ledger import SlotLedger
+from qaic_sched.core.stalls import Stalls
 from qaic_sched.core.timeout_watch import UNMEASURED_LIMIT_S, TimeoutWatch
+
+if TYPE_CHECKING:
+    from qaic_sched.core.events import DeviceReported, LoopStalled
 
 __all__ = ["SchedulerData"]
 
@@ -71,6 +75,9 @@ class SchedulerData:
         self.hedging = Hedging(policy)
         """The budget for hedges, and late activations without one."""
 
+        self.stalls = Stalls()
+        """When the event loop stood still lately."""
+
         self.accepted = 0
         """Requests ever accepted, rejected ones excluded."""
         self.num_in_flight = 0
@@ -88,6 +95,8 @@ class SchedulerData:
         """The id of the last request that arrived, rejected ones included."""
         self._mean_execute_s: float | None = None
         """Running mean of all execution times, of all sizes and devices; None before the first."""
+        self._after_answers: list[DeviceReported | LoopStalled] = []
+        """Events of the current call that are handled after all answers in it."""
         self._commands = Commands()
         """The commands that the current call of `handle` will return."""
         # Last, as it takes a bound method: compiled, attributes set after that are slower to read.

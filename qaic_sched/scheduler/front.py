@@ -15,6 +15,7 @@ from qaic_sched.core.model import Request, Statistics
 from qaic_sched.errors import ConfigError, SchedulerClosedError
 from qaic_sched.metrics.table import format_device_table
 from qaic_sched.scheduler.arguments import check_stream, priority_of, tenant_of, timeout_of
+from qaic_sched.scheduler.device_news import share_news
 from qaic_sched.scheduler.live_change import Layout, LiveChange
 from qaic_sched.scheduler.mapping import map_requests
 from qaic_sched.scheduler.opening import open_shell, policy_of
@@ -128,6 +129,7 @@ class Scheduler:
         except BaseException:
             await close_all(shells.values())
             raise
+        share_news(list(shells.values()))
         return shells
 
     async def __aexit__(

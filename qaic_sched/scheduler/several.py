@@ -2,7 +2,9 @@
 
 Rules of this file:
 - Each model has its own core, shell and activations. Models share devices and cores, but no queue:
-  overloading one model delays no other, and each detects for itself that a device is lost.
+  overloading one model delays no other.
+- What one model has learned about a device, that it is lost, slow or back, the others know at once
+  (`device_news`).
 - All models run on all devices. Before any is loaded, their demands together are checked against
   the cores of each device.
 - A single model, with or without a name, is the case of one model.

@@ -42,6 +42,10 @@ class Timeline:
         """Return when the next action is due; infinity if there is none."""
         return self._heap[0][0] if self._heap else math.inf
 
+    def delay(self, seconds: float) -> None:
+        """Put off all that is planned."""
+        self._heap = [(at + seconds, *rest) for at, *rest in self._heap]
+
     def run_until(self, now: float) -> None:
         """Run all actions that are due, including those that they plan."""
         while self._heap and self._heap[0][0] <= now:

@@ -7,7 +7,7 @@ and raises `Violation` at the first command that breaks a promise.
 from __future__ import annotations
 
 from qaic_sched.core.commands import Commands
-from qaic_sched.core.model import Batch, Fault, Request, RequestState, Statistics
+from qaic_sched.core.model import Batch, DeviceNews, Fault, Request, RequestState, Statistics
 from tests.simulation.books import HeldBatch, Violation, cargo_of, name_of, require
 from tests.simulation.device_promises import DevicePromises
 
@@ -16,6 +16,8 @@ __all__ = ["Oracle"]
 _MOST_DROPPED = 10
 """Requests in a row that may be dropped ahead of deadlines that an idle host could have met: the
 expected times may be wrong, and only an inference now and then can show that."""
+_LEAST_LATE_S = 0.010
+"""An inference is never hedged sooner."""
 _RETRY_RESERVE = 16
 """Full batches of samples that may be retried before the budget for retries applies."""
 
@@ -44,6 +46,9 @@ class Oracle(DevicePromises):
         self._check_deadlines()
         self._check_statistics(statistics)
         self._check_retirement(statistics)
+        self._check_news(commands)
+        self._check_times()
+        self._check_closing(wakeup)
         require(wakeup is None or wakeup > self._now, f"the next wakeup {wakeup} is past")
         if not self._is_closed and wakeup is None:
             for device_id, device in self._devices.items():
@@ -55,9 +60,25 @@ class Oracle(DevicePromises):
             if not held.batch.is_abandoned or held.is_abandoned:
                 continue
             device = self._device_of(held.batch)
-            require(self._is_stuck(device), f"{name_of(held.batch)} was abandoned too soon")
+            may = self._is_stuck(device) or self._is_reported_lost(held.batch)
+            require(may, f"{name_of(held.batch)} was abandoned too soon")
             held.is_abandoned = device.is_out = device.has_failed = True
             self._settle(held, Fault.STUCK)
+
+    def _is_reported_lost(self, batch: Batch) -> bool:
+        news = self._reported_now.get(batch.activation.device_id, set())
+        return bool(news & {DeviceNews.LOST, DeviceNews.RESTARTED})
+
+    def _check_closing(self, wakeup: float | None) -> None:
+        """While everything idles, no deadline comes nearer than an inference takes."""
+        if self._held or self._is_closed or not (self._is_measured and self._ready_before):
+            return
+        for account in self.unresolved.values():
+            deadline = account.request.deadline
+            if account.unsent and deadline is not None:
+                latest = deadline - self._fastest_s / 2
+                in_time = wakeup is not None and wakeup <= max(latest, self._now) + 1e-9
+                require(in_time, f"request {account.request.id} waits for company too long")
 
     def _check_dispatch(self, batch: Batch) -> None:
         name, activation = name_of(batch), batch.activation
@@ -116,6 +137,7 @@ class Oracle(DevicePromises):
         require(not any(account.done[span]), f"{text} was answered already")
         if is_hedge:
             require(before == bytes([1]) * samples, f"{text} is not in flight once")
+            require(self._may_be_late(part), f"{text} is hedged too soon")
         else:
             require(not any(before), f"{text} is in flight already")
             account.unsent -= samples
@@ -145,6 +167,20 @@ class Oracle(DevicePromises):
                 require(times < self._most_attempts, f"{name}: was tried {times} times")
                 require(last.fault is Fault.INFERENCE, f"{name}: rejected values, and not split")
         self._num_retries += lasts[0] is not None and lasts[0].parts == {*parts}
+
+    def _may_be_late(self, part: tuple[int, int, int]) -> bool:
+        """Return whether an activation with this part has run for a while, stalls excluded."""
+        end = self._stalls[-1][1] if self._stalls else 0.0
+        for held in self._held.values():
+            if part in held.parts:
+                device, index = self._device_of(held.batch), held.batch.activation.index
+                own = (
+                    each for each in device.held.values() if each.batch.activation.index == index
+                )
+                since = max(min(each.sent_at for each in own), device.last_answers[index], end)
+                if self._now - since >= _LEAST_LATE_S - 1e-9:
+                    return True
+        return False
 
     def _check_resolve(self, request: Request) -> None:
         name, state = f"request {request.id}, {request.state.value}", request.state

@@ -7,9 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
-from qaic_sched.core.model import Fault, Policy, Tenant
+from qaic_sched.core.model import DeviceNews, Fault, Policy, Tenant
 
-__all__ = ["Arrival", "Change", "DeviceFate", "Outage", "Scenario", "make_scenario"]
+__all__ = [
+    "Arrival",
+    "Change",
+    "DeviceFate",
+    "Outage",
+    "Pause",
+    "Report",
+    "Scenario",
+    "make_scenario",
+]
 
 _NEVER = math.inf
 _TENANTS: tuple[dict[str, Tenant], ...] = (
@@ -87,6 +96,26 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """The event loop stands still from `at` on; the devices run on, unless the process stops."""
+
+    at: float
+    for_s: float
+    stops_process: bool
+    unnoticed_s: float
+    """Time from its beginning to the beat of the loop that fails."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Another model reports a device; `choice` selects among the devices that exist by then."""
+
+    at: float
+    choice: int
+    news: DeviceNews
+
+
+@dataclass(frozen=True)
 class Scenario:
     """A host and all events to come; times in seconds."""
 
@@ -110,6 +139,8 @@ class Scenario:
     drain_at: float
     close_at: float
     changes: tuple[Change, ...]
+    pauses: tuple[Pause, ...]
+    reports: tuple[Report, ...]
 
     def snap(self, seconds: float) -> float:
         """Round a time up to the grid."""
@@ -136,7 +167,7 @@ class Scenario:
             f"lag {self.lag_s:g} s, drain at {self.drain_at:g}, close at {self.close_at:g}",
             f"{self.policy}",
         ]
-        lines += [f"{each}" for each in self.changes]
+        lines += [f"{each}" for each in (*self.changes, *self.pauses, *self.reports)]
         lines += [f"device {index}: {fate}" for index, fate in enumerate(self.devices)]
         return "\n".join(lines)
 
@@ -192,7 +223,30 @@ class _Maker:
             drain_at=self._sometimes(0.2, span_s),
             close_at=self._sometimes(0.15, span_s),
             changes=tuple(self._changes(span_s)),
+            pauses=tuple(self._pauses(span_s)),
+            reports=tuple(self._reports(span_s)),
         )
+
+    def _pauses(self, span_s: float) -> Iterator[Pause]:
+        # Streams of their own, as for changes.
+        random = Random(f"{self.seed} pauses")
+        if random.random() < 0.6:
+            return
+        at = 0.0
+        for _ in range(random.choice((1, 1, 2, 5))):
+            at = self._snap(at + random.uniform(0.0, span_s))
+            for_s = self._snap(random.choice((0.05, 0.3, 2.0, 20.0)) * random.uniform(0.5, 1.5))
+            yield Pause(at, for_s, random.random() < 0.5, random.uniform(0.0, 0.02))
+            at += for_s
+
+    def _reports(self, span_s: float) -> Iterator[Report]:
+        random = Random(f"{self.seed} reports")
+        if self.is_calm or random.random() < 0.6:
+            return
+        liked = random.choices(list(DeviceNews), k=random.randint(1, 4))
+        for _ in range(random.choice((1, 3, 10))):
+            at = self._snap(random.uniform(0.0, 1.2 * span_s))
+            yield Report(at, random.randrange(1000), random.choice(liked))
 
     def _changes(self, span_s: float) -> Iterator[Change]:
         # A separate stream: the host of a seed is the same with and without its changes.
