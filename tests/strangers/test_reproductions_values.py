@@ -19,7 +19,6 @@ from tests.strangers.comparing import assert_near
 from tests.strangers.coupled_models import INT64, Parts, node, save
 from tests.strangers.running import alone, run_together
 
-LINE_6 = pytest.mark.xfail(strict=True, reason="issue 13, line 6")
 # Older ones divide whole numbers by zero without a look, which ends the process.
 DIVIDES_SAFELY = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 24)
 NEEDS_SAFE_DIVISION = pytest.mark.skipif(
@@ -66,7 +65,6 @@ CULPRITS: dict[str, tuple[Callable[[], Parts], Callable[[int], Pair], Pair]] = {
 }
 
 
-@LINE_6
 @pytest.mark.parametrize("max_attempts", [1, 2])
 def test_ids_out_of_range_fail_only_their_own_request(tmp_path: Path, max_attempts: int) -> None:
     """Of forty requests ten are bad: these get `InputError`, the others their answers."""
@@ -87,7 +85,6 @@ def test_ids_out_of_range_fail_only_their_own_request(tmp_path: Path, max_attemp
     asyncio.run(main())
 
 
-@LINE_6
 @pytest.mark.parametrize(
     "kind",
     ["ids of two tables", pytest.param("division by zero", marks=NEEDS_SAFE_DIVISION)],
@@ -114,7 +111,6 @@ def test_whatever_is_bad_about_values_it_stays_with_their_sender(tmp_path: Path,
     asyncio.run(main())
 
 
-@LINE_6
 def test_one_bad_row_of_a_large_request_fails_only_that_request(tmp_path: Path) -> None:
     """A request of ten rows is split over batches; what shares the bad one's batch is answered."""
     path = gather_model(tmp_path / "model.onnx", batch=4, output_batch=4)
@@ -132,7 +128,6 @@ def test_one_bad_row_of_a_large_request_fails_only_that_request(tmp_path: Path) 
     asyncio.run(main())
 
 
-@LINE_6
 def test_a_model_that_is_not_batched_calls_bad_values_an_input_error(tmp_path: Path) -> None:
     """What the runtime calls an invalid argument is the caller's, also where nothing is shared."""
     path = gather_model(tmp_path / "model.onnx", batch=3, output_batch="N")
@@ -177,7 +172,6 @@ PADDED: dict[str, tuple[Callable[[], Parts], Pair]] = {
 """Operators that fail for zeros, and a row that is valid."""
 
 
-@LINE_7
 @pytest.mark.parametrize(
     "kind",
     [
