@@ -20,8 +20,6 @@ from qaic_sched.core.state import SchedulerState
 from qaic_sched.testing import run_virtual
 from tests.hosts import host, rows
 
-LINE_8 = pytest.mark.xfail(strict=True, reason="issue 13, line 8")
-
 pytestmark = pytest.mark.slow
 
 
@@ -64,7 +62,6 @@ def cpu_s(work: Callable[[], None]) -> float:
         gc.enable()
 
 
-@LINE_8
 def test_a_call_of_many_tenants_in_turn_costs_the_same_after_many_calls() -> None:
     """Two hundred tenants take turns: a thousand calls later they cost no more than at first."""
     core = Core()
@@ -79,7 +76,6 @@ def test_a_call_of_many_tenants_in_turn_costs_the_same_after_many_calls() -> Non
     assert min(times[-2:]) < 2 * times[0]
 
 
-@LINE_8
 def test_a_tenant_who_has_nothing_queued_leaves_no_memory() -> None:
     """Three hundred tenants more, each of whom came once, leave less than 30 bytes each."""
     core = Core()
@@ -113,7 +109,6 @@ def queued_cost(core: Core, count: int, submit: Callable[[int], None]) -> float:
     return cpu_s(work) / count
 
 
-@LINE_8
 def test_priorities_cost_a_logarithm_at_most() -> None:
     """Two thousand queued requests of as many priorities cost thrice those of one, at most."""
     alike, unlike = Core(), Core()

@@ -22,16 +22,11 @@ from qaic_sched.testing import run_virtual
 from tests.hosts import expected, host, rows
 from tests.strangers.pausing import run_paused, slow_mean_model
 
-LINE_9 = pytest.mark.xfail(strict=True, reason="issue 13, line 9")
-LINE_10 = pytest.mark.xfail(strict=True, reason="issue 13, line 10")
-LINE_12 = pytest.mark.xfail(strict=True, reason="issue 13, line 12")
-
 # Line 9: a process that stood still
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGSTOP")
-@LINE_9
 @pytest.mark.parametrize("kind", ["cpu", "sim"])
 def test_a_pause_of_the_process_counts_against_no_device(tmp_path: Path, kind: str) -> None:
     """Twice three times the stuck limit: no request fails, nothing is hedged, no time measured."""
@@ -51,7 +46,6 @@ def test_a_pause_of_the_process_counts_against_no_device(tmp_path: Path, kind: s
 # Line 10: a deadline that is nearer than company
 
 
-@LINE_10
 @pytest.mark.parametrize("others", [0, 2])
 def test_a_batch_closes_in_time_for_the_earliest_deadline(tmp_path: Path, others: int) -> None:
     """It waits 20 ms for company at most, but a request in it has 10 ms, of which it needs 4."""
@@ -71,7 +65,6 @@ def test_a_batch_closes_in_time_for_the_earliest_deadline(tmp_path: Path, others
     run_virtual(main)
 
 
-@LINE_10
 def test_a_deadline_that_comes_later_closes_a_batch_that_waits(tmp_path: Path) -> None:
     """A request without one waits already; one with 10 ms joins it, and both go in time."""
     model = host(tmp_path, service_time_s=0.004)
@@ -172,7 +165,6 @@ def two_models(folder: Path, **faults: Any) -> dict[str, str]:
     return paths
 
 
-@LINE_12
 def test_what_one_model_knows_of_a_lost_device_the_other_knows_at_once(tmp_path: Path) -> None:
     """One finds device 0 lost; the other, which would only hang on it, sends nothing there."""
     lost = {"faults": [{"kind": "lost", "device": 0, "at_s": 1.0}]}
@@ -195,7 +187,6 @@ def test_what_one_model_knows_of_a_lost_device_the_other_knows_at_once(tmp_path:
     run_virtual(main)
 
 
-@LINE_12
 def test_a_device_that_is_back_is_back_for_all_models(tmp_path: Path) -> None:
     """It was lost for both for a second: what the idle one knows follows the busy one."""
     lost = {"faults": [{"kind": "lost", "device": 0, "at_s": 1.0, "for_s": 1.0}]}
