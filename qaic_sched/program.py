@@ -100,6 +100,11 @@ class Program:
         return self.max_batch_size if self.is_batched and not self.shares_rows else None
 
     @property
+    def limits_rows(self) -> bool:
+        """True if a request may not have any number of rows, as `row_counts` says."""
+        return self.is_batched and self.rows in (Rows.PADDED, Rows.EXACT)
+
+    @property
     def row_counts(self) -> str:
         """The numbers of rows that a request may have, in words."""
         sizes = self.batch_sizes

@@ -28,6 +28,7 @@ __all__ = [
     "BatchBuffer",
     "BatchBuffers",
     "allocate_outputs",
+    "check_row_count",
     "copy_rows",
     "gather",
     "validate",
@@ -36,16 +37,14 @@ __all__ = [
 _ARRAY: Final = np.ndarray
 """Looked up once: an attribute of a module is slow where a call has few other instructions."""
 
-_SHARED: Final = Rows.SHARED
-
 
 def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
     """Check the inputs of a request; return the arrays to run and the number of rows.
 
     The arrays are in the program's order, C-contiguous and of its types; an array that is so
     already is returned itself, not copied. A batched program takes one or more rows of the batch
-    axis, as many as its `rows` allow; any other program takes exactly its shapes, which count as
-    one row. Raises `InputError`, which names the input, what was given and what is wanted.
+    axis (see `check_row_count`), any other program exactly its shapes, which count as one row.
+    Raises `InputError`, which names the input, what was given and what is wanted.
     """
     given: dict[object, object]
     if type(inputs) is dict:
@@ -82,18 +81,17 @@ def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
         if not (is_same and (flags.carray or (flags.c_contiguous and flags.aligned))):
             value = _cast(value, spec)
         tensors[name] = value
-    if program.rows is not _SHARED and rows:
-        _check_row_count(program, rows)
     return tensors, rows or 1
 
 
-def _check_row_count(program: Program, rows: int) -> None:
-    """Raise unless one inference can take the rows of a request that shares it with no other."""
-    if program.rows is Rows.EXACT:
-        fits = rows in program.batch_sizes
-    else:
-        fits = program.rows is Rows.ANY or rows <= program.batch_sizes[-1]
-    if not fits:
+def check_row_count(program: Program, rows: int) -> None:
+    """Raise `InputError` unless a request may have this number of rows of a batched program.
+
+    `validate` leaves this to its caller, as most programs take any number.
+    """
+    use = program.rows
+    fits = use is Rows.ANY or use is Rows.SHARED or rows in program.batch_sizes
+    if not (fits or (use is Rows.PADDED and rows < program.batch_sizes[-1])):
         raise InputError(
             f"input {program.inputs[0].name!r}: {rows} rows; wanted {program.row_counts}, because "
             f"this model runs one request per inference: {program.reason}"

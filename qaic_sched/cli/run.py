@@ -17,10 +17,9 @@ from qaic_sched.cli.progress import progress_bar, stderr_console
 from qaic_sched.errors import InputError, SchedulerError
 from qaic_sched.metrics.table import format_device_table
 from qaic_sched.npz_file import read_arrays
-from qaic_sched.program import Rows
 from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.scheduler.several import name_of
-from qaic_sched.tensors import allocate_outputs, copy_rows, validate
+from qaic_sched.tensors import allocate_outputs, check_row_count, copy_rows, validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -91,7 +90,7 @@ class FileJob:
     def __init__(
         self, program: Program, inputs: Tensors, *, keeps_outputs: bool, model: str | None = None
     ) -> None:
-        self.inputs, self.rows = validate(program.using(Rows.SHARED, ""), inputs)
+        self.inputs, self.rows = validate(program, inputs)
         self.rows_completed = 0
         self.seconds = 0.0
         self.error: SchedulerError | None = None
@@ -100,8 +99,8 @@ class FileJob:
         # Outputs that have shapes of their own cannot be joined: then the file is one request.
         self._rows_per_request = program.max_batch_size if program.keeps_shapes else self.rows
         last = self.rows % self._rows_per_request or self._rows_per_request
-        if program.is_batched:
-            validate(program, {name: rows[:last] for name, rows in self.inputs.items()})
+        if program.limits_rows:
+            check_row_count(program, last)
         self._outputs: Tensors = {}
         if keeps_outputs and self.rows > self._rows_per_request:
             self._outputs = allocate_outputs(program, self.rows)

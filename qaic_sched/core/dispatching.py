@@ -39,7 +39,7 @@ class Dispatching(SchedulerData):
         self.batch_closes_at = _NEVER
         if waiting.num_requests:
             admission.admit_waiting()
-        if not policy.shares_rows:
+        if not self.shares_rows:
             self._dispatch_whole()
             return
         size = policy.batch_sizes[-1]

@@ -42,6 +42,8 @@ class SchedulerData:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         """The parameters of every decision; `PolicyChanged` replaces it."""
+        self.shares_rows = policy.shares_rows
+        """Whether requests share inferences, which no change of the policy changes."""
         self.is_draining = False
         """Whether no more requests may arrive, after a drain or a close."""
         self.is_closed = False
@@ -143,6 +145,6 @@ class SchedulerData:
     def batches_queued(self) -> float:
         """Full batches queued: each request is one if requests share none."""
         queued = self.admission.queued
-        if self.policy.shares_rows:
+        if self.shares_rows:
             return queued.samples / self.policy.max_batch_size
         return float(queued.num_requests)

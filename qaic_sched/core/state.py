@@ -217,8 +217,9 @@ class SchedulerState(Resizing):
     # Events
 
     def _arrive(self, request: Request) -> None:
-        may = request.samples >= 1 and self._fits(request.samples)
-        if self.is_draining or request.id <= self._last_request_id or not may:
+        if self.is_draining or request.id <= self._last_request_id or request.samples < 1:
+            raise InternalError(f"{request!r} may not arrive")
+        if not (self.shares_rows or self._fits(request.samples)):
             raise InternalError(f"{request!r} may not arrive")
         self._last_request_id = request.id
         lateness_s = self._lateness_s(request) if request.deadline is not None else 0.0
@@ -340,9 +341,8 @@ class SchedulerState(Resizing):
             self._resolve(request, _DONE)
 
     def _fits(self, samples: int) -> bool:
-        """Return whether a request of this size can run: as a whole if requests share nothing."""
-        policy = self.policy
-        return policy.shares_rows or policy.takes_any_size or samples <= policy.max_batch_size
+        """Return whether one inference can hold a whole request of this size."""
+        return self.policy.takes_any_size or samples <= self.policy.max_batch_size
 
     def _lateness_s(self, request: Request) -> float:
         """Return by how much the queue ahead makes a newcomer miss its deadline; 0 if it does not.
@@ -353,7 +353,7 @@ class SchedulerState(Resizing):
         assert request.deadline is not None
         speeds, policy = self.speeds, self.policy
         size, samples = policy.max_batch_size, request.samples
-        if policy.shares_rows:
+        if self.shares_rows:
             ahead = -(-(self.admission.samples_before(request) + samples) // size) - 1
             samples = min(samples, size)
         else:
@@ -375,7 +375,7 @@ class SchedulerState(Resizing):
         if self._mean_execute_s is None:
             return None
         over, queued = self.admission.samples_over(request), self.admission.queued
-        if self.policy.shares_rows:
+        if self.shares_rows:
             batches = -(-over // self.policy.max_batch_size)
         else:
             batches = -(-over * queued.num_requests // max(queued.samples, 1))

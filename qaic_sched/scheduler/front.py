@@ -34,7 +34,7 @@ from qaic_sched.scheduler.several import (
     totals_of,
 )
 from qaic_sched.scheduler.shell import Shell
-from qaic_sched.tensors import validate
+from qaic_sched.tensors import check_row_count, validate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
@@ -234,8 +234,7 @@ class Scheduler:
 
         `inputs` maps each input's name to an array of shape `(samples, ...)`; types are converted
         if that keeps their kind. The result maps each output's name to an array whose row `i`
-        belongs to sample `i`. A model without a batch axis takes exactly the shapes of its inputs,
-        and one whose rows depend on each other may limit the number of samples.
+        belongs to sample `i`. A model without a batch axis takes exactly the shapes of its inputs.
 
         Requests of higher `priority` are sent first; among equals, tenants share by their weights.
         `timeout_s` limits the seconds from this call to the outputs. `model` is required if there
@@ -272,6 +271,8 @@ class Scheduler:
         if shell.error is not None:
             raise shell.error
         tensors, samples = validate(shell.program, inputs)
+        if shell.limits_rows:
+            check_row_count(shell.program, samples)
         now = shell.clock()
         seconds = None if timeout_s is None else timeout_of(timeout_s)
         core = Request(
@@ -300,10 +301,9 @@ class Scheduler:
     ) -> AsyncIterator[Tensors]:
         """Run a stream of requests, keeping the devices busy, and yield their outputs.
 
-        `stream` yields the `inputs` of `run`. It is read while fewer than `samples_to_keep_busy`
-        samples, plus those of the largest request, are outstanding. Outputs come in its order, or
-        as they complete if `ordered` is False. The first error of a request or of the stream is
-        raised at its place and cancels the outstanding requests.
+        `stream` yields the `inputs` of `run`, and is read while fewer than `samples_to_keep_busy`
+        samples, plus those of the largest request, are outstanding. Outputs come in its order, or,
+        with `ordered=False`, as they complete. The first error is raised and cancels the rest.
         """
 
         shell = self._shell_of(model)

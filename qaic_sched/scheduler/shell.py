@@ -73,6 +73,7 @@ class Shell:
         self.error: InternalError | None = None
         """The bug that broke the shell; from then on it does nothing."""
         self.program = program
+        self.limits_rows = program.limits_rows
         size = sum(spec.dtype.itemsize * prod(spec.shape) for spec in program.inputs)
         self.bytes_per_sample = size // program.max_batch_size
         self.pool = pool
