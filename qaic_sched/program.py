@@ -96,6 +96,11 @@ class Program:
         return self.is_batched and self.rows is Rows.SHARED
 
     @property
+    def cuts_outputs(self) -> bool:
+        """True if the outputs of an inference are not always those of one request as they come."""
+        return self.is_batched and self.rows in (Rows.SHARED, Rows.PADDED)
+
+    @property
     def bytes_per_sample(self) -> int:
         """Bytes of all inputs of one sample."""
         size = sum(spec.dtype.itemsize * prod(spec.shape) for spec in self.inputs)
