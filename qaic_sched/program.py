@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -93,6 +94,17 @@ class Program:
     def shares_rows(self) -> bool:
         """True if rows of several requests may share an inference, and a request may be split."""
         return self.is_batched and self.rows is Rows.SHARED
+
+    @property
+    def cuts_outputs(self) -> bool:
+        """True if the outputs of an inference are not always those of one request as they come."""
+        return self.is_batched and self.rows in (Rows.SHARED, Rows.PADDED)
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """Bytes of all inputs of one sample."""
+        size = sum(spec.dtype.itemsize * prod(spec.shape) for spec in self.inputs)
+        return size // self.max_batch_size
 
     @property
     def samples_each(self) -> int | None:

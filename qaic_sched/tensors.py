@@ -244,8 +244,8 @@ class _Promise:
 class AnswerCheck:
     """Compares answers of devices with the outputs that the program promises.
 
-    A batched program promises the shape of each output, unless it is not known. Any other takes one
-    request per inference, so that its outputs may have whatever shape they have.
+    A program whose outputs are cut into those of requests, or from those of padding, promises the
+    shape of each. Any other runs one request per inference, whose outputs may have any shape.
     """
 
     __slots__ = ("_program", "_promised")
@@ -276,7 +276,7 @@ class AnswerCheck:
 
     def _promise(self, rows: int) -> list[_Promise]:
         program = self._program
-        given = rows if program.is_batched and program.keeps_shapes else None
+        given = rows if program.keeps_shapes and program.cuts_outputs else None
         promised = [_Promise(spec, given) for spec in program.outputs]
         if rows in program.batch_sizes or not program.is_batched:
             self._promised[rows] = promised  # other numbers of rows are without bound

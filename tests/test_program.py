@@ -44,3 +44,9 @@ def test_the_use_of_the_batch_axis_is_reported() -> None:
         "unbatched",
         "exactly the shapes of the inputs",
     )
+
+
+def test_the_bytes_of_a_sample_are_those_of_all_inputs() -> None:
+    """Without a batch axis, a request is one sample."""
+    assert Program.of([spec(4, 3), spec(4)], [spec(4)]).bytes_per_sample == 16
+    assert Program.of([spec(4, 3), spec()], [spec(4)]).bytes_per_sample == 52

@@ -389,3 +389,12 @@ def test_the_use_of_the_batch_axis_decides_which_row_counts_are_possible(
             check_row_count(program, rows)
         assert f"input 'x': {rows} rows; wanted {listed}, because" in str(raised.value)
         assert str(raised.value).endswith("its rows depend on each other")
+
+
+@pytest.mark.parametrize("use", Rows)
+def test_outputs_of_any_shape_fit_an_inference_of_one_whole_request(use: Rows) -> None:
+    """What is neither cut nor filled needs no promise, even if a trial saw one kept."""
+    check = AnswerCheck(of_rows(use, 4))
+    assert check.problem({"x": np.zeros((4, 2), np.float32)}, 4) is None
+    problem = check.problem({"x": np.zeros((3, 2), np.float32)}, 4)
+    assert (problem is None) == (use in (Rows.ANY, Rows.EXACT))

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import replace
-from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, cast
 
@@ -74,8 +73,7 @@ class Shell:
         """The bug that broke the shell; from then on it does nothing."""
         self.program = program
         self.limits_rows = program.limits_rows
-        size = sum(spec.dtype.itemsize * prod(spec.shape) for spec in program.inputs)
-        self.bytes_per_sample = size // program.max_batch_size
+        self.bytes_per_sample = program.bytes_per_sample
         self.pool = pool
         self.metrics = metrics
         self.clock = clock

@@ -20,12 +20,6 @@ from tests.strangers.running import alone, check_answer, run_together
 pytestmark = pytest.mark.strangers
 
 MOST_ROWS = 20
-BROKEN = {
-    "title encoder, int8",
-    "title decoder, int8",
-    "voice, two streams",
-}
-"""Models that get wrong answers today, as their rows depend on each other: issue 13, line 1."""
 
 
 def installed(name: str) -> tuple[RealModel, str]:
@@ -59,16 +53,7 @@ def requests_of(model: RealModel, seed: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(
-            each,
-            marks=pytest.mark.xfail(strict=True, reason="issue 13, line 1")
-            if each in BROKEN
-            else [],
-        )
-        for each in MODELS
-        if not MODELS[each].is_refused
-    ],
+    [each for each in MODELS if not MODELS[each].is_refused],
 )
 @pytest.mark.parametrize("num_activations", [1, 2])
 def test_mixed_requests_get_what_onnxruntime_gives_for_each_alone(
