@@ -27,16 +27,16 @@ class Dispatching(SchedulerData):
 
     def _dispatch(self) -> None:
         admission, policy, ledger = self.admission, self.policy, self.ledger
+        queued, waiting = admission.queued, admission.waiting
+        if queued.tenants.isolated:
+            queued.tenants.end_isolation(self.now)
         if ledger.devices and not self.speeds.has_live():
             self.batch_closes_at = _NEVER
             self._fail_without_devices()
             return
         for device_id in self.retries.devices():
             self._dispatch_retries(device_id)
-        queued, waiting = admission.queued, admission.waiting
         self.batch_closes_at = _NEVER
-        if queued.tenants.isolated:
-            queued.tenants.end_isolation(self.now)
         if waiting.num_requests:
             admission.admit_waiting()
         size = policy.batch_sizes[-1]

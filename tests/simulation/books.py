@@ -114,7 +114,7 @@ class DeviceBook:
     is_on_probation: bool = False
     """Whether it was reloaded and has not been reported ready since."""
     errors_in_a_row: int = 0
-    """Failed inferences of new requests since its last good answer."""
+    """Failed inferences of new requests since its last prompt answer."""
     most_errors_in_a_row: int = 0
     """Maximum of `errors_in_a_row` in this step."""
     slow_in_a_row: int = 0
@@ -251,13 +251,15 @@ class Books:
             device.is_out = True
         require(cargo_of(held.batch) == held.parts, f"{name_of(held.batch)} was changed in flight")
         self._is_measured |= event.fault is None
-        if event.fault is None:
-            device.errors_in_a_row = 0
-        elif event.fault is Fault.INFERENCE and not self._is_sent_again(held):
+        if event.fault is Fault.INFERENCE and not self._is_sent_again(held):
             device.errors_in_a_row += 1
             device.most_errors_in_a_row = max(device.most_errors_in_a_row, device.errors_in_a_row)
+        is_slow = before >= 0 and (
+            event.completed_at - max(before, held.sent_at) >= _LEAST_SLOW_S - 1e-9
+        )
+        if event.fault is None and not is_slow:
+            device.errors_in_a_row = 0
         if event.fault is None and before >= 0:
-            is_slow = event.completed_at - max(before, held.sent_at) >= _LEAST_SLOW_S - 1e-9
             device.slow_in_a_row = device.slow_in_a_row + 1 if is_slow else 0
             device.most_slow_in_a_row = max(device.most_slow_in_a_row, device.slow_in_a_row)
         self._num_failed += event.fault is Fault.INFERENCE
