@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qaic_sched.core.events import (
     ActivationsAdded,
@@ -45,11 +45,12 @@ class Violation(AssertionError):
 
 @dataclass(slots=True, frozen=True)
 class LastFailure:
-    """A failed or rejected inference."""
+    """A failed or rejected inference, and what became of its parts since."""
 
     parts: frozenset[tuple[int, int, int]]
     """Its (request, offset, samples)."""
     fault: Fault
+    """That of the last inference with the part, which may have been another one."""
     times: int
     """Failures in a row of an inference with these parts."""
 
@@ -277,9 +278,13 @@ class Books:
             account = self.unresolved.get(request_id)
             if account is None:
                 continue
+            part = offset, samples
             is_over = account.copies[offset] == 1 and not account.done[offset]
             if is_over and is_error and fault is not None:
-                self._note_failure(account, held, fault, (offset, samples))
+                self._note_failure(account, held, fault, part)
+            elif is_over and fault is not None and part in account.last_failures:
+                last = account.last_failures[part]
+                account.last_failures[part] = replace(last, fault=fault)
             for index in range(offset, offset + samples):
                 account.copies[index] -= 1
                 if is_good:

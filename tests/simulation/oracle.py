@@ -129,8 +129,9 @@ class Oracle(DevicePromises):
             if last.parts == {*parts}:
                 times = last.times
                 require(times < self._most_attempts, f"{name}: was tried {times} times")
-                require(last.fault is Fault.INFERENCE, f"{name}: rejected values, and not split")
-        self._num_retries += lasts[0] is not None and lasts[0].parts == {*parts}
+                require(last.fault is not Fault.INPUT, f"{name}: rejected values, and not split")
+        is_whole = lasts[0] is not None and lasts[0].parts == {*parts}
+        self._num_retries += is_whole and lasts[0].fault is Fault.INFERENCE
 
     def _check_resolve(self, request: Request) -> None:
         name, state = f"request {request.id}, {request.state.value}", request.state
