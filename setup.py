@@ -27,6 +27,7 @@ BESIDE_CORE = (
     "backends/sim/executable.py",
     "scheduler/arguments.py",
     "scheduler/failures.py",
+    "scheduler/heartbeat.py",
     "scheduler/pool.py",
     "scheduler/request.py",
     "scheduler/shell.py",

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-__all__ = ["clock_of", "tick_of"]
+__all__ = ["clock_of", "runs_by_itself", "tick_of"]
 
 
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
@@ -24,6 +24,11 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
 def tick_of(loop: asyncio.AbstractEventLoop) -> float:
     """Return the number of seconds by which a timer may fire before or after its time."""
     return 0.001 if _is_uvloop(loop) else 0.0
+
+
+def runs_by_itself(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether the clock runs on while the loop stands still, as a virtual one does not."""
+    return not getattr(loop, "is_virtual", False)
 
 
 def _is_uvloop(loop: asyncio.AbstractEventLoop) -> bool:

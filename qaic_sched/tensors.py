@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from qaic_sched.errors import InputError, shown
+from qaic_sched.program import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,7 @@ __all__ = [
     "BatchBuffer",
     "BatchBuffers",
     "allocate_outputs",
+    "check_row_count",
     "copy_rows",
     "gather",
     "validate",
@@ -41,8 +43,8 @@ def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
 
     The arrays are in the program's order, C-contiguous and of its types; an array that is so
     already is returned itself, not copied. A batched program takes one or more rows of the batch
-    axis, any other program exactly its shapes, which count as one row. Raises `InputError`, which
-    names the input, what was given and what is wanted.
+    axis (see `check_row_count`), any other program exactly its shapes, which count as one row.
+    Raises `InputError`, which names the input, what was given and what is wanted.
     """
     given: dict[object, object]
     if type(inputs) is dict:
@@ -80,6 +82,20 @@ def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
             value = _cast(value, spec)
         tensors[name] = value
     return tensors, rows or 1
+
+
+def check_row_count(program: Program, rows: int) -> None:
+    """Raise `InputError` unless a request may have this number of rows of a batched program.
+
+    `validate` leaves this to its caller, as most programs take any number.
+    """
+    use = program.rows
+    fits = use is Rows.ANY or use is Rows.SHARED or rows in program.batch_sizes
+    if not (fits or (use is Rows.PADDED and rows < program.batch_sizes[-1])):
+        raise InputError(
+            f"input {program.inputs[0].name!r}: {rows} rows; wanted {program.row_counts}, because "
+            f"this model runs one request per inference: {program.reason}"
+        )
 
 
 def _as_dict(inputs: Mapping[object, object]) -> dict[object, object]:
@@ -215,7 +231,8 @@ class _Promise:
 
     def __init__(self, spec: TensorSpec, rows: int | None) -> None:
         self.name = spec.name
-        self.shape = None if rows is None else (rows, *spec.shape[1:])
+        is_known = rows is not None and -1 not in spec.shape[1:]
+        self.shape = (rows, *spec.shape[1:]) if is_known else None
         self.dtype = spec.dtype
 
     def __str__(self) -> str:
@@ -227,8 +244,8 @@ class _Promise:
 class AnswerCheck:
     """Compares answers of devices with the outputs that the program promises.
 
-    A batched program promises the shape of each output. Any other takes one request per inference,
-    so that its outputs may have whatever shape they have.
+    A batched program promises the shape of each output, unless it is not known. Any other takes one
+    request per inference, so that its outputs may have whatever shape they have.
     """
 
     __slots__ = ("_program", "_promised")
@@ -258,9 +275,11 @@ class AnswerCheck:
         return None
 
     def _promise(self, rows: int) -> list[_Promise]:
-        given = rows if self._program.is_batched else None
-        promised = [_Promise(spec, given) for spec in self._program.outputs]
-        self._promised[rows] = promised
+        program = self._program
+        given = rows if program.is_batched and program.keeps_shapes else None
+        promised = [_Promise(spec, given) for spec in program.outputs]
+        if rows in program.batch_sizes or not program.is_batched:
+            self._promised[rows] = promised  # other numbers of rows are without bound
         return promised
 
 

@@ -51,6 +51,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     It does not wait for sockets and threads. Run it in the thread that makes it.
     """
 
+    is_virtual = True
+    """The clock does not run by itself, see `qaic_sched.clock`."""
+
     # Attributes of asyncio's loop, for which there is no public method.
     _scheduled: list[asyncio.TimerHandle]
     _clock_resolution: float

@@ -8,7 +8,7 @@ import time
 import pytest
 import uvloop
 
-from qaic_sched.clock import clock_of, tick_of
+from qaic_sched.clock import clock_of, runs_by_itself, tick_of
 from qaic_sched.testing import run_virtual
 
 
@@ -33,3 +33,13 @@ def test_other_loops_have_their_own_clock() -> None:
 
     asyncio.run(main())
     run_virtual(main)
+
+
+def test_only_a_virtual_clock_stands_still_with_its_loop() -> None:
+    """Real clocks run on while a loop is blocked or its process is stopped."""
+
+    async def is_real() -> bool:
+        return runs_by_itself(asyncio.get_running_loop())
+
+    assert asyncio.run(is_real())
+    assert not run_virtual(is_real)

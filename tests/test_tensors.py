@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qaic_sched.errors import InputError
-from qaic_sched.program import Program, TensorSpec
+from qaic_sched.program import Program, Rows, TensorSpec
 from qaic_sched.tensors import (
     AnswerCheck,
     BatchBuffers,
     allocate_outputs,
+    check_row_count,
     copy_rows,
     gather,
     validate,
@@ -354,3 +355,37 @@ class Unreadable:
 def test_names_that_are_no_strings_are_refused() -> None:
     """Whatever they are, the message can be written."""
     assert "Unreadable: unknown" in refused(BATCHED, {**inputs_of(), Unreadable(): 1})
+
+
+# Uses of the batch axis
+
+
+def of_rows(use: Rows, *sizes: int) -> Program:
+    """A program of one input that uses its batch axis in this way."""
+    spec = TensorSpec("x", (sizes[-1], 2), np.dtype(np.float32))
+    return Program.of([spec], [spec], sizes).using(use, "its rows depend on each other")
+
+
+@pytest.mark.parametrize(
+    ("use", "possible", "impossible", "listed"),
+    [
+        (Rows.SHARED, (1, 3, 9), (), "1 or more"),
+        (Rows.ANY, (1, 3, 9), (), "1 or more"),
+        (Rows.PADDED, (1, 3, 8), (9, 100), "1 to 8"),
+        (Rows.EXACT, (4, 8), (1, 3, 5, 9), "4 or 8"),
+    ],
+)
+def test_the_use_of_the_batch_axis_decides_which_row_counts_are_possible(
+    use: Rows, possible: tuple[int, ...], impossible: tuple[int, ...], listed: str
+) -> None:
+    """Any other count is refused with a list of the possible ones, and why."""
+    program = of_rows(use, 4, 8)
+    assert program.row_counts == listed
+    assert program.limits_rows == bool(impossible)
+    for rows in possible:
+        check_row_count(program, rows)
+    for rows in impossible:
+        with pytest.raises(InputError) as raised:
+            check_row_count(program, rows)
+        assert f"input 'x': {rows} rows; wanted {listed}, because" in str(raised.value)
+        assert str(raised.value).endswith("its rows depend on each other")

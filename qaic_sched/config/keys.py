@@ -51,7 +51,15 @@ class QueueConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BatchingConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`batching`: how long a partial batch waits for more samples."""
+    """`batching`: what may share an inference, and how long a partial batch waits for more."""
+
+    rows: Annotated[
+        Literal["auto", "shared", "own"],
+        _means(
+            "shared: an inference may hold rows of several requests; own: of one request only;"
+            " auto: a trial decides"
+        ),
+    ] = "auto"
 
     max_queue_delay_s: Annotated[
         Seconds,

@@ -86,6 +86,10 @@ class Admission:
         before = self.queued.samples_before(request)
         return before + self.waiting.samples_before(request) if self.waiting.samples else before
 
+    def requests_before(self, request: Request) -> int:
+        """Return the requests that will certainly be served before a newcomer, as things are."""
+        return self.queued.requests_before(request) + self.waiting.requests_before(request)
+
     def _is_within(self, request: Request) -> bool:
         """Return whether a request fits its tenant's part of the queue; a first one always does."""
         tenants, max_bytes = self.queued.tenants, self.policy.max_bytes

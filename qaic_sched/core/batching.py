@@ -7,15 +7,19 @@ Rules of this file:
 - While an activation is idle, a partial batch waits for more samples at most `max_queue_delay_s`,
   counted from the arrival of its oldest request. It does not wait if no request can join it: during
   a drain, and while the queue is full.
+- It also closes in time for the earliest deadline in it, with a margin for late timers. Before any
+  time was measured, a deadline must leave room for a few times the delay, or nothing waits for it.
 - A partial batch has the compiled size with the least measured time per sample in it: the smallest
   that holds all samples, padded, or a smaller one that is filled, with the rest in the next batch.
   Ties, and sizes with few measurements, go to the size that holds all.
 - With no other activation idle, the rest waits for more samples, which pays only if some will come.
-  So the batch holds all samples, padded, if the smaller one would split a request, if the first
-  request has no time for both batches, or during a drain; unless both end sooner than the one.
+  So the batch holds all samples, padded, if the smaller one would split a request, if a request has
+  no time for both batches, or during a drain; unless both end sooner than the one.
 - A request whose batch would end after its deadline is dropped if others can take its place: a
   smaller batch that saves it would cost the requests behind it more than it gains (the early-drop
   window). If there are no others, the batch shrinks to save it, if a smaller size can.
+- Requests that must not share an inference are batches of their own, which are always full: they
+  wait for nothing, and have the smallest compiled size that holds them, or their own size.
 - A retry after a failure is late already: it waits neither for more samples nor for an idle
   activation, and this file does not decide about it.
 """
@@ -35,6 +39,12 @@ __all__ = ["cheapest_size", "closes_at", "compiled_size", "fitting_size"]
 
 _NEVER: Final = float("inf")
 _NOW: Final = float("-inf")
+_LEAST_MARGIN_S: Final = 0.002
+"""How long before the last moment for its deadline a batch closes, as timers may be late ..."""
+_MARGIN_FRACTION: Final = 0.1
+"""... and at least this fraction of the likely execute time."""
+_UNMEASURED_DELAYS: Final = 3.0
+"""An inference is expected to take this many `max_queue_delay_s` before any was measured."""
 
 
 def closes_at(
@@ -51,13 +61,23 @@ def closes_at(
         return _NEVER
     if not can_grow or queued.samples >= policy.max_samples:
         return _NOW
-    return queued.oldest_at() + policy.max_queue_delay_s
+    delay_s = policy.max_queue_delay_s
+    if not delay_s:
+        return _NOW
+    closes = queued.oldest_at() + delay_s
+    deadline = queued.earliest_deadline()
+    if deadline == _NEVER:
+        return closes
+    size = compiled_size(policy, queued.samples)
+    likely_s = activation.speed.group.times.likely_s(size) or _UNMEASURED_DELAYS * delay_s
+    margin_s = max(_LEAST_MARGIN_S, _MARGIN_FRACTION * likely_s)
+    return min(closes, deadline - likely_s - margin_s)
 
 
 def compiled_size(policy: Policy, samples: int) -> int:
-    """Return the smallest compiled batch size that holds `samples`."""
+    """Return the smallest compiled batch size that holds `samples`, or any size if that will do."""
     sizes = policy.batch_sizes
-    if samples == sizes[-1]:
+    if samples == sizes[-1] or policy.takes_any_size:
         return samples
     return sizes[bisect_left(sizes, samples)]
 

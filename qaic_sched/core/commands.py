@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qaic_sched.core.model import Batch, Request
+    from qaic_sched.core.model import Batch, DeviceNews, Request
 
 __all__ = ["Commands"]
 
@@ -13,7 +13,7 @@ __all__ = ["Commands"]
 class Commands:
     """Everything that the shell has to do after one call of `handle`."""
 
-    __slots__ = ("close", "dispatch", "reload", "resolve", "unload")
+    __slots__ = ("close", "dispatch", "news", "reload", "resolve", "unload")
 
     def __init__(self) -> None:
         self.dispatch: list[Batch] = []
@@ -26,3 +26,5 @@ class Commands:
         """Activations to release, by device and indexes; they hold nothing."""
         self.close: tuple[int, ...] = ()
         """Devices to close for good; each still answers the batches that it holds."""
+        self.news: tuple[tuple[int, DeviceNews], ...] = ()
+        """What this model has learned about devices; post it to the others as `DeviceReported`."""

@@ -10,7 +10,7 @@ from qaic_sched.core.placement import choose, choose_elsewhere, has_faster
 from qaic_sched.core.scheduler_data import SchedulerData
 
 if TYPE_CHECKING:
-    from qaic_sched.core.model import Part
+    from qaic_sched.core.model import Part, Request
 
 __all__ = ["Dispatching"]
 
@@ -39,6 +39,9 @@ class Dispatching(SchedulerData):
         self.batch_closes_at = _NEVER
         if waiting.num_requests:
             admission.admit_waiting()
+        if not self.shares_rows:
+            self._dispatch_whole()
+            return
         size = policy.batch_sizes[-1]
         while queued.samples:
             activation, try_again_at = choose(ledger, self.now, size, queued.samples // size)
@@ -51,22 +54,55 @@ class Dispatching(SchedulerData):
                 if closes > self.now:
                     self.batch_closes_at = closes
                     return
+            samples = queued.samples
             if len(self.deadlines):
-                room = self._drop_hopeless(activation)
+                room = self._room_in_time(activation)
+                if queued.samples < min(samples, size):
+                    if waiting.num_requests:
+                        admission.admit_waiting()
+                    continue  # the rest may wait for more samples
             else:
-                room = size if queued.samples >= size else queued.samples
-            if room:
-                if queued.samples < size:
-                    room = self._choose_partial_size(room, activation)
-                is_slow = has_faster(ledger, activation)
-                parts = queued.take_newest(room) if is_slow else queued.take(room)
-                self._send(parts, activation)
-            elif queued.samples:
+                room = size if samples >= size else samples
+            if not room:
                 return
+            if queued.samples < size:
+                room = self._choose_partial_size(room, activation)
+            is_slow = has_faster(ledger, activation)
+            parts = queued.take_newest(room) if is_slow else queued.take(room)
+            self._send(parts, activation)
             if waiting.num_requests:
                 admission.admit_waiting()
 
-    def _drop_hopeless(self, activation: Activation) -> int:
+    def _dispatch_whole(self) -> None:
+        """Send requests that share no inference, each as a batch of its own."""
+        admission, ledger = self.admission, self.ledger
+        queued, waiting = admission.queued, admission.waiting
+        while (head := queued.head()) is not None:
+            size = compiled_size(self.policy, head.samples)
+            activation, try_again_at = choose(ledger, self.now, size, queued.num_requests)
+            if activation is None:
+                self.batch_closes_at = try_again_at
+                return
+            if self._is_hopeless(head, size, activation):
+                if has_faster(ledger, activation):
+                    return  # a faster device may still make it
+                self._drop_hopeless(head)
+            else:
+                self._send(queued.take(head.samples), activation)
+            if waiting.num_requests:
+                admission.admit_waiting()
+
+    def _is_hopeless(self, head: Request, size: int, activation: Activation) -> bool:
+        """Return whether a request would end after its deadline there, unless it is to be tried."""
+        if head.deadline is None:
+            return False
+        free_at = max(self.now, activation.free_at)
+        if activation.speed.group.times.likely_s(size) <= head.deadline - free_at:
+            return False
+        is_trial = self.num_dropped >= _MAX_DROPPED and not activation.held
+        return has_faster(self.ledger, activation) or not is_trial
+
+    def _room_in_time(self, activation: Activation) -> int:
         """Expire requests at the front whose batch would end too late; return the samples to take.
 
         0 leaves the queue to another activation.
@@ -85,9 +121,12 @@ class Dispatching(SchedulerData):
                 return fits  # a faster device may still make it
             if self.num_dropped >= _MAX_DROPPED and not activation.held:
                 return min(queued.samples, size)
-            self.num_dropped += 1
-            self._resolve(head, RequestState.EXPIRED)
+            self._drop_hopeless(head)
         return 0
+
+    def _drop_hopeless(self, head: Request) -> None:
+        self.num_dropped += 1
+        self._resolve(head, RequestState.EXPIRED)
 
     def _choose_partial_size(self, room: int, activation: Activation) -> int:
         """Return how many of the `room` samples that a partial batch may take it should take."""
@@ -104,7 +143,9 @@ class Dispatching(SchedulerData):
         if head is None or both_s <= times.likely_s(whole):
             return size
         is_cut = head.samples - head.cursor > size
-        has_time = head.deadline is None or head.deadline >= self.now + both_s
+        # The rest may hold an earlier deadline, of a lower priority or another tenant.
+        is_timed = len(self.deadlines) > 0
+        has_time = not is_timed or queued.earliest_deadline() >= self.now + both_s
         return room if is_cut or not has_time or self.is_draining else size
 
     def _dispatch_retries(self, failed_on: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from qaic_sched.core.model import Completed, Policy, Request
+from qaic_sched.core.model import Completed, DeviceNews, Policy, Request
 
 __all__ = [
     "ActivationsAdded",
@@ -17,9 +17,11 @@ __all__ = [
     "Closed",
     "Completed",
     "DeviceOpened",
+    "DeviceReported",
     "DeviceRetired",
     "DrainStarted",
     "Event",
+    "LoopStalled",
     "PolicyChanged",
     "ReloadFailed",
     "SetSizeChanged",
@@ -44,6 +46,24 @@ class ReloadFailed:
     """A reload that the core asked for has failed."""
 
     device_id: int
+
+
+@dataclass(slots=True)
+class DeviceReported:
+    """Another model has learned something about a device. Ignored if the device is not open."""
+
+    device_id: int
+    news: DeviceNews
+
+
+@dataclass(slots=True)
+class LoopStalled:
+    """The event loop has not run for some time, up to now: the process or its loop stood still.
+
+    It is the first event of its call, ahead of the answers that came meanwhile.
+    """
+
+    stalled_s: float
 
 
 @dataclass(slots=True)
@@ -105,6 +125,8 @@ Event: TypeAlias = (
     | DeviceOpened
     | Completed
     | ReloadFailed
+    | DeviceReported
+    | LoopStalled
     | ActivationsAdded
     | ActivationsRetired
     | DeviceRetired

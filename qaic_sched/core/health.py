@@ -11,6 +11,10 @@ Rules of this file:
 - An outlier is reloaded only once it has answered the batches that it holds, as it still does.
 - A device that came back is on probation: it works with one activation until it has answered a few
   batches in good time, and the first failure that is its fault puts it back into quarantine.
+- What holds for all models of the host, they learn from each other: that a device is lost, has
+  restarted or is slow, and that it is back. A loss reported is as good as one seen. News that a
+  device is back bring it back only from a loss, or from what was itself reported: a device that is
+  stuck, fails inferences or is slow for this model has to show itself that it is not any more.
 """
 
 from __future__ import annotations
@@ -48,6 +52,12 @@ DEVICE_TRANSITIONS: Final[tuple[tuple[DeviceState | None, str, DeviceState | Non
     (_PROBATION, "device is stuck", _QUARANTINED, "health._quarantine"),
     (_PROBATION, "batch is answered", _QUARANTINED, "health._quarantine"),
     (_PROBATION, "holds nothing and retires", None, "health.forget"),
+    (_READY, "reported lost", _QUARANTINED, "health._quarantine"),
+    (_PROBATION, "reported lost", _QUARANTINED, "health._quarantine"),
+    (_READY, "reported slow", _QUARANTINED, "health._quarantine"),
+    (_PROBATION, "reported slow", _QUARANTINED, "health._quarantine"),
+    (_PROBATION, "reported ready", _READY, "health.reported_ready"),
+    (_QUARANTINED, "opened", _READY, "health.opened"),
 )
 """(state, event, next state, module and function that decides it); None is not open."""
 
@@ -70,13 +80,26 @@ _LONGEST_PROBE_S: Final = 30.0
 class _DeviceHealth:
     """The health of one device."""
 
-    __slots__ = ("backoff_s", "failures", "is_slow", "probe_at", "state", "successes")
+    __slots__ = (
+        "backoff_s",
+        "failures",
+        "heeds_news",
+        "is_proven",
+        "is_slow",
+        "probe_at",
+        "state",
+        "successes",
+    )
 
     def __init__(self) -> None:
         self.state = DeviceState.READY
         """Its state; `DEVICE_TRANSITIONS` has the changes."""
         self.is_slow = False
         """Whether its last quarantine was for being an outlier."""
+        self.heeds_news = False
+        """Whether another model may show that the cause of its last quarantine is over."""
+        self.is_proven = False
+        """Whether one has, since that quarantine: it needs no probation."""
         self.failures: list[Failure] = []
         """Failed inferences of new requests since the last answer or quarantine; those that are
         known to be the fault of a request are not among them."""
@@ -108,12 +131,12 @@ class Health:
         return self._devices[device_id].is_slow
 
     def opened(self, device_id: int) -> DeviceState:
-        """Note that a device was loaded: ready the first time, else on probation."""
+        """Note that a device was loaded: ready the first time, else on probation if not proven."""
         device = self._devices.get(device_id)
         if device is None:
             device = self._devices[device_id] = _DeviceHealth()
         else:
-            device.state = DeviceState.PROBATION
+            device.state = DeviceState.READY if device.is_proven else DeviceState.PROBATION
             device.successes = 0
             self._probe(device, _NEVER)
         return device.state
@@ -139,7 +162,8 @@ class Health:
         if fault is Fault.INFERENCE:
             failure = Failure(device_id)
             return self.suspect(failure, now) or self.blame(failure, now)
-        self._quarantine(self._devices[device_id], now)
+        heeds_news = fault is Fault.LOST or fault is Fault.RESTARTED
+        self._quarantine(self._devices[device_id], now, heeds_news=heeds_news)
         return True
 
     def suspect(self, failure: Failure, now: float) -> bool:
@@ -176,10 +200,34 @@ class Health:
         if self.is_suspected_of(failure):
             self._devices[failure.device_id].failures.remove(failure)
 
-    def quarantine_outlier(self, device_id: int, now: float) -> None:
+    def quarantine_outlier(self, device_id: int, now: float, *, is_reported: bool = False) -> None:
         """Put a device in use that is far slower than the others into quarantine."""
         device = self._devices[device_id]
-        self._quarantine(device, now, is_slow=True)
+        self._quarantine(device, now, is_slow=True, heeds_news=is_reported)
+
+    def reported_reloaded(self, device_id: int, now: float) -> None:
+        """Note that another model has loaded a device again: probe it now, if that may help."""
+        device = self._devices[device_id]
+        if device.state is DeviceState.QUARANTINED and device.heeds_news:
+            if device.probe_at < _NEVER:
+                self._probe(device, now)
+            else:
+                device.backoff_s = _FIRST_PROBE_S / 2  # the reload under way may be too early
+
+    def reported_ready(self, device_id: int) -> bool:
+        """Note that a device has proven itself for another model; return if that ends a probation.
+
+        One that is still in quarantine needs no probation once it is loaded.
+        """
+        device = self._devices[device_id]
+        if device.state is DeviceState.READY or not device.heeds_news:
+            return False
+        device.is_proven = True
+        if device.state is DeviceState.QUARANTINED:
+            return False
+        device.backoff_s = _FIRST_PROBE_S
+        device.state = DeviceState.READY
+        return True
 
     def postpone_probe(self, device_id: int, now: float) -> None:
         """Probe a device a little later, as it may not be reloaded yet."""
@@ -216,11 +264,20 @@ class Health:
         """Return when `due_probes` will return a device; infinity if that is never."""
         return self._next_probe_at
 
-    def _quarantine(self, device: _DeviceHealth, now: float, *, is_slow: bool = False) -> None:
+    def _quarantine(
+        self,
+        device: _DeviceHealth,
+        now: float,
+        *,
+        is_slow: bool = False,
+        heeds_news: bool = False,
+    ) -> None:
         """Put a device into quarantine and plan its probe."""
         if device.state is DeviceState.PROBATION:
             device.backoff_s = min(2 * device.backoff_s, _LONGEST_PROBE_S)
         device.is_slow = is_slow
+        device.heeds_news = heeds_news
+        device.is_proven = False
         device.failures = []
         self._probe(device, now + device.backoff_s)
         device.state = DeviceState.QUARANTINED

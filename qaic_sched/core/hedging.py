@@ -3,6 +3,8 @@
 Rules of this file:
 - A batch is late once it has run for `hedge_after` mean execute times. A delay below a few
   milliseconds may be the host's, which a hedge does not cure.
+- A batch that ran while the event loop stood still is late once it takes that long from the end of
+  the stall on.
 - Hedges stay within their budget, a fraction of all inferences.
 - A hedge takes capacity that nothing waits for: more activations are idle than batches are queued,
   and some to spare for the requests that come next.
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LEAST_LATE_S", "Hedging", "Lateness"]
 
+_NEVER: Final = float("inf")
 LEAST_LATE_S: Final = 0.010
 """A batch is never late before this time."""
 _CROWDED_BATCHES: Final = 2.0
@@ -80,7 +83,7 @@ class Lateness:
 class Hedging:
     """The budget for hedges, and the late activations that still need one."""
 
-    __slots__ = ("_policy", "is_crowded", "lateness", "num_hedges", "unhedged")
+    __slots__ = ("_policy", "is_crowded", "lateness", "num_hedges", "stalled_until", "unhedged")
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -89,6 +92,8 @@ class Hedging:
         """Hedges ever sent; a policy with a smaller budget reduces it to that budget."""
         self.unhedged: list[Activation] = []
         """Late activations with parts that could not be hedged yet."""
+        self.stalled_until = -_NEVER
+        """When the event loop last ended to stand still: no batch is late for the time before."""
         self.is_crowded = False
         """Whether hedges were restricted to spare capacity when they were last considered."""
         self.lateness = Lateness()
@@ -110,7 +115,10 @@ class Hedging:
         expected_s = batch.expected_s or activation.speed.group.times.mean_s(batch.size)
         if not expected_s:
             return UNMEASURED_LIMIT_S
-        return max(after * expected_s, LEAST_LATE_S)
+        limit_s = max(after * expected_s, LEAST_LATE_S)
+        if activation.busy_since < self.stalled_until:
+            limit_s += self.stalled_until - activation.busy_since
+        return limit_s
 
     def is_late(self, activation: Activation, now: float) -> bool:
         """Return whether an activation runs a batch that is late."""

@@ -132,6 +132,9 @@ def _check_slots(state: SchedulerState) -> None:
         assert samples == (0 if batch.is_abandoned else batch.samples), "a part is lost"
         assert batch.samples > 0, "an empty batch"
         assert batch.size == compiled_size(state.policy, batch.samples)
+        if not (state.policy.shares_rows or batch.is_abandoned):
+            (part,) = batch.parts
+            assert part.samples == part.request.samples, "a request that must not be split is"
     held = [batch for activation in state.ledger for batch in activation.held]
     assert len(held) == len(state.batches), "a slot that is never freed"
     state.retry_budget.check()
@@ -205,11 +208,14 @@ def _check_nothing_idles(state: SchedulerState) -> None:
         assert len(state.requests) == state.num_in_flight, "queued, and no device works"
     if not queued.samples:
         return
-    size = policy.max_batch_size
-    activation, closes = choose(ledger, now, size, queued.samples // size)
+    size, batches = policy.max_batch_size, queued.samples // policy.max_batch_size
+    if not policy.shares_rows and (head := queued.head()) is not None:
+        size, batches = compiled_size(policy, head.samples), queued.num_requests
+    activation, closes = choose(ledger, now, size, batches)
     if activation is not None:
         if has_faster(ledger, activation):
             return  # it may be left to a faster device, for the sake of a deadline
+        assert policy.shares_rows, f"{activation} could have a request and has none"
         can_grow = not (state.is_draining or waiting.num_requests)
         closes = closes_at(policy, queued, activation, can_grow=can_grow)
     assert closes > now, f"{activation} could have a batch and has none"

@@ -19,6 +19,7 @@ __all__ = [
     "Activation",
     "Batch",
     "Completed",
+    "DeviceNews",
     "DeviceStatistics",
     "Failure",
     "Fault",
@@ -80,6 +81,9 @@ REQUEST_TRANSITIONS: Final[tuple[tuple[RequestState | None, str, RequestState, s
     (_IN_FLIGHT, "batch fails", _FAILED, "recovery._fail"),
     (_IN_FLIGHT, "device is stuck", _QUEUED, "recovery._send_again"),
     (_IN_FLIGHT, "device is stuck", _FAILED, "recovery._fail"),
+    (_QUEUED, "reported lost", _FAILED, "recovery._fail"),
+    (_IN_FLIGHT, "reported lost", _QUEUED, "recovery._send_again"),
+    (_IN_FLIGHT, "reported lost", _FAILED, "recovery._fail"),
     (_IN_FLIGHT, "cancelled", _CANCELLED, "state._cancelled"),
     (_IN_FLIGHT, "closed", _CANCELLED, "state._closed"),
     (_IN_FLIGHT, "deadline passes", _EXPIRED, "scheduler_data._expire"),
@@ -100,6 +104,16 @@ class Fault(Enum):
     LOST = "lost"
     RESTARTED = "restarted"
     STUCK = "stuck"
+
+
+class DeviceNews(Enum):
+    """What one model has learned about a device that the other models of the host should know."""
+
+    LOST = "lost"
+    RESTARTED = "restarted"
+    SLOW = "slow"
+    RELOADED = "reloaded"
+    READY = "ready"
 
 
 class Request:

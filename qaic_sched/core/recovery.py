@@ -16,6 +16,11 @@ Rules of this file:
 - Batches on a stuck device are retried elsewhere at once, but keep their slots until it answers.
 - An outlier goes into quarantine unless no other device is left. It finishes what it holds.
 - A late part is sent a second time. The first answer settles it, the other one is ignored.
+- A device that another model has found lost or restarted goes into quarantine, even the last one,
+  and what it holds is retried elsewhere. One found slow does unless it is the last, and finishes
+  what it holds. Stuck and failed inferences are not reported: the model may be the cause.
+- Time in which the event loop stood still counts against no device: inferences are stuck that much
+  later, and late only when they take too long from then on.
 """
 
 from __future__ import annotations
@@ -23,11 +28,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.dispatching import Dispatching
+from qaic_sched.core.events import LoopStalled
 from qaic_sched.core.health import DeviceState
-from qaic_sched.core.model import Failure, Fault, RequestState, RetryGroup
+from qaic_sched.core.model import DeviceNews, Failure, Fault, RequestState, RetryGroup
 from qaic_sched.core.placement import least_loaded
+from qaic_sched.errors import InternalError
 
 if TYPE_CHECKING:
+    from qaic_sched.core.events import DeviceReported
     from qaic_sched.core.model import Activation, Batch, Part
 
 __all__ = ["Recovery"]
@@ -45,20 +53,25 @@ class Recovery(Dispatching):
 
     def _batch_failed(self, batch: Batch, fault: Fault) -> None:
         group = batch.parts[0].group
+        device_id = batch.activation.device_id
         ended = [part for part in batch.parts if self._leaves_flight(part)]
         wanted = [part for part in ended if not part.request.is_resolved]
         if fault is Fault.INFERENCE or fault is Fault.INPUT:
             failure = group.failure if group is not None else None
             if fault is Fault.INFERENCE and (group is None or not group.is_suspect):
-                failure = self._suspect(batch.activation.device_id)
+                failure = self._suspect(device_id)
             if ended:
                 self._end_group(group, failure, is_complete=len(wanted) == len(ended))
             if wanted:
                 self._retry_inference(wanted, batch, fault, failure)
             return
         self._retry_each_alone(ended, batch, fault)
-        if self.health.failed(batch.activation.device_id, fault, self.now):
-            self.ledger.park(batch.activation.device_id)
+        if self.health.failed(device_id, fault, self.now):
+            self.ledger.park(device_id)
+            if fault is Fault.LOST:
+                self._report(device_id, DeviceNews.LOST)
+            elif fault is Fault.RESTARTED:
+                self._report(device_id, DeviceNews.RESTARTED)
 
     def _leaves_flight(self, part: Part) -> bool:
         """Take a part out of a failed batch; return whether it must be sent again to be answered.
@@ -224,7 +237,60 @@ class Recovery(Dispatching):
             self.outliers.forget(device_id)
             self.health.quarantine_outlier(device_id, self.now)
             self.ledger.park(device_id)
+            self._report(device_id, DeviceNews.SLOW)
         return True
+
+    def _report(self, device_id: int, news: DeviceNews) -> None:
+        self._commands.news += ((device_id, news),)
+
+    def _device_reported(self, event: DeviceReported) -> None:
+        self._after_answers.append(event)
+
+    def _loop_stalled(self, event: LoopStalled) -> None:
+        if event.stalled_s <= 0:
+            raise InternalError(f"{event} does not fit")
+        oldest = next(iter(self.batches.values()), None)
+        sent_at = self.now if oldest is None else oldest.submitted_at
+        self.stalls.add(self.now - event.stalled_s, self.now, sent_at)
+        self.hedging.stalled_until = self.now
+        self._after_answers.append(event)
+
+    def _handle_after_answers(self) -> None:
+        """Handle what is judged by the answers of the same call: a stall, and news of devices."""
+        events, self._after_answers = self._after_answers, []
+        for event in events:
+            if isinstance(event, LoopStalled):
+                self._excuse_devices(event.stalled_s)
+            else:
+                self._take_news(event.device_id, event.news)
+
+    def _excuse_devices(self, stalled_s: float) -> None:
+        """Watch every busy activation as if the time of a stall had not passed."""
+        began_at = self.now - stalled_s
+        for activation in self.ledger:
+            if activation.held:
+                activation.busy_since += self.now - max(began_at, activation.busy_since)
+                self._watch(activation)
+
+    def _take_news(self, device_id: int, news: DeviceNews) -> None:
+        health = self.health
+        if self.is_closed or device_id not in self.ledger.devices:
+            return
+        if news is DeviceNews.RELOADED:
+            health.reported_reloaded(device_id, self.now)
+        elif news is DeviceNews.READY:
+            if health.reported_ready(device_id):
+                self.ledger.readmit(device_id)
+        elif health.is_quarantined(device_id):
+            return
+        elif news is not DeviceNews.SLOW:
+            health.failed(device_id, Fault.LOST, self.now)
+            self.ledger.park(device_id)
+            self._abandon_others(device_id)
+        elif not self.ledger.is_last_live(device_id):
+            self.outliers.forget(device_id)
+            health.quarantine_outlier(device_id, self.now, is_reported=True)
+            self.ledger.park(device_id)
 
     def _give_up_on(self, activation: Activation) -> None:
         """Abandon the batches of a device on which an activation is stuck."""
@@ -249,9 +315,8 @@ class Recovery(Dispatching):
         hedging = self.hedging
         if not hedging.unhedged:
             return
-        batches_queued = self.admission.queued.samples / self.policy.max_batch_size
         # Free slots are collected once for all: after the host stood still, many are late.
-        spare = hedging.consider(batches_queued, self.speeds.num_live, self.num_batches)
+        spare = hedging.consider(self.batches_queued, self.speeds.num_live, self.num_batches)
         able: list[Activation] = []
         if hedging.has_budget(self.num_batches):
             able = self.ledger.idle() if hedging.is_crowded else self.ledger.with_room()

@@ -9,112 +9,33 @@ Rules of this file:
 - An isolated tenant's samples are taken without others, and others' without its own. Of the others,
   only the first of a batch follows the rules on starvation and shares; the rest fills up.
 - Removal from the middle is lazy: the entry stays, recognized by its request's state, and is
-  skipped at the front. Stale entries are dropped when they are over half.
+  skipped at the front. Stale entries are dropped when they are over half, and so are tenant queues
+  and priorities that ran empty: cost and memory depend on what is queued, never on what ever came.
 
 There are two such queues: one for admitted requests, one for those that wait for room in it.
 """
 
 from __future__ import annotations
 
-from bisect import insort
-from heapq import heappop, heappush, heapreplace
 from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.model import Part, Request, RequestState
-from qaic_sched.core.tenant_queue import TenantQueue
+from qaic_sched.core.priority_levels import STARVATION_BOUND, PriorityLevels
+from qaic_sched.core.queue_times import QueueTimes
 from qaic_sched.core.tenants import Tenants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from qaic_sched.core.model import Tenant
-    from qaic_sched.core.tenants import Account
+    from qaic_sched.core.priority_levels import PriorityLevel
+    from qaic_sched.core.tenant_queue import TenantQueue
 
 __all__ = ["STARVATION_BOUND", "RequestQueue"]
 
-STARVATION_BOUND: Final = 50
-"""A priority that others pass over gets one sample in this number."""
+_LEAST_CLUTTER: Final = 8
+"""Tenant queues without requests that are kept anyway: the next request may be of their tenant."""
 _NO_TENANTS: Mapping[str, Tenant] = {}
-
-
-class PriorityLevel:
-    """Requests of one priority: a queue per tenant, and which tenant is next."""
-
-    __slots__ = ("_sequence", "_turns", "only", "priority", "queues", "samples", "starved_at")
-
-    def __init__(self, priority: int, starved_at: int) -> None:
-        self.priority = priority
-        """The priority of its requests."""
-        self.samples = 0
-        """Samples not yet taken, those of stale requests excluded."""
-        self.starved_at = starved_at
-        """Samples served by the whole queue from which on this level is starved."""
-        self.queues: dict[Account, TenantQueue] = {}
-        """By tenant, queues of stale requests alone included."""
-        self.only: TenantQueue | None = None
-        """The tenant queue if there is exactly one."""
-        self._turns: list[tuple[float, int, TenantQueue]] = []
-        """A heap with an entry per tenant queue, by its tenant's clock when that was entered."""
-        self._sequence = 0
-        """Number of the newest entry: equal clocks take turns."""
-
-    def queue_of(self, account: Account) -> TenantQueue:
-        """Return the tenant's queue, a new one if it has none."""
-        queue = self.queues.get(account)
-        if queue is None:
-            queue = self.queues[account] = TenantQueue(self.priority, account)
-            self.only = None if self.only or len(self.queues) > 1 else queue
-            self._push_turn(queue)
-        return queue
-
-    def drop(self, queue: TenantQueue) -> None:
-        """Remove an empty tenant queue."""
-        del self.queues[queue.account]
-        self.only = next(iter(self.queues.values())) if len(self.queues) == 1 else None
-
-    def next_queue(self) -> TenantQueue:
-        """Return the queue of the tenant whose clock is furthest behind; there is one."""
-        turns = self._turns
-        while True:
-            clock, _, queue = turns[0]
-            if self.queues.get(queue.account) is not queue:
-                heappop(turns)
-            elif len(self.queues) > 1 and queue.account.clock > clock:
-                self._sequence += 1
-                heapreplace(turns, (queue.account.clock, self._sequence, queue))
-            else:
-                return queue
-
-    def next_shared_queue(self) -> TenantQueue | None:
-        """Return the next queue of a tenant that is not isolated; None if there is none."""
-        aside: list[tuple[float, int, TenantQueue]] = []
-        found = None
-        while self._turns and found is None:
-            clock, _, queue = self._turns[0]
-            if self.queues.get(queue.account) is not queue:
-                heappop(self._turns)
-            elif queue.account.clock > clock:
-                self._sequence += 1
-                heapreplace(self._turns, (queue.account.clock, self._sequence, queue))
-            elif queue.account.is_isolated:
-                aside.append(heappop(self._turns))
-            else:
-                found = queue
-        for entry in aside:
-            heappush(self._turns, entry)
-        return found
-
-    def keep(self, queues: list[TenantQueue]) -> None:
-        """Remove all other tenant queues."""
-        self.queues = {queue.account: queue for queue in queues}
-        self.only = queues[0] if len(queues) == 1 else None
-        self._turns.clear()
-        for queue in queues:
-            self._push_turn(queue)
-
-    def _push_turn(self, queue: TenantQueue) -> None:
-        self._sequence += 1
-        heappush(self._turns, (queue.account.clock, self._sequence, queue))
 
 
 class RequestQueue:
@@ -122,9 +43,9 @@ class RequestQueue:
 
     __slots__ = (
         "_levels",
-        "_order",
+        "_num_empty",
         "_served",
-        "_starved_at",
+        "_times",
         "num_bytes",
         "num_requests",
         "num_stale",
@@ -144,34 +65,40 @@ class RequestQueue:
         """Requests in the queue; stale entries are not counted."""
         self.tenants = Tenants(tenants)
         """The accounts of the tenants."""
-        self._levels: dict[int, PriorityLevel] = {}
-        """By priority; levels of stale requests alone may be among them."""
-        self._order: list[int] = []
-        """The priorities of `_levels`, ascending."""
+        self._levels = PriorityLevels()
+        """The priorities; some may have no request, or only stale ones."""
         self._served = 0
         """Samples ever taken."""
-        self._starved_at = 0
-        """No level is starved before `_served` reaches this."""
         self.num_stale = 0
         """Entries of requests that left from the middle."""
+        self._num_empty = 0
+        """Tenant queues without any entry."""
+        self._times: QueueTimes | None = None
+        """Arrivals and deadlines, once someone has asked for them."""
 
     def push(self, request: Request) -> None:
         """Add a request at its place; it takes this queue's state."""
-        priority = request.priority
-        level = self._levels.get(priority)
+        levels, samples = self._levels, request.samples
+        level = levels.get(request.priority)
         if level is None:
-            starved_at = self._served + STARVATION_BOUND
-            level = self._levels[priority] = PriorityLevel(priority, starved_at)
-            self._starved_at = min(self._starved_at, starved_at)
-            insort(self._order, priority)
+            level = levels.add(request.priority, self._served)
+        elif not level.samples and len(levels) > 1:
+            levels.awake(level, self._served)
         account = self.tenants.account(request.tenant)
-        level.queue_of(account).push(request)
+        queue = level.queues.get(account)
+        if queue is None:
+            queue = level.add_queue(account)
+        elif queue.is_empty:
+            self._num_empty -= 1
+        queue.push(request)
         request.state = self.state
-        level.samples += request.samples
-        self.samples += request.samples
+        levels.count(level, samples, 1)
+        self.samples += samples
         self.num_bytes += request.num_bytes
         self.num_requests += 1
         self.tenants.enter(account, request)
+        if self._times is not None:
+            self._times.add(request)
 
     def head(self) -> Request | None:
         """Return the request that is served next."""
@@ -180,8 +107,9 @@ class RequestQueue:
 
     def pop(self, request: Request) -> None:
         """Take the whole head, given as `request`."""
-        queue = self._queue_of(request)
-        queue.pop()
+        account = self.tenants.account(request.tenant)
+        queue = self._levels.of(request.priority).queues[account]
+        self._pop(queue)
         self._serve(queue, request.samples)
         self._forget(request)
         self._compact_if_stale()
@@ -201,10 +129,10 @@ class RequestQueue:
             parts.append(Part(request, request.cursor, samples))
             self._serve(queue, samples)
             if samples == left:
-                queue.pop()
+                self._pop(queue)
                 self._forget(request)
             else:
-                self._levels[queue.priority].samples -= samples
+                self._levels.count(self._levels.of(queue.priority), -samples)
                 queue.account.samples -= samples
                 self.samples -= samples
             request.cursor += samples
@@ -236,6 +164,7 @@ class RequestQueue:
             else:
                 self.num_stale -= 1
             in_order.pop()
+            self._num_empty += queue.is_empty
         self._compact_if_stale()
         return parts or self.take(room)
 
@@ -251,7 +180,7 @@ class RequestQueue:
 
         Its own tenant's count only if it would come after all of them.
         """
-        before = sum(self._levels[each].samples for each in self._order if each > request.priority)
+        before = self._levels.samples_above(request.priority)
         level = self._levels.get(request.priority)
         account = self.tenants.account(request.tenant)
         queue = level.queues.get(account) if level is not None else None
@@ -261,26 +190,44 @@ class RequestQueue:
             return before + level.samples
         return before + min(level.samples, account.samples / self.tenants.fraction_of(account))
 
-    def oldest_at(self) -> float:
-        """Return when the oldest request was accepted; infinity if there is none.
+    def requests_before(self, request: Request) -> int:
+        """Return the requests that will certainly be served before a newcomer, as things are.
 
-        Looks at every request: use it on a queue of less than a batch.
+        Those of its own priority count only if no other tenant has any, and it comes after them.
         """
-        return min((request.accepted_at for request in self), default=float("inf"))
+        before = self._levels.requests_above(request.priority)
+        level = self._levels.get(request.priority)
+        queue = level.queues.get(self.tenants.account(request.tenant)) if level else None
+        if level is None or queue is None or not queue.is_last(request):
+            return before
+        return before + level.num_requests if self.tenants.num_active == 1 else before
+
+    def oldest_at(self) -> float:
+        """Return when the oldest request was accepted; infinity if there is none."""
+        return self._kept_times().oldest_at()
+
+    def earliest_deadline(self) -> float:
+        """Return the earliest deadline of all requests; infinity if there is none."""
+        return self._kept_times().earliest_deadline()
+
+    def _kept_times(self) -> QueueTimes:
+        times = self._times
+        if times is None or len(times) > 2 * self.num_requests + _LEAST_CLUTTER:
+            times = self._times = QueueTimes(self, self._holds)
+        return times
 
     def __iter__(self) -> Iterator[Request]:
         """Iterate over all requests by priority, then tenant, then urgency; without stale ones."""
-        for priority in reversed(self._order):
-            for queue in self._levels[priority].queues.values():
+        for level in self._levels:
+            for queue in level.queues.values():
                 yield from filter(self._holds, queue.requests())
 
     def _next_queue(self) -> TenantQueue | None:
         """Return the tenant queue that is served next; its first request is not stale."""
-        order = self._order
-        while order:
+        while self.samples:
             queue = self._owed_queue() if self.tenants.guaranteed else None
             if queue is None:
-                level = self._levels[order[0]] if len(order) == 1 else self._next_level()
+                level = self._levels.next(self._served)
                 queue = level.only or level.next_queue()
             if self._has_first(queue):
                 return queue
@@ -295,20 +242,25 @@ class RequestQueue:
 
     def _next_shared_queue(self) -> TenantQueue | None:
         """Return the next queue of a tenant that is not isolated; its first is not stale."""
-        for priority in reversed(self._order.copy()):
-            level = self._levels[priority]
+        level: PriorityLevel | None = self._levels.highest()
+        while level is not None:
             while (queue := level.next_shared_queue()) is not None:
                 if self._has_first(queue):
                     return queue
+            level = self._levels.below(level.priority)
         return None
 
     def _has_first(self, queue: TenantQueue) -> bool:
         """Drop stale requests at the front of a queue, and the queue if there are no others."""
-        while (request := queue.first()) is not None:
+        request = queue.first()
+        if request is None:
+            self._num_empty -= 1
+        while request is not None:
             if self._holds(request):
                 return True
             queue.pop()
             self.num_stale -= 1
+            request = queue.first()
         self._drop_queue(queue)
         return False
 
@@ -317,53 +269,47 @@ class RequestQueue:
         account = self.tenants.owed()
         if account is None:
             return None
-        levels = (self._levels[priority] for priority in reversed(self._order))
-        return next(level.queues[account] for level in levels if account in level.queues)
+        priority = account.highest()
+        if priority is None:
+            own = [each.priority for each in self._levels if account in each.queues]
+            account.keep_priorities(own)
+            priority = max(own)
+        return self._levels.of(priority).queues[account]
 
-    def _next_level(self) -> PriorityLevel:
-        if len(self._order) > 1 and self._served >= self._starved_at:
-            level = min(self._levels.values(), key=lambda each: each.starved_at)
-            self._starved_at = level.starved_at
-            if self._served >= level.starved_at:
-                return level
-        return self._levels[self._order[-1]]
+    def _pop(self, queue: TenantQueue) -> None:
+        queue.pop()
+        self._num_empty += queue.is_empty
 
     def _serve(self, queue: TenantQueue, samples: int) -> None:
         """Count the samples that are taken from a tenant queue."""
+        if len(self._levels) > 1:
+            self._levels.serve(self._levels.of(queue.priority), samples, self._served)
         self._served += samples
-        if len(self._order) > 1:
-            level = self._levels[queue.priority]
-            was_starved = (
-                self._served - samples >= level.starved_at and queue.priority != self._order[-1]
-            )
-            level.starved_at = self._served + STARVATION_BOUND * (samples if was_starved else 1)
         self.tenants.serve(queue.account, samples)
 
     def _drop_queue(self, queue: TenantQueue) -> None:
-        level = self._levels[queue.priority]
+        level = self._levels.of(queue.priority)
         level.drop(queue)
         if not level.queues:
-            del self._levels[queue.priority]
-            self._order.remove(queue.priority)
-
-    def _queue_of(self, request: Request) -> TenantQueue:
-        return self._levels[request.priority].queues[self.tenants.account(request.tenant)]
+            self._levels.remove(level)
 
     def _compact_if_stale(self) -> None:
-        if self.num_stale <= self.num_requests:
+        num_requests = self.num_requests
+        if self.num_stale <= num_requests and self._num_empty <= num_requests + _LEAST_CLUTTER:
             return
-        for level in self._levels.values():
-            level.keep([each for each in level.queues.values() if each.compact(self._holds)])
-        self._levels = {each: level for each, level in self._levels.items() if level.queues}
-        self._order = sorted(self._levels)
-        self.num_stale = 0
+        queues = [queue for level in self._levels for queue in level.queues.values()]
+        for queue in queues:
+            if not queue.compact(self._holds):
+                self._drop_queue(queue)
+        self.num_stale = self._num_empty = 0
+        self._times = None
 
     def _holds(self, request: Request) -> bool:
         return request.state is self.state and request.cursor < request.samples
 
     def _forget(self, request: Request) -> None:
         left = request.samples - request.cursor
-        self._levels[request.priority].samples -= left
+        self._levels.count(self._levels.of(request.priority), -left, -1)
         self.samples -= left
         self.num_bytes -= request.num_bytes
         self.num_requests -= 1
@@ -374,9 +320,15 @@ class RequestQueue:
         here = list(self)
         accounts = {self.tenants.account(each.tenant) for each in here}
         assert self.tenants.num_active == len(accounts), "tenants miscounted"
-        for priority, level in self._levels.items():
-            own = [each for each in here if each.priority == priority]
+        self._levels.check()
+        for level in self._levels:
+            own = [each for each in here if each.priority == level.priority]
             assert level.samples == sum(each.samples - each.cursor for each in own)
+            assert level.num_requests == len(own)
+        queues = [queue for level in self._levels for queue in level.queues.values()]
+        assert self._num_empty == sum(each.is_empty for each in queues), "empty queues miscounted"
+        most = 2 * len(here) + _LEAST_CLUTTER
+        assert len(queues) <= len(here) + most, "queues of tenants that are gone"
         for account in accounts:
             own = [each for each in here if self.tenants.account(each.tenant) is account]
             assert account.num_requests == len(own)

@@ -27,8 +27,14 @@ if TYPE_CHECKING:
         PolicyChanged,
         SetSizeChanged,
     )
+    from qaic_sched.core.model import Policy
 
 __all__ = ["Resizing"]
+
+
+def _program_of(policy: Policy) -> tuple[object, ...]:
+    """Return what the program decides about a policy, which no live change can change."""
+    return policy.batch_sizes, policy.shares_rows, policy.takes_any_size
 
 
 class Resizing(Recovery):
@@ -69,7 +75,7 @@ class Resizing(Recovery):
 
     def _policy_changed(self, event: PolicyChanged) -> None:
         policy = event.policy
-        if self.is_closed or policy.batch_sizes != self.policy.batch_sizes:
+        if self.is_closed or _program_of(policy) != _program_of(self.policy):
             raise InternalError(f"{event} does not fit")
         self.retry_budget.change(policy, self.num_first_inferences)
         self.policy = policy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.admission import Admission
 from qaic_sched.core.commands import Commands
@@ -13,7 +13,11 @@ from qaic_sched.core.model import Activation, Batch, Policy, Request, RequestSta
 from qaic_sched.core.outliers import Outliers
 from qaic_sched.core.retries import Retries, RetryBudget
 from qaic_sched.core.slot_ledger import SlotLedger
+from qaic_sched.core.stalls import Stalls
 from qaic_sched.core.timeout_watch import UNMEASURED_LIMIT_S, TimeoutWatch
+
+if TYPE_CHECKING:
+    from qaic_sched.core.events import DeviceReported, LoopStalled
 
 __all__ = ["SchedulerData"]
 
@@ -38,6 +42,8 @@ class SchedulerData:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         """The parameters of every decision; `PolicyChanged` replaces it."""
+        self.shares_rows = policy.shares_rows
+        """Whether requests share inferences, which no change of the policy changes."""
         self.is_draining = False
         """Whether no more requests may arrive, after a drain or a close."""
         self.is_closed = False
@@ -60,7 +66,7 @@ class SchedulerData:
         self.batch_closes_at = _NEVER
         """When the next batch may go without more samples or answers; infinite if never."""
 
-        self.ledger = SlotLedger()
+        self.ledger = SlotLedger(takes_any_size=policy.takes_any_size)
         """Devices, activations and slots."""
         self.speeds = self.ledger.speeds
         """The ledger's own speed groups."""
@@ -70,6 +76,9 @@ class SchedulerData:
         """Slow answers in a row, by device."""
         self.hedging = Hedging(policy)
         """The budget for hedges, and late activations without one."""
+
+        self.stalls = Stalls()
+        """When the event loop stood still lately."""
 
         self.accepted = 0
         """Requests ever accepted, rejected ones excluded."""
@@ -88,6 +97,8 @@ class SchedulerData:
         """The id of the last request that arrived, rejected ones included."""
         self._mean_execute_s: float | None = None
         """Running mean of all execution times, of all sizes and devices; None before the first."""
+        self._after_answers: list[DeviceReported | LoopStalled] = []
+        """Events of the current call that are handled after all answers in it."""
         self._commands = Commands()
         """The commands that the current call of `handle` will return."""
         # Last, as it takes a bound method: compiled, attributes set after that are slower to read.
@@ -118,9 +129,22 @@ class SchedulerData:
         while (request := self.deadlines.overdue(self.now)) is not None:
             self._resolve(request, RequestState.EXPIRED)
 
-    def _stuck_limit_s(self, _activation: Activation) -> float:
+    def _stuck_limit_s(self, activation: Activation) -> float:
         if self.policy.dispatch_timeout_s is not None:
             return self.policy.dispatch_timeout_s
-        if self._mean_execute_s is None:
+        mean_s = self._mean_execute_s
+        if mean_s is None:
             return UNMEASURED_LIMIT_S
-        return max(_LEAST_STUCK_S, _STUCK_EXECUTE_TIMES * self._mean_execute_s)
+        if self.policy.takes_any_size and activation.held:
+            # The mean of all sizes says little of a batch that is far larger than most.
+            times = activation.speed.group.times
+            mean_s = max(mean_s, times.mean_s(activation.held[0].size))
+        return max(_LEAST_STUCK_S, _STUCK_EXECUTE_TIMES * mean_s)
+
+    @property
+    def batches_queued(self) -> float:
+        """Full batches queued: each request is one if requests share none."""
+        queued = self.admission.queued
+        if self.shares_rows:
+            return queued.samples / self.policy.max_batch_size
+        return float(queued.num_requests)

@@ -29,7 +29,7 @@ class SlotLedger:
 
     __slots__ = ("devices", "leaving", "retiring", "set_size", "shrunk_at", "speeds")
 
-    def __init__(self) -> None:
+    def __init__(self, *, takes_any_size: bool = False) -> None:
         self.set_size = 0
         """Batches that an activation may hold, the running one included; 0 before any device."""
         self.devices: dict[int, list[Activation]] = {}
@@ -40,7 +40,7 @@ class SlotLedger:
         """Devices that are to be closed with all their activations -> whether `close` was sent."""
         self.shrunk_at = -_NEVER
         """When `set_size` was last reduced: activations may hold more until they have answered."""
-        self.speeds = Speeds()
+        self.speeds = Speeds(takes_any_size=takes_any_size)
         """The speed groups of the devices."""
 
     @property

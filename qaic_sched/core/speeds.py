@@ -22,9 +22,11 @@ _JOIN_RATIO: Final = 1.15
 class Speeds:
     """The speed group of every device, and estimates over all groups in use."""
 
-    __slots__ = ("by_device", "groups")
+    __slots__ = ("_takes_any_size", "by_device", "groups")
 
-    def __init__(self) -> None:
+    def __init__(self, *, takes_any_size: bool = False) -> None:
+        self._takes_any_size = takes_any_size
+        """Whether batches may have any size, not only compiled ones."""
         self.groups: list[SpeedGroup] = []
         """Groups with activations that are not parked, the fastest first."""
         self.by_device: dict[int, DeviceSpeed] = {}
@@ -36,9 +38,12 @@ class Speeds:
             # The times of devices that are parked now are the best guess, and groups stay
             # comparable.
             known = (each.group for each in self.by_device.values())
-            self.groups.append(next(known, SpeedGroup(ExecuteTimes())))
+            self.groups.append(next(known, None) or self._new_group())
         speed = self.by_device[device_id] = DeviceSpeed(self.groups[0])
         return speed
+
+    def _new_group(self) -> SpeedGroup:
+        return SpeedGroup(ExecuteTimes(takes_any_size=self._takes_any_size))
 
     def use(self, group: SpeedGroup) -> None:
         """Make sure that a group is among the groups in use."""

@@ -20,7 +20,7 @@ Theory of operation. `SchedulerState` is made of layers, each a class on top of 
 The layers decide with objects that each do one job and know nothing of the layers:
 
     admission        the bounded queue and the requests that wait for room in it
-    request_queue    order of service: priorities, `tenants` in a priority, `tenant_queue` in those
+    request_queue    order of service: `priority_levels`, `tenants` in one, `tenant_queue` in those
     batching         when a batch closes, and which compiled size it has
     placement        which activation is next, or when to ask again
     slot_ledger      devices, activations, and the slots that batches take
@@ -29,6 +29,7 @@ The layers decide with objects that each do one job and know nothing of the laye
     hedging          which batches are late, and the budget for hedges
     retries          parts to be sent again, and the budget for that
     deadlines        when requests expire; `timeout_watch` finds stuck and late batches
+    stalls           when the event loop stood still, which counts against no device
 
 `model` has the nouns, `values` the frozen ones; `events` come in, `commands` go out. `invariants`
 checks all of this in tests.
@@ -60,14 +61,16 @@ from qaic_sched.core.events import (
     Closed,
     Completed,
     DeviceOpened,
+    DeviceReported,
     DeviceRetired,
     DrainStarted,
+    LoopStalled,
     PolicyChanged,
     ReloadFailed,
     SetSizeChanged,
 )
 from qaic_sched.core.health import DeviceState
-from qaic_sched.core.model import DeviceStatistics, Request, RequestState, Statistics
+from qaic_sched.core.model import DeviceNews, DeviceStatistics, Request, RequestState, Statistics
 from qaic_sched.core.outliers import SLOW_RATIO
 from qaic_sched.core.resizing import Resizing
 from qaic_sched.errors import InternalError
@@ -83,7 +86,15 @@ __all__ = ["SchedulerState"]
 
 _NEVER: Final = float("inf")
 _HANDLED_FIRST: Final = frozenset(
-    {ActivationsAdded, Completed, DeviceOpened, PolicyChanged, ReloadFailed}
+    {
+        ActivationsAdded,
+        Completed,
+        DeviceOpened,
+        DeviceReported,
+        LoopStalled,
+        PolicyChanged,
+        ReloadFailed,
+    }
 )
 _IN_FLIGHT: Final = RequestState.IN_FLIGHT
 _DONE: Final = RequestState.DONE
@@ -100,6 +111,8 @@ class SchedulerState(Resizing):
             Cancelled: self._cancelled,
             DeviceOpened: self._device_opened,
             ReloadFailed: self._reload_failed,
+            DeviceReported: self._device_reported,
+            LoopStalled: self._loop_stalled,
             ActivationsAdded: self._activations_added,
             ActivationsRetired: self._activations_retired,
             DeviceRetired: self._device_retired,
@@ -128,6 +141,8 @@ class SchedulerState(Resizing):
                 self._completed(event)
             elif type(event) in _HANDLED_FIRST:
                 self._handlers[type(event)](event)
+        if self._after_answers:
+            self._handle_after_answers()
         self._check_devices()
         if self.ledger.retiring and not self.is_closed:
             self._retire()
@@ -204,6 +219,8 @@ class SchedulerState(Resizing):
     def _arrive(self, request: Request) -> None:
         if self.is_draining or request.id <= self._last_request_id or request.samples < 1:
             raise InternalError(f"{request!r} may not arrive")
+        if not (self.shares_rows or self._fits(request.samples)):
+            raise InternalError(f"{request!r} may not arrive")
         self._last_request_id = request.id
         lateness_s = self._lateness_s(request) if request.deadline is not None else 0.0
         if lateness_s or not self._admit(request):
@@ -226,6 +243,7 @@ class SchedulerState(Resizing):
         is_first = activation.completed_at == -_NEVER
         batch.started_at = min(start, event.completed_at)
         batch.completed_at = activation.completed_at = event.completed_at
+        is_measured = not self.stalls.recent or self.stalls.correct(batch)
         self.ledger.release(batch, event.completed_at)
         if activation.held and (not activation.is_parked or activation.is_retiring):
             self._watch(activation)
@@ -241,12 +259,17 @@ class SchedulerState(Resizing):
         group = batch.parts[0].group
         if group is not None and group.failure is not None:
             self._group_done(group, group.failure)
-        slowness = self.ledger.learn(device_id, batch.size, batch.execute_s)
-        may_be_slow = slowness >= SLOW_RATIO or bool(self.outliers.streaks)
-        is_slow = may_be_slow and not is_first and self._record_slowness(batch, slowness)
+        is_slow = False
+        if is_measured:
+            slowness = self.ledger.learn(device_id, batch.size, batch.execute_s)
+            may_be_slow = slowness >= SLOW_RATIO or bool(self.outliers.streaks)
+            is_slow = may_be_slow and not is_first and self._record_slowness(batch, slowness)
         if not is_slow and self.health.succeeded(device_id):
             self.ledger.readmit(device_id)
+            self._report(device_id, DeviceNews.READY)
         self.num_dropped = 0
+        if not is_measured:
+            return
         self.hedging.record_answer(batch, self.num_batches)
         if self._mean_execute_s is None:
             self._mean_execute_s = batch.execute_s
@@ -273,10 +296,13 @@ class SchedulerState(Resizing):
         self._require_quarantine(device_id)
         if any(each.in_flight for each in ledger.devices[device_id]):
             raise InternalError(f"device {device_id} still holds a batch from before")
-        self.health.opened(device_id)
+        state = self.health.opened(device_id)
         self.outliers.forget(device_id)
         was_slow = self.health.is_slow(device_id)
         ledger.reopen(device_id, event.num_activations, as_fast=was_slow)
+        if state is DeviceState.READY:
+            ledger.readmit(device_id)
+        self._report(device_id, DeviceNews.RELOADED)
 
     def _reload_failed(self, event: ReloadFailed) -> None:
         self._require_quarantine(event.device_id)
@@ -314,6 +340,10 @@ class SchedulerState(Resizing):
             request.last_batch = batch
             self._resolve(request, _DONE)
 
+    def _fits(self, samples: int) -> bool:
+        """Return whether one inference can hold a whole request of this size."""
+        return self.policy.takes_any_size or samples <= self.policy.max_batch_size
+
     def _lateness_s(self, request: Request) -> float:
         """Return by how much the queue ahead makes a newcomer miss its deadline; 0 if it does not.
 
@@ -321,14 +351,21 @@ class SchedulerState(Resizing):
         count as done. A request that would be late even on an idle host is not rejected here.
         """
         assert request.deadline is not None
-        speeds, size = self.speeds, self.policy.max_batch_size
+        speeds, policy = self.speeds, self.policy
+        size, samples = policy.max_batch_size, request.samples
+        if self.shares_rows:
+            ahead = -(-(self.admission.samples_before(request) + samples) // size) - 1
+            samples = min(samples, size)
+        else:
+            # Each is an inference, and takes as long as the smallest one at least.
+            ahead = float(self.admission.requests_before(request))
+            size = 1 if policy.takes_any_size else policy.batch_sizes[0]
         rate = speeds.rate(size)
         if not rate:
             return 0.0
-        own_s = speeds.fastest_s(compiled_size(self.policy, min(request.samples, size)))
+        own_s = speeds.fastest_s(compiled_size(policy, samples))
         left_s = request.deadline - self.now
-        batches = -(-(self.admission.samples_before(request) + request.samples) // size)
-        wait_s = (batches - 1) // speeds.num_live * speeds.num_live / rate
+        wait_s = ahead // speeds.num_live * speeds.num_live / rate
         if wait_s + own_s <= left_s or own_s > left_s:
             return 0.0
         request.wait_s = wait_s + own_s
@@ -337,5 +374,9 @@ class SchedulerState(Resizing):
     def _retry_after_s(self, request: Request) -> float | None:
         if self._mean_execute_s is None:
             return None
-        batches = -(-self.admission.samples_over(request) // self.policy.max_batch_size)
+        over, queued = self.admission.samples_over(request), self.admission.queued
+        if self.shares_rows:
+            batches = -(-over // self.policy.max_batch_size)
+        else:
+            batches = -(-over * queued.num_requests // max(queued.samples, 1))
         return batches * self._mean_execute_s / max(1, self.ledger.num_activations)

@@ -51,6 +51,11 @@ class TenantQueue:
         self._early: list[tuple[float, int, Request]] = []
         """A heap of the requests that were more urgent than one already in `in_order`."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no entry, not even a stale one."""
+        return not self.in_order and not self._early
+
     def push(self, request: Request) -> None:
         """Add a request at its place."""
         in_order = self.in_order

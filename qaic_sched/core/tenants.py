@@ -14,12 +14,13 @@ Rules of this file:
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from qaic_sched.core.model import Tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from qaic_sched.core.model import Request
 
@@ -28,12 +29,16 @@ __all__ = ["MAX_SAVED_SAMPLES", "Account", "Tenants"]
 MAX_SAVED_SAMPLES: Final = 100.0
 """Samples that a tenant may save up. Bursts within its part are mostly shorter: with random
 arrivals at nine tenths of it, one request in a thousand would find this many of its own ahead."""
+_LEAST_COMPACT_SIZE: Final = 16
+"""A heap of priorities is not compacted below this number of entries."""
+_NO_PRIORITIES: Final[list[int]] = []
+"""Shared by all accounts that do not keep their priorities; never changed."""
 _DEFAULT = Tenant()
 _ISOLATION_S: Final = 10.0
 """Seconds for which a tenant is isolated after each request of it that made an inference fail."""
 _MAX_ISOLATED: Final = 64
 """Most tenants that are isolated; the one isolated longest makes room for another."""
-_MAX_IDLE_ACCOUNTS = 64
+_MAX_IDLE_ACCOUNTS = 32
 """Accounts of tenants with nothing queued that are kept when idle accounts are dropped."""
 
 
@@ -41,6 +46,8 @@ class Account:
     """One tenant's part of a queue."""
 
     __slots__ = (
+        "_by_urgency",
+        "_priorities",
         "clock",
         "credit",
         "is_isolated",
@@ -65,6 +72,39 @@ class Account:
         """Input bytes of these, each request's until its last sample is taken."""
         self.is_isolated = False
         """Whether its requests share inferences with no other tenant's."""
+        self._priorities: set[int] | None = None
+        """The priorities in which it has a queue, once someone has asked for the highest."""
+        self._by_urgency: list[int] = _NO_PRIORITIES
+        """A heap with lazy removal: these priorities, negated."""
+
+    def add_priority(self, priority: int) -> None:
+        """Note that the tenant has a queue of this priority now."""
+        if self._priorities is None:
+            return
+        self._priorities.add(priority)
+        heappush(self._by_urgency, -priority)
+        if len(self._by_urgency) > 2 * len(self._priorities) + _LEAST_COMPACT_SIZE:
+            self._by_urgency = [-each for each in self._priorities]
+            heapify(self._by_urgency)
+
+    def drop_priority(self, priority: int) -> None:
+        """Note that it has none any more."""
+        if self._priorities is not None:
+            self._priorities.remove(priority)
+
+    def keep_priorities(self, priorities: Iterable[int] | None) -> None:
+        """Keep the priorities from now on, which are these so far; None is not to keep them."""
+        self._priorities = None if priorities is None else set(priorities)
+        self._by_urgency = [-each for each in self._priorities or ()]
+        heapify(self._by_urgency)
+
+    def highest(self) -> int | None:
+        """Return the highest priority in which it has a queue; None if they are not kept."""
+        if self._priorities is None:
+            return None
+        while -self._by_urgency[0] not in self._priorities:
+            heappop(self._by_urgency)
+        return -self._by_urgency[0]
 
 
 class Tenants:
@@ -75,8 +115,10 @@ class Tenants:
         "_active_weight",
         "_clock",
         "_configured",
+        "_configured_weight",
         "_max_accounts",
         "_num_strangers",
+        "_unshared",
         "guaranteed",
         "isolated",
         "num_active",
@@ -117,6 +159,7 @@ class Tenants:
             if account.num_requests:
                 self._count_active(account, -1)
             account.tenant = self._tenant(name)
+            account.keep_priorities(None)
             if account.num_requests:
                 self._count_active(account, 1)
             if not account.tenant.share:
@@ -124,6 +167,11 @@ class Tenants:
         self._guarantee()
 
     def _guarantee(self) -> None:
+        configured = self._configured.values()
+        self._configured_weight = sum((each.weight for each in configured), 0.0)
+        """Weight of all configured tenants, queued or not."""
+        self._unshared = 1 - sum((each.share for each in configured), 0.0)
+        """The fraction of all samples that no tenant is guaranteed."""
         # Extended one by one: `account` may drop idle accounts that are not in here.
         self.guaranteed: list[Account] = []
         """Accounts with a guaranteed share, queued or not."""
@@ -197,12 +245,10 @@ class Tenants:
 
         It is the tenant's share, and its weight's part of the fraction without a guarantee.
         """
-        configured = self._configured.values()
-        weights = sum((each.weight for each in configured), 0.0) + self._num_strangers
+        weights = self._configured_weight + self._num_strangers
         if account.tenant is _DEFAULT and not account.num_requests:
             weights += _DEFAULT.weight
-        rest = 1 - sum((each.share for each in configured), 0.0)
-        return account.tenant.share + rest * account.tenant.weight / weights
+        return account.tenant.share + self._unshared * account.tenant.weight / weights
 
     def fraction_of(self, account: Account) -> float:
         """Return the fraction of the service that the tenant gets while all queued ones stay."""
@@ -219,7 +265,7 @@ class Tenants:
         """Drop accounts with nothing queued, except for isolated ones and a few furthest ahead."""
         kept, idle = {}, []
         for name, each in self._accounts.items():
-            if each.num_requests or each.is_isolated or each in self.guaranteed:
+            if each.num_requests or each.is_isolated or each.tenant.share:
                 kept[name] = each
             elif each.clock > self._clock:
                 idle.append((each.clock, name, each))

@@ -28,6 +28,11 @@ class Policy:
 
     batch_sizes: tuple[int, ...] = (1,)
     """The program's compiled batch sizes, ascending."""
+    shares_rows: bool = True
+    """Whether requests may share an inference and be split; otherwise a batch is one request."""
+    takes_any_size: bool = False
+    """Whether a batch has the size of its request, whatever that is, instead of a compiled one;
+    only without `shares_rows`."""
     max_samples: int = 65536
     """Most samples that may be queued; samples in flight do not count."""
     max_bytes: int | None = None

@@ -15,6 +15,7 @@ from qaic_sched.core.model import Request, Statistics
 from qaic_sched.errors import ConfigError, SchedulerClosedError
 from qaic_sched.metrics.table import format_device_table
 from qaic_sched.scheduler.arguments import check_stream, priority_of, tenant_of, timeout_of
+from qaic_sched.scheduler.device_news import share_news
 from qaic_sched.scheduler.live_change import Layout, LiveChange
 from qaic_sched.scheduler.mapping import map_requests
 from qaic_sched.scheduler.opening import open_shell, policy_of
@@ -33,7 +34,7 @@ from qaic_sched.scheduler.several import (
     totals_of,
 )
 from qaic_sched.scheduler.shell import Shell
-from qaic_sched.tensors import validate
+from qaic_sched.tensors import check_row_count, validate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
@@ -128,6 +129,7 @@ class Scheduler:
         except BaseException:
             await close_all(shells.values())
             raise
+        share_news(list(shells.values()))
         return shells
 
     async def __aexit__(
@@ -269,6 +271,8 @@ class Scheduler:
         if shell.error is not None:
             raise shell.error
         tensors, samples = validate(shell.program, inputs)
+        if shell.limits_rows:
+            check_row_count(shell.program, samples)
         now = shell.clock()
         seconds = None if timeout_s is None else timeout_of(timeout_s)
         core = Request(
@@ -297,10 +301,9 @@ class Scheduler:
     ) -> AsyncIterator[Tensors]:
         """Run a stream of requests, keeping the devices busy, and yield their outputs.
 
-        `stream` yields the `inputs` of `run`. It is read while fewer than `samples_to_keep_busy`
-        samples, plus those of the largest request, are outstanding. Outputs come in its order, or
-        as they complete if `ordered` is False. The first error of a request or of the stream is
-        raised at its place and cancels the outstanding requests.
+        `stream` yields the `inputs` of `run`, and is read while fewer than `samples_to_keep_busy`
+        samples, plus those of the largest request, are outstanding. Outputs come in its order, or,
+        with `ordered=False`, as they complete. The first error is raised and cancels the rest.
         """
 
         shell = self._shell_of(model)
@@ -312,7 +315,8 @@ class Scheduler:
         def submit(inputs: Mapping[str, NDArray[Any]]) -> ScheduledRequest:
             return self.submit(inputs, priority=level, timeout_s=seconds, tenant=name, model=model)
 
-        return map_requests(submit, stream, lambda: shell.samples_to_keep_busy, ordered=ordered)
+        each, most = shell.program.samples_each, lambda: shell.samples_to_keep_busy
+        return map_requests(submit, stream, most, ordered=ordered, samples_each=each)
 
     # Observation
 

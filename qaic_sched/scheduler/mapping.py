@@ -27,16 +27,18 @@ async def map_requests(
     max_samples: Callable[[], int],
     *,
     ordered: bool,
+    samples_each: int | None = None,
 ) -> AsyncIterator[Tensors]:
     """Submit every element of the stream and yield its outputs.
 
     The stream is read while fewer than `max_samples()` samples, plus the size of the largest
     request so far, are submitted and not yet yielded. Without that allowance a large request of
-    which only the last sample is still running would leave the devices idle. The first error ends
+    which only the last sample is still running would leave the devices idle. With `samples_each`,
+    every request counts as that many samples, as it fills an inference. The first error ends
     the stream and cancels the outstanding requests. An error of the stream, `CancelledError` too,
     is raised after the outputs of what it yielded before; an interrupt does not wait for them.
     """
-    feed = _Feed(submit, max_samples, ordered=ordered)
+    feed = _Feed(submit, max_samples, ordered=ordered, samples_each=samples_each)
     reader = feed.begin(stream)
     try:
         while (request := await feed.next()) is not None:
@@ -66,6 +68,7 @@ class _Feed:
         max_samples: Callable[[], int],
         *,
         ordered: bool,
+        samples_each: int | None,
     ) -> None:
         self.outstanding: set[RequestHandle] = set()
         self.error: BaseException | None = None
@@ -75,6 +78,7 @@ class _Feed:
         self._submit = submit
         self._max_samples = max_samples
         self._ordered = ordered
+        self._samples_each = samples_each
         self._samples = 0
         self._largest = 0
         self._ready: deque[RequestHandle] = deque()
@@ -103,7 +107,7 @@ class _Feed:
     def consumed(self, request: RequestHandle) -> None:
         """Make room for others: the consumer has the outputs of this request."""
         self.outstanding.discard(request)
-        self._samples -= request.samples
+        self._samples -= self._samples_each or request.samples
         self._changed.set()
         self._fill()
 
@@ -146,8 +150,9 @@ class _Feed:
     def _put(self, inputs: Any) -> None:
         request = self._submit(inputs)
         self.outstanding.add(request)
-        self._samples += request.samples
-        self._largest = max(self._largest, request.samples)
+        samples = self._samples_each or request.samples
+        self._samples += samples
+        self._largest = max(self._largest, samples)
         if self._ordered:
             self._add_ready(request)
         else:

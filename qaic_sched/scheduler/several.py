@@ -2,7 +2,9 @@
 
 Rules of this file:
 - Each model has its own core, shell and activations. Models share devices and cores, but no queue:
-  overloading one model delays no other, and each detects for itself that a device is lost.
+  overloading one model delays no other.
+- What one model has learned about a device, that it is lost, slow or back, the others know at once
+  (`device_news`).
 - All models run on all devices. Before any is loaded, their demands together are checked against
   the cores of each device.
 - A single model, with or without a name, is the case of one model.
@@ -154,7 +156,8 @@ async def close_all(shells: Iterable[Shell]) -> None:
 
 def metrics_of(shell: Shell, now: float, *, is_closed: bool) -> dict[str, Any]:
     """Return the `get_metrics` of one model."""
-    return shell.metrics.snapshot(now, _states(shell.statistics(), is_closed))
+    states = _states(shell.statistics(), is_closed)
+    return {**shell.metrics.snapshot(now, states), "batch_axis": shell.program.rows_report}
 
 
 def merged_metrics(shells: Mapping[str, Shell], now: float, *, is_closed: bool) -> dict[str, Any]:

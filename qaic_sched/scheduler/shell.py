@@ -14,26 +14,29 @@ from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, cast
 
-from qaic_sched.clock import tick_of
+from qaic_sched.clock import runs_by_itself, tick_of
 from qaic_sched.core.events import (
     ActivationsRetired,
     Cancelled,
     Closed,
     Completed,
     DeviceOpened,
+    DeviceReported,
     DeviceRetired,
+    LoopStalled,
     ReloadFailed,
 )
 from qaic_sched.core.model import Fault, RequestState
 from qaic_sched.errors import DeviceError, InternalError
 from qaic_sched.scheduler.failures import batch_error, error_of, fault_of, receive_error, text_of
+from qaic_sched.scheduler.heartbeat import Heartbeat
 from qaic_sched.tensors import AnswerCheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from qaic_sched.core.events import Event
-    from qaic_sched.core.model import Batch, Request, Statistics
+    from qaic_sched.core.model import Batch, DeviceNews, Request, Statistics
     from qaic_sched.core.state import SchedulerState
     from qaic_sched.metrics.records import SchedulerMetrics
     from qaic_sched.program import Program, Tensors
@@ -70,6 +73,7 @@ class Shell:
         self.error: InternalError | None = None
         """The bug that broke the shell; from then on it does nothing."""
         self.program = program
+        self.limits_rows = program.limits_rows
         size = sum(spec.dtype.itemsize * prod(spec.shape) for spec in program.inputs)
         self.bytes_per_sample = size // program.max_batch_size
         self.pool = pool
@@ -88,6 +92,12 @@ class Shell:
         self._is_flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._heartbeat = Heartbeat(
+            self._loop, clock, self.flush, self._is_at_work, lambda: core.policy.dispatch_timeout_s
+        )
+        self._may_stall = runs_by_itself(self._loop)
+        self.tell: Callable[[int, DeviceNews], None] | None = None
+        """Tells the other models of the host what the core has learned about a device."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._unloading: dict[int, asyncio.Future[bool]] = {}
         self._closing: dict[int, asyncio.Future[bool]] = {}
@@ -146,6 +156,11 @@ class Shell:
         self.metrics.add_device(device_id, num_activations, self.clock())
         self.post(DeviceOpened(device_id, num_activations, self.core.set_size))
 
+    def hear(self, device_id: int, news: DeviceNews) -> None:
+        """Take in what another model has learned about a device."""
+        if self.error is None and not self.core.is_closed:
+            self.post(DeviceReported(device_id, news))
+
     def statistics(self) -> Statistics:
         """Return the core's gauges, after everything posted so far."""
         self.flush()
@@ -193,11 +208,14 @@ class Shell:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            self._heartbeat.stop()
             if self._log is not None:
                 self._record(self._log.close)
 
     def _carry_out(self, events: Sequence[Event], errors: Mapping[int, DeviceError]) -> None:
         now = self.clock()
+        if now > self._heartbeat.late_at:
+            events = [LoopStalled(self._heartbeat.take_stall(now)), *events]
         if self._log is not None:
             # Before they are handled: if they break the core, the log replays that.
             self._record(self._log.record_events, now, events)
@@ -230,6 +248,11 @@ class Shell:
                 _settle(self._unloading, device_id)
             for device_id in commands.close:
                 _settle(self._closing, device_id)
+        if commands.news and self.tell is not None:
+            for device_id, news in commands.news:
+                self.tell(device_id, news)
+        if commands.dispatch and self._may_stall and not self._heartbeat.is_running:
+            self._heartbeat.start()
         self._set_timer()
         if self.core.is_draining and not requests:
             self.idle.set()
@@ -328,15 +351,16 @@ class Shell:
 
     def _set_timer(self) -> None:
         at = self.core.next_wakeup(self._tick_s)
-        if at is None:
+        # An earlier timer fires for nothing, which costs less than moving it per request.
+        if at is None or (self._timer is not None and self._timer_at <= at):
             return
         if self._timer is not None:
-            # An earlier timer fires for nothing, which costs less than moving it per request.
-            if self._timer_at <= at:
-                return
             self._timer.cancel()
         self._timer_at = at
         self._timer = self._loop.call_at(at, self._on_timer)
+
+    def _is_at_work(self) -> bool:
+        return self.error is None and bool(self.core.batches)
 
     def _on_timer(self) -> None:
         self._timer = None

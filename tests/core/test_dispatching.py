@@ -1,12 +1,16 @@
-"""Early drop: requests that cannot meet their deadline, and those that a smaller batch saves."""
+"""Deadlines at dispatch: requests dropped, saved by a smaller batch, or by a batch in time."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from qaic_sched.core.batching import fitting_size
-from qaic_sched.core.model import Policy, Request
+from qaic_sched.core.model import Policy, Request, RequestState
 from qaic_sched.core.placement import has_faster
 from qaic_sched.core.state import SchedulerState
-from tests.core.harness import cargo, drive, make_state, outcomes, requests
+from tests.core.harness import answer, cargo, drive, make_state, outcomes, requests
 
 COST_S = {1: 4.0, 2: 5.0, 4: 7.0}
 
@@ -129,3 +133,91 @@ def test_a_deadline_needs_a_margin_if_times_vary() -> None:
 
     assert outcomes(commands.resolve) == [(0, "expired")]
     assert outcomes(drive(state, 0.0, Request(1, 1, 0.0, deadline=2.5)).resolve) == []
+
+
+# A partial batch closes in time for the deadlines in it
+
+
+def _state_with_times(execute_s: float = 0.004, **policy: Any) -> SchedulerState:
+    """Return a state of one device that has answered four batches in this time, the last at 1.0."""
+    state = make_state(max_queue_delay_s=0.02, **policy)
+    for number in range(4):
+        sent_at = 1.0 - (4 - number) * execute_s
+        size = state.policy.max_batch_size
+        (batch,) = drive(state, sent_at, Request(number, size, sent_at)).dispatch
+        drive(state, sent_at + execute_s, answer(batch, sent_at + execute_s))
+    return state
+
+
+def test_a_batch_closes_in_time_for_a_deadline() -> None:
+    """It waits for company until the execute time and a margin are left, not until it is late."""
+    state = _state_with_times(batch_sizes=(8,))
+    drive(state, 1.0, Request(4, 1, 1.0, deadline=1.010))
+    wakeup = state.next_wakeup()
+    assert wakeup == pytest.approx(1.010 - 0.004 - 0.002)
+    (batch,) = drive(state, wakeup).dispatch
+
+    assert outcomes(drive(state, 1.009, answer(batch, 1.009)).resolve) == [(4, "done")]
+
+
+def test_a_batch_closes_for_the_earliest_deadline_of_all_in_it() -> None:
+    """A later request of another tenant and a lower priority counts as well."""
+    state = _state_with_times(batch_sizes=(8,))
+    drive(state, 1.0, Request(4, 1, 1.0, deadline=9.0, priority=1), Request(5, 1, 1.0))
+    assert state.next_wakeup() == pytest.approx(1.020)
+    drive(state, 1.001, Request(6, 1, 1.001, deadline=1.009, priority=-1, tenant="b"))
+
+    assert state.next_wakeup() == pytest.approx(1.003)
+    assert len(drive(state, 1.003).dispatch[0].parts) == 3
+
+
+def test_a_deadline_that_leaves_no_time_to_wait_closes_the_batch_at_once() -> None:
+    """The request is in time if it goes now."""
+    state = _state_with_times(batch_sizes=(8,))
+
+    assert len(drive(state, 1.0, Request(4, 1, 1.0, deadline=1.0045)).dispatch) == 1
+
+
+def test_a_request_without_hope_leaves_its_room_to_a_waiting_one() -> None:
+    """The queue has room again in the same call."""
+    state = _state_with_times(batch_sizes=(8,), max_samples=1)
+    hopeless = Request(4, 1, 1.0, deadline=1.001)
+    drive(state, 1.0, hopeless, Request(5, 1, 1.0))
+
+    assert state.requests[5].state is not RequestState.WAITING
+
+
+def test_a_request_without_hope_does_not_close_the_batch_of_the_others() -> None:
+    """It expires at once, and the others wait for company."""
+    state = _state_with_times(batch_sizes=(8,))
+    hopeless = Request(4, 1, 1.0, deadline=1.001)
+    commands = drive(state, 1.0, hopeless, *requests(2, first_id=5, accepted_at=1.0))
+
+    assert (commands.dispatch, outcomes(commands.resolve)) == ([], [(4, "expired")])
+    assert state.next_wakeup() == pytest.approx(1.020)
+
+
+@pytest.mark.parametrize(("stay_s", "waits_s"), [(0.010, 0.0), (0.070, 0.004), (0.1, 0.020)])
+def test_before_any_time_is_measured_a_deadline_leaves_ample_room(
+    stay_s: float, waits_s: float
+) -> None:
+    """An inference may take a few times the delay, so a near deadline does not wait for company."""
+    state = make_state(batch_sizes=(8,), max_queue_delay_s=0.02)
+    (batch, *_) = (
+        drive(state, 1.0, Request(0, 1, 1.0, deadline=1.0 + stay_s)).dispatch
+        or drive(state, state.next_wakeup() or 0.0).dispatch
+    )
+
+    assert batch.submitted_at == pytest.approx(1.0 + waits_s)
+
+
+def test_the_rest_of_a_batch_is_not_left_behind_its_deadline() -> None:
+    """With another inference ahead of it, the rest would be late: the batch holds all, padded."""
+    state = make_state(batch_sizes=(4, 8))
+    for number, (size, execute_s) in enumerate([(4, 0.5), (8, 0.8)] * 4):
+        (batch,) = drive(state, float(number), Request(number, size, float(number))).dispatch
+        drive(state, number + execute_s, answer(batch, number + execute_s))
+    urgent = Request(9, 1, 10.0, deadline=10.85, priority=-1)
+    (batch,) = drive(state, 10.0, Request(8, 4, 10.0), urgent).dispatch
+
+    assert cargo(batch) == [(8, 0, 4), (9, 0, 1)]

@@ -188,12 +188,12 @@ def _double_an_entry_of_the_queue(state: SchedulerState) -> None:
 
 
 def _tenant_queue(state: SchedulerState) -> TenantQueue:
-    (queue,) = state.admission.queued._levels[0].queues.values()
+    (queue,) = state.admission.queued._levels.of(0).queues.values()
     return queue
 
 
 def _miscount_a_level(state: SchedulerState) -> None:
-    state.admission.queued._levels[0].samples += 1
+    state.admission.queued._levels.of(0).samples += 1
 
 
 def _miscount_a_tenant(state: SchedulerState) -> None:

@@ -227,7 +227,8 @@ def test_nothing_is_left_of_requests_served() -> None:
 
     assert state.statistics().done == 3_000
     assert (state.requests, state.batches, len(state.retries)) == ({}, {}, 0)
-    assert (len(state.deadlines), state.admission.queued._levels) == (0, {})
+    assert (len(state.deadlines), list(state.admission.queued)) == (0, [])
+    assert len(state.admission.queued._levels) == 1
 
 
 def test_a_fresh_state_has_nothing_to_do() -> None:

@@ -312,7 +312,7 @@ def test_a_new_share_is_not_dropped_for_the_next_one() -> None:
     """Its idle account stays although there are too many accounts."""
     tenants = Tenants({})
     known = tenants.account("known")
-    for number in range(127):
+    for number in range(63):
         tenants.account(f"idle {number}")
     tenants.change({"known": Tenant(share=0.3), "new": Tenant(share=0.3)})
 

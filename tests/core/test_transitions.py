@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qaic_sched.core import health
-from qaic_sched.core.events import DeviceRetired
+from qaic_sched.core.events import DeviceReported, DeviceRetired
 from qaic_sched.core.health import DEVICE_TRANSITIONS, DeviceState, Health
-from qaic_sched.core.model import REQUEST_TRANSITIONS, Request, RequestState
-from tests.core.harness import drive, lose, make_state, on_probation
+from qaic_sched.core.model import REQUEST_TRANSITIONS, DeviceNews, Request, RequestState
+from tests.core.harness import answer, drive, lose, make_state, on_probation, requests
 from tests.simulation import driver
 from tests.simulation.scenario import make_scenario
 
@@ -53,6 +53,9 @@ def _frames() -> Iterator[tuple[str, FrameType]]:
 def _event_of(name: str, frame: FrameType) -> str | None:
     if name == "state._completed":
         return "batch is answered" if frame.f_locals["event"].fault is None else "batch fails"
+    if name == "recovery._take_news":
+        news = frame.f_locals["news"].value
+        return f"reported {'lost' if news == 'restarted' else news}"
     return _EVENTS.get(name)
 
 
@@ -123,6 +126,22 @@ def _retire_a_device_on_probation() -> None:
     assert drive(state, 2.0, DeviceRetired(0)).close == (0,)
 
 
+def _report_a_device_on_probation() -> None:
+    for news in DeviceNews:
+        drive(on_probation(devices=2), 2.0, DeviceReported(0, news))
+
+
+def _be_slow_on_probation() -> None:
+    """Device 0 takes 10 s for each inference, device 1 takes 100 ms."""
+    state = on_probation(devices=2)
+    for number in range(1, 60, 2):
+        now = 20.0 * number
+        batches = drive(state, now, *requests(2, number, accepted_at=now)).dispatch
+        for batch in sorted(batches, key=lambda each: -each.activation.device_id):
+            at = now + (0.1 if batch.activation.device_id else 10.0)
+            drive(state, at, answer(batch, at))
+
+
 @pytest.fixture(scope="module")
 def observed() -> Iterator[tuple[set[Row], set[Row]]]:
     """All changes of requests, and of devices, on 200 simulated hosts."""
@@ -139,6 +158,8 @@ def observed() -> Iterator[tuple[set[Row], set[Row]]]:
             driver.Simulation(make_scenario(seed), checks_invariants=False).run()
         _lose_the_last_device(Observed)
         _retire_a_device_on_probation()
+        _report_a_device_on_probation()
+        _be_slow_on_probation()
         yield requests, devices
 
 

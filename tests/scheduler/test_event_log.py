@@ -20,14 +20,16 @@ from qaic_sched.core.events import (
     Closed,
     Completed,
     DeviceOpened,
+    DeviceReported,
     DeviceRetired,
     DrainStarted,
     Event,
+    LoopStalled,
     PolicyChanged,
     ReloadFailed,
     SetSizeChanged,
 )
-from qaic_sched.core.model import Fault, Policy, Request, RequestState
+from qaic_sched.core.model import DeviceNews, Fault, Policy, Request, RequestState
 from qaic_sched.errors import ConfigError, DeadlineExceededError
 from qaic_sched.scheduler.event_log import Close, EventLog, EventLogReader, Reload, Resolve, Unload
 from qaic_sched.scheduler.front import Scheduler
@@ -138,6 +140,8 @@ def every_event() -> list[Event]:
         DeviceOpened(3, 2, 4),
         Completed(1, 0.1 + 0.2, Fault.STUCK),
         ReloadFailed(3),
+        DeviceReported(3, DeviceNews.SLOW),
+        LoopStalled(1.5),
         ActivationsAdded(3, (2, 4)),
         ActivationsRetired(3, (0,)),
         DeviceRetired(3),
@@ -183,7 +187,7 @@ def test_every_kind_of_event_is_read_as_it_was_written(tmp_path: Path) -> None:
     with EventLogReader(path) as reader:
         first, second = reader
     assert (reader.model, reader.policy, reader.is_cut_off) == ("model.onnx", policy, False)
-    assert (first.number, first.at, first.first_line, first.last_line) == (1, 0.1 + 0.2, 2, 19)
+    assert (first.number, first.at, first.first_line, first.last_line) == (1, 0.1 + 0.2, 2, 21)
     assert list(map(_fields, first.events)) == list(map(_fields, every_event()))
     assert first.decisions == [
         Reload(1, 0.1 + 0.2, 3),

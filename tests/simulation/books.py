@@ -13,14 +13,16 @@ from qaic_sched.core.events import (
     Closed,
     Completed,
     DeviceOpened,
+    DeviceReported,
     DeviceRetired,
     DrainStarted,
     Event,
+    LoopStalled,
     PolicyChanged,
     ReloadFailed,
     SetSizeChanged,
 )
-from qaic_sched.core.model import Batch, Fault, Policy, Request, RequestState
+from qaic_sched.core.model import Batch, DeviceNews, Fault, Policy, Request, RequestState
 
 __all__ = [
     "Books",
@@ -164,6 +166,16 @@ class Books:
         self._arrived_now: set[int] = set()
         self._opened_now: set[int] = set()
         self._retired_now: set[int] = set()
+        self._reported_now: dict[int, set[DeviceNews]] = {}
+        """What other models reported in this step, by device."""
+        self._lost_now: set[int] = set()
+        """Devices that this model has found lost or restarted in this step."""
+        self._stalls: list[tuple[float, float]] = []
+        """(begin, end) of each time in which the event loop stood still."""
+        self._answered_now: list[tuple[Batch, float]] = []
+        """Batches answered in this step, and the most that their execute times may be."""
+        self._fastest_s = float("inf")
+        """The shortest execute time so far."""
         self._has_failed_now = False
         self._ready_before: set[int] = set()
         """Devices that were ready before this step, with an activation that is to stay."""
@@ -184,6 +196,7 @@ class Books:
         self._num_batches_before = self._num_batches
         self._set_sizes = [self._set_size]
         self._has_failed_now = any(isinstance(each, Completed) and each.fault for each in events)
+        self._reported_now, self._lost_now, self._answered_now = {}, set(), []
         self._out_before = {each for each, device in self._devices.items() if device.is_out}
         for event in events:
             match event:
@@ -204,6 +217,8 @@ class Books:
                 case DeviceRetired():
                     self._devices[event.device_id].is_leaving = True
                     self._retired_now.add(event.device_id)
+                case LoopStalled():
+                    self._stalls.append((now - event.stalled_s, now))
                 case SetSizeChanged():
                     self._set_size = event.set_size
                     self._set_sizes.append(event.set_size)
@@ -214,8 +229,11 @@ class Books:
                         self.unresolved[event.request_id].is_cancelled = True
                 case Closed():
                     self._is_closed = True
-                case DrainStarted():
+                case DrainStarted() | DeviceReported():
                     pass
+        for event in events:
+            if isinstance(event, DeviceReported):  # judged by all answers of the step
+                self._hear(event)
 
     def _arrive(self, request: Request) -> None:
         self.unresolved[request.id] = RequestBook(request)
@@ -231,6 +249,19 @@ class Books:
         )
         self._out_before.discard(event.device_id)
         self._opened_now.add(event.device_id)
+
+    def _hear(self, event: DeviceReported) -> None:
+        device = self._devices.get(event.device_id)
+        if device is None or self._was_closed:
+            return
+        self._reported_now.setdefault(event.device_id, set()).add(event.news)
+        if event.news in (DeviceNews.LOST, DeviceNews.RESTARTED):
+            device.is_out = device.has_failed = True
+
+    def _stalled_s(self, since: float, until: float) -> float:
+        """Return for how long the loop stood still between two times."""
+        spans = (min(until, end) - max(since, begin) for begin, end in self._stalls)
+        return sum(span for span in spans if span > 0)
 
     def _change_policy(self, policy: Policy) -> None:
         self._policy = policy
@@ -249,22 +280,36 @@ class Books:
             require(not held.batch.parts, f"{name_of(held.batch)} was abandoned and would be used")
             return
         if event.fault in (Fault.LOST, Fault.RESTARTED):
+            if not device.is_out:
+                self._lost_now.add(held.batch.activation.device_id)
             device.is_out = True
         require(cargo_of(held.batch) == held.parts, f"{name_of(held.batch)} was changed in flight")
         self._is_measured |= event.fault is None
         if event.fault is Fault.INFERENCE and not self._is_sent_again(held):
             device.errors_in_a_row += 1
             device.most_errors_in_a_row = max(device.most_errors_in_a_row, device.errors_in_a_row)
-        is_slow = before >= 0 and (
-            event.completed_at - max(before, held.sent_at) >= _LEAST_SLOW_S - 1e-9
-        )
-        if event.fault is None and not is_slow:
-            device.errors_in_a_row = 0
+        raw_s = event.completed_at - max(before, held.sent_at)
+        execute_s = raw_s - self._misleading_s(max(before, held.sent_at), event.completed_at)
+        most_s = max(execute_s, min(raw_s, held.batch.expected_s))
+        self._answered_now.append((held.batch, most_s))
+        if event.fault is None:
+            self._fastest_s = min(self._fastest_s, execute_s)
+        if event.fault is None and not (before >= 0 and raw_s >= _LEAST_SLOW_S - 1e-9):
+            device.errors_in_a_row = 0  # a slow answer may leave them
         if event.fault is None and before >= 0:
+            is_slow = execute_s >= _LEAST_SLOW_S - 1e-9
             device.slow_in_a_row = device.slow_in_a_row + 1 if is_slow else 0
             device.most_slow_in_a_row = max(device.most_slow_in_a_row, device.slow_in_a_row)
         self._num_failed += event.fault is Fault.INFERENCE
         self._settle(held, event.fault)
+
+    def _misleading_s(self, start: float, end: float) -> float:
+        """Return how much of an execute time is a stall, by the rules of `core.stalls`."""
+        shows = [
+            each for each in self._stalls if end >= each[1] - min(0.05, (each[1] - each[0]) / 2)
+        ]
+        spans = (min(end, until) - max(start, begin) for begin, until in shows)
+        return sum(span for span in spans if span > 0)
 
     def _is_sent_again(self, held: HeldBatch) -> bool:
         """Return whether an inference with one of these parts failed before."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from qaic_sched.core.model import Statistics
-from tests.simulation.books import Books, DeviceBook, require
+from qaic_sched.core.commands import Commands
+from qaic_sched.core.model import DeviceNews, Statistics
+from tests.simulation.books import Books, DeviceBook, name_of, require
 
 __all__ = ["DevicePromises"]
 
@@ -101,7 +102,8 @@ class DevicePromises(Books):
             device.most_slow_in_a_row = device.slow_in_a_row
 
     def _check_too_slow(self, device_id: int, device: DeviceBook) -> None:
-        many = device.most_slow_in_a_row >= _LEAST_SLOW
+        is_reported = DeviceNews.SLOW in self._reported_now.get(device_id, ())
+        many = is_reported or device.most_slow_in_a_row >= _LEAST_SLOW
         require(many, f"device {device_id}: in quarantine, and neither failed nor slow")
         others = self._devices.keys() - self._out_before - {device_id}
         require(
@@ -117,4 +119,22 @@ class DevicePromises(Books):
         for held in device.held.values():
             index = held.batch.activation.index
             since.setdefault(index, max(held.sent_at, device.last_answers[index]))
-        return any(self._now - each >= timeout_s - 1e-9 for each in since.values())
+        ran_s = (self._now - each - self._stalled_s(each, self._now) for each in since.values())
+        return any(each >= timeout_s - 1e-9 for each in ran_s)
+
+    def _check_times(self) -> None:
+        """No measured time has a stall of the loop in it."""
+        for batch, most_s in self._answered_now:
+            is_right = batch.execute_s <= most_s + 1e-9
+            require(is_right, f"{name_of(batch)} took {batch.execute_s}, not {most_s}")
+
+    def _check_news(self, commands: Commands) -> None:
+        """What this model has found out is told, and what it was told is not."""
+        lost = {
+            device_id
+            for device_id, news in commands.news
+            if news in (DeviceNews.LOST, DeviceNews.RESTARTED)
+        }
+        require(lost == self._lost_now, f"{lost} reported lost, in truth {self._lost_now}")
+        loaded = {each for each, news in commands.news if news is DeviceNews.RELOADED}
+        require(loaded <= self._opened_now, f"{loaded} reported as loaded again")

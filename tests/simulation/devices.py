@@ -42,6 +42,10 @@ class Timeline:
         """Return when the next action is due; infinity if there is none."""
         return self._heap[0][0] if self._heap else math.inf
 
+    def delay(self, seconds: float) -> None:
+        """Put off all that is planned."""
+        self._heap = [(at + seconds, *rest) for at, *rest in self._heap]
+
     def run_until(self, now: float) -> None:
         """Run all actions that are due, including those that they plan."""
         while self._heap and self._heap[0][0] <= now:
@@ -167,7 +171,7 @@ class PlayedDevice:
 
     def _execute_s(self, batch: Batch, at: float) -> float:
         scenario, random = self._scenario, self._random
-        execute_s = scenario.execute_s[batch.size] * self.fate.slowdown
+        execute_s = scenario.execute_s(batch.size) * self.fate.slowdown
         if at >= self.fate.slows_at and not self._is_mended:
             execute_s *= self.fate.slows_by
         if scenario.cv:

@@ -23,9 +23,11 @@ from qaic_sched.core.events import (
     Closed,
     Completed,
     DeviceOpened,
+    DeviceReported,
     DeviceRetired,
     DrainStarted,
     Event,
+    LoopStalled,
     PolicyChanged,
     ReloadFailed,
     SetSizeChanged,
@@ -37,7 +39,14 @@ from qaic_sched.scheduler.event_log import EventLog
 from tests.simulation.books import Violation
 from tests.simulation.devices import PlayedDevice, Timeline
 from tests.simulation.oracle import Oracle
-from tests.simulation.scenario import Arrival, Change, DeviceFate, Scenario, make_scenario
+from tests.simulation.scenario import (
+    Arrival,
+    Change,
+    DeviceFate,
+    Report,
+    Scenario,
+    make_scenario,
+)
 
 __all__ = ["Simulation", "describe", "find_violation", "trace"]
 
@@ -75,6 +84,7 @@ class Simulation:
         self._asked: set[int] = set()
         """Devices that lose activations in the next step."""
         self._now = 0.0
+        self._pauses = deque(scenario.pauses)
         self._idle_steps = self._most = 0
         self._devices = {
             index: self._device(index, fate) for index, fate in enumerate(scenario.devices)
@@ -111,6 +121,8 @@ class Simulation:
             timeline.call_at(arrival.at, partial(self._arrive, request_id, arrival))
         for change in scenario.changes:
             self._strikes.call_at(change.at, partial(self._change, change))
+        for report in scenario.reports:
+            self._strikes.call_at(report.at, partial(self._hear, report))
         timeline.call_at(scenario.drain_at, self._drain)
         timeline.call_at(scenario.close_at, self._close)
 
@@ -135,12 +147,29 @@ class Simulation:
         lag_s = self.scenario.lag_s
         if lag_s and self._random.random() < 0.5:
             at += self._random.expovariate(1 / lag_s)
-        self._now = max(at, self._now)
+        self._now, stalled_s = self._pause(max(at, self._now))
         self._strikes.run_until(self._now)
         self._timeline.run_until(self._now)
         events = self._take_events()
+        if stalled_s:
+            events.insert(0, LoopStalled(stalled_s))
         if events or (wakeup is not None and wakeup <= self._now):
             self._handle(events)
+
+    def _pause(self, at: float) -> tuple[float, float]:
+        """Return when the loop runs again that should run at a time, and the stall that it notices.
+
+        Like the shell, it notices none while devices hold nothing.
+        """
+        if not self._pauses or self._pauses[0].at > at:
+            return at, 0.0
+        pause = self._pauses.popleft()
+        until = max(at, pause.at + pause.for_s)
+        if pause.stops_process:
+            self._timeline.delay(pause.for_s)
+        stalled_s = until - max(self._now, pause.at) - pause.unnoticed_s
+        is_noticed = stalled_s > 0 and self.core.batches and not self._is_closed
+        return until, stalled_s if is_noticed else 0.0
 
     def _handle(self, events: list[Event]) -> None:
         core, now = self.core, self._now
@@ -230,6 +259,12 @@ class Simulation:
             self._add_device(change, at)
         elif known := [each for each in self.core.ledger.devices if self._may_change(each)]:
             self._resize(change, known[change.choice % len(known)], len(known), at)
+
+    def _hear(self, report: Report, _at: float) -> None:
+        known = list(self.core.ledger.devices)
+        if known and not self._is_closed:
+            device_id = known[report.choice % len(known)]
+            self._post((-4, -1), DeviceReported(device_id, report.news))
 
     def _may_change(self, device_id: int) -> bool:
         return not (self._devices[device_id].is_growing or device_id in self._leaving)
@@ -340,4 +375,5 @@ def _lines(commands: Commands) -> list[str]:
     lines += [f"{state}: {' '.join(ids)}" for state, ids in ended.items()]
     lines += [f"unload {device_id}/{indexes}" for device_id, indexes in commands.unload]
     lines += [f"close device {each}" for each in commands.close]
+    lines += [f"tell others that device {each} is {news.value}" for each, news in commands.news]
     return lines + [f"reload device {each}" for each in commands.reload]

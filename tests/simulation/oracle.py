@@ -7,7 +7,7 @@ and raises `Violation` at the first command that breaks a promise.
 from __future__ import annotations
 
 from qaic_sched.core.commands import Commands
-from qaic_sched.core.model import Batch, Fault, Request, RequestState, Statistics
+from qaic_sched.core.model import Batch, DeviceNews, Fault, Request, RequestState, Statistics
 from tests.simulation.books import HeldBatch, Violation, cargo_of, name_of, require
 from tests.simulation.device_promises import DevicePromises
 
@@ -16,6 +16,8 @@ __all__ = ["Oracle"]
 _MOST_DROPPED = 10
 """Requests in a row that may be dropped ahead of deadlines that an idle host could have met: the
 expected times may be wrong, and only an inference now and then can show that."""
+_LEAST_LATE_S = 0.010
+"""An inference is never hedged sooner."""
 _RETRY_RESERVE = 16
 """Full batches of samples that may be retried before the budget for retries applies."""
 
@@ -44,6 +46,9 @@ class Oracle(DevicePromises):
         self._check_deadlines()
         self._check_statistics(statistics)
         self._check_retirement(statistics)
+        self._check_news(commands)
+        self._check_times()
+        self._check_closing(wakeup)
         require(wakeup is None or wakeup > self._now, f"the next wakeup {wakeup} is past")
         if not self._is_closed and wakeup is None:
             for device_id, device in self._devices.items():
@@ -55,9 +60,25 @@ class Oracle(DevicePromises):
             if not held.batch.is_abandoned or held.is_abandoned:
                 continue
             device = self._device_of(held.batch)
-            require(self._is_stuck(device), f"{name_of(held.batch)} was abandoned too soon")
+            may = self._is_stuck(device) or self._is_reported_lost(held.batch)
+            require(may, f"{name_of(held.batch)} was abandoned too soon")
             held.is_abandoned = device.is_out = device.has_failed = True
             self._settle(held, Fault.STUCK)
+
+    def _is_reported_lost(self, batch: Batch) -> bool:
+        news = self._reported_now.get(batch.activation.device_id, set())
+        return bool(news & {DeviceNews.LOST, DeviceNews.RESTARTED})
+
+    def _check_closing(self, wakeup: float | None) -> None:
+        """While everything idles, no deadline comes nearer than an inference takes."""
+        if self._held or self._is_closed or not (self._is_measured and self._ready_before):
+            return
+        for account in self.unresolved.values():
+            deadline = account.request.deadline
+            if account.unsent and deadline is not None:
+                latest = deadline - self._fastest_s / 2
+                in_time = wakeup is not None and wakeup <= max(latest, self._now) + 1e-9
+                require(in_time, f"request {account.request.id} waits for company too long")
 
     def _check_dispatch(self, batch: Batch) -> None:
         name, activation = name_of(batch), batch.activation
@@ -74,7 +95,7 @@ class Oracle(DevicePromises):
             require(not device.is_out, f"{name}: the device failed in this step")
         load = sum(each.batch.activation is activation for each in device.held.values())
         require(load < max(self._set_sizes), f"{name}: beyond set_size")
-        require(batch.size in self._policy.batch_sizes, f"{name}: size {batch.size} not compiled")
+        self._check_size(name, batch, parts)
         samples = sum(samples for _, _, samples in parts)
         require(0 < samples == batch.samples <= batch.size, f"{name}: {samples} samples in it")
         self._num_dropped = 0
@@ -90,6 +111,20 @@ class Oracle(DevicePromises):
         held = HeldBatch(batch, parts, self._now)
         self._held[batch.id] = device.held[batch.id] = held
 
+    def _check_size(self, name: str, batch: Batch, parts: list[tuple[int, int, int]]) -> None:
+        policy = self._policy
+        if policy.takes_any_size:
+            require(batch.size == batch.samples, f"{name}: padded to size {batch.size}")
+        else:
+            require(batch.size in policy.batch_sizes, f"{name}: size {batch.size} not compiled")
+        if policy.shares_rows:
+            return
+        require(len(parts) == 1, f"{name}: {len(parts)} parts share the inference")
+        [(request_id, offset, samples)] = parts
+        account = self.unresolved.get(request_id)
+        whole = samples if account is None else account.request.samples
+        require((offset, samples) == (0, whole), f"{name}: request {request_id} is split")
+
     def _send(self, name: str, part: tuple[int, int, int], is_hedge: bool) -> None:
         request_id, offset, samples = part
         account = self.unresolved.get(request_id)
@@ -102,6 +137,7 @@ class Oracle(DevicePromises):
         require(not any(account.done[span]), f"{text} was answered already")
         if is_hedge:
             require(before == bytes([1]) * samples, f"{text} is not in flight once")
+            require(self._may_be_late(part), f"{text} is hedged too soon")
         else:
             require(not any(before), f"{text} is in flight already")
             account.unsent -= samples
@@ -132,6 +168,20 @@ class Oracle(DevicePromises):
                 require(last.fault is not Fault.INPUT, f"{name}: rejected values, and not split")
         is_whole = lasts[0] is not None and lasts[0].parts == {*parts}
         self._num_retries += is_whole and lasts[0].fault is Fault.INFERENCE
+
+    def _may_be_late(self, part: tuple[int, int, int]) -> bool:
+        """Return whether an activation with this part has run for a while, stalls excluded."""
+        end = self._stalls[-1][1] if self._stalls else 0.0
+        for held in self._held.values():
+            if part in held.parts:
+                device, index = self._device_of(held.batch), held.batch.activation.index
+                own = (
+                    each for each in device.held.values() if each.batch.activation.index == index
+                )
+                since = max(min(each.sent_at for each in own), device.last_answers[index], end)
+                if self._now - since >= _LEAST_LATE_S - 1e-9:
+                    return True
+        return False
 
     def _check_resolve(self, request: Request) -> None:
         name, state = f"request {request.id}, {request.state.value}", request.state
@@ -190,7 +240,7 @@ class Oracle(DevicePromises):
             raise Violation(f"{name}: it had no deadline")
         left_s = request.deadline - self._now
         require(left_s <= 0 or self._is_measured, f"{name}: early, before anything was measured")
-        fits = request.samples <= self._policy.max_batch_size
+        fits = request.samples <= self._policy.max_batch_size or self._policy.takes_any_size
         self._num_dropped += fits and not self._held and left_s > self._ample_s
         count = self._num_dropped
         require(count <= _MOST_DROPPED, f"{name}: {count} dropped in a row, none tried")

@@ -7,9 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
-from qaic_sched.core.model import Fault, Policy, Tenant
+from qaic_sched.core.model import DeviceNews, Fault, Policy, Tenant
 
-__all__ = ["Arrival", "Change", "DeviceFate", "Outage", "Scenario", "make_scenario"]
+__all__ = [
+    "Arrival",
+    "Change",
+    "DeviceFate",
+    "Outage",
+    "Pause",
+    "Report",
+    "Scenario",
+    "make_scenario",
+]
 
 _NEVER = math.inf
 _TENANTS: tuple[dict[str, Tenant], ...] = (
@@ -87,6 +96,26 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """The event loop stands still from `at` on; the devices run on, unless the process stops."""
+
+    at: float
+    for_s: float
+    stops_process: bool
+    unnoticed_s: float
+    """Time from its beginning to the beat of the loop that fails."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Another model reports a device; `choice` selects among the devices that exist by then."""
+
+    at: float
+    choice: int
+    news: DeviceNews
+
+
+@dataclass(frozen=True)
 class Scenario:
     """A host and all events to come; times in seconds."""
 
@@ -95,8 +124,8 @@ class Scenario:
     set_size: int
     devices: tuple[DeviceFate, ...]
     arrivals: tuple[Arrival, ...]
-    execute_s: dict[int, float]
-    """Execution time by compiled batch size."""
+    full_s: float
+    """Execution time of a full batch; `execute_s` has that of other sizes."""
     cv: float
     turnaround_s: float
     grid_s: float
@@ -110,6 +139,8 @@ class Scenario:
     drain_at: float
     close_at: float
     changes: tuple[Change, ...]
+    pauses: tuple[Pause, ...]
+    reports: tuple[Report, ...]
 
     def snap(self, seconds: float) -> float:
         """Round a time up to the grid."""
@@ -119,7 +150,14 @@ class Scenario:
     def ample_s(self) -> float:
         """Three execution times on the slowest device."""
         slowest = max(each.slowdown * each.slows_by for each in self.devices)
-        return 3 * max(self.execute_s.values()) * slowest
+        largest = self.policy.max_batch_size
+        if self.policy.takes_any_size:
+            largest = max(largest, *(each.samples for each in self.arrivals))
+        return 3 * self.execute_s(largest) * slowest
+
+    def execute_s(self, size: int) -> float:
+        """Return the execute time of a batch size on a device of normal speed."""
+        return self.full_s * (0.4 + 0.6 * size / self.policy.max_batch_size)
 
     def describe(self) -> str:
         """Return the scenario in a few lines."""
@@ -129,7 +167,7 @@ class Scenario:
             f"lag {self.lag_s:g} s, drain at {self.drain_at:g}, close at {self.close_at:g}",
             f"{self.policy}",
         ]
-        lines += [f"{each}" for each in self.changes]
+        lines += [f"{each}" for each in (*self.changes, *self.pauses, *self.reports)]
         lines += [f"device {index}: {fate}" for index, fate in enumerate(self.devices)]
         return "\n".join(lines)
 
@@ -146,6 +184,8 @@ class _Maker:
         random = self.random
         self.grid_s = random.choice((0.0, 0.0, 2**-10, 2**-8))
         self.sizes = random.choice(_SIZES)
+        # A separate stream: most hosts are as they would be without it.
+        self.rows = Random(f"{seed} rows").choice(("shared",) * 7 + ("padded", "padded", "any"))
         self.full_s = 0.0 if random.random() < 0.03 else _FULL_BATCH_S
         self.num_activations = random.choice((1, 1, 1, 2, 2, 3, 4, random.randint(1, 8)))
         is_large = random.random() < 0.12
@@ -172,9 +212,7 @@ class _Maker:
             set_size=random.choice((1, 2, 2, 3, 4)),
             devices=tuple(self._devices(span_s)),
             arrivals=tuple(self._arrivals(samples, span_s)),
-            execute_s={
-                each: self.full_s * (0.4 + 0.6 * each / self.sizes[-1]) for each in self.sizes
-            },
+            full_s=self.full_s,
             cv=random.choice((0.0, 0.0, 0.05, 0.05, 0.3, 1.0)),
             turnaround_s=random.choice((0.0, 0.0003)),
             grid_s=self.grid_s,
@@ -185,7 +223,30 @@ class _Maker:
             drain_at=self._sometimes(0.2, span_s),
             close_at=self._sometimes(0.15, span_s),
             changes=tuple(self._changes(span_s)),
+            pauses=tuple(self._pauses(span_s)),
+            reports=tuple(self._reports(span_s)),
         )
+
+    def _pauses(self, span_s: float) -> Iterator[Pause]:
+        # Streams of their own, as for changes.
+        random = Random(f"{self.seed} pauses")
+        if random.random() < 0.6:
+            return
+        at = 0.0
+        for _ in range(random.choice((1, 1, 2, 5))):
+            at = self._snap(at + random.uniform(0.0, span_s))
+            for_s = self._snap(random.choice((0.05, 0.3, 2.0, 20.0)) * random.uniform(0.5, 1.5))
+            yield Pause(at, for_s, random.random() < 0.5, random.uniform(0.0, 0.02))
+            at += for_s
+
+    def _reports(self, span_s: float) -> Iterator[Report]:
+        random = Random(f"{self.seed} reports")
+        if self.is_calm or random.random() < 0.6:
+            return
+        liked = random.choices(list(DeviceNews), k=random.randint(1, 4))
+        for _ in range(random.choice((1, 3, 10))):
+            at = self._snap(random.uniform(0.0, 1.2 * span_s))
+            yield Report(at, random.randrange(1000), random.choice(liked))
 
     def _changes(self, span_s: float) -> Iterator[Change]:
         # A separate stream: the host of a seed is the same with and without its changes.
@@ -217,6 +278,8 @@ class _Maker:
             hedge_max_extra=random.choice((0.01, 0.01, 0.1, 0.5)),
             dispatch_timeout_s=random.choice((None, None, 0.02, 0.1, 1.0)),
             tenants=random.choice(_TENANTS),
+            shares_rows=self.rows == "shared",
+            takes_any_size=self.rows == "any",
         )
         calm = replace(policy, max_samples=65536, max_bytes=None, dispatch_timeout_s=None)
         return calm if self.is_calm else policy
@@ -233,10 +296,11 @@ class _Maker:
         most = random.choice((1, 1, largest, 2 * largest, 5 * largest))
         most = 2 * largest if self.is_calm else most
         giants = random.choice((0.0, 0.0, 0.03))
-        return [
+        sizes = [
             20 * largest + 3 if random.random() < giants else random.randint(1, most)
             for _ in range(count)
         ]
+        return [(each - 1) % largest + 1 for each in sizes] if self.rows == "padded" else sizes
 
     def _arrivals(self, samples: list[int], span_s: float) -> Iterator[Arrival]:
         random = self.random

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from qaic_sched.errors import QueueFullError, SchedulerClosedError, SchedulerError
 from qaic_sched.loadgen.targets.base import DeviceSample, Outcome, Reply, Target, TargetInfo
+from qaic_sched.program import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +59,7 @@ class SchedulerTarget(Target):
             name=name or config["model"],
             inputs=program.inputs,
             max_batch_size=program.max_batch_size,
-            is_batched=program.is_batched,
+            is_batched=program.is_batched and program.rows is not Rows.EXACT,
             activations={each: device.num_activations for each, device in devices.items()},
             config=config,
         )
