@@ -84,6 +84,7 @@ class _DeviceHealth:
         "backoff_s",
         "failures",
         "heeds_news",
+        "is_lost",
         "is_proven",
         "is_slow",
         "probe_at",
@@ -98,6 +99,8 @@ class _DeviceHealth:
         """Whether its last quarantine was for being an outlier."""
         self.heeds_news = False
         """Whether another model may show that the cause of its last quarantine is over."""
+        self.is_lost = False
+        """Whether it is known to be lost, or to have restarted, since it was opened."""
         self.is_proven = False
         """Whether one has, since that quarantine: it needs no probation."""
         self.failures: list[Failure] = []
@@ -138,6 +141,7 @@ class Health:
         else:
             device.state = DeviceState.READY if device.is_proven else DeviceState.PROBATION
             device.successes = 0
+            device.is_lost = False
             self._probe(device, _NEVER)
         return device.state
 
@@ -204,6 +208,16 @@ class Health:
         """Put a device in use that is far slower than the others into quarantine."""
         device = self._devices[device_id]
         self._quarantine(device, now, is_slow=True, heeds_news=is_reported)
+
+    def found_lost(self, device_id: int) -> bool:
+        """Note that a device is lost, or has restarted; return whether that is news.
+
+        A device that is being reloaded fails what it holds because of that.
+        """
+        device = self._devices[device_id]
+        is_news = not device.is_lost and not self.is_reloading(device_id)
+        device.is_lost = True
+        return is_news
 
     def reported_reloaded(self, device_id: int, now: float) -> None:
         """Note that another model has loaded a device again: probe it now, if that may help."""

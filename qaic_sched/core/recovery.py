@@ -68,10 +68,10 @@ class Recovery(Dispatching):
         self._retry_each_alone(ended, batch, fault)
         if self.health.failed(device_id, fault, self.now):
             self.ledger.park(device_id)
-            if fault is Fault.LOST:
-                self._report(device_id, DeviceNews.LOST)
-            elif fault is Fault.RESTARTED:
-                self._report(device_id, DeviceNews.RESTARTED)
+        went_away = fault is Fault.LOST or fault is Fault.RESTARTED
+        if went_away and not self.is_closed and self.health.found_lost(device_id):
+            is_lost = fault is Fault.LOST
+            self._report(device_id, DeviceNews.LOST if is_lost else DeviceNews.RESTARTED)
 
     def _leaves_flight(self, part: Part) -> bool:
         """Take a part out of a failed batch; return whether it must be sent again to be answered.
@@ -281,13 +281,12 @@ class Recovery(Dispatching):
         elif news is DeviceNews.READY:
             if health.reported_ready(device_id):
                 self.ledger.readmit(device_id)
-        elif health.is_quarantined(device_id):
-            return
         elif news is not DeviceNews.SLOW:
-            health.failed(device_id, Fault.LOST, self.now)
-            self.ledger.park(device_id)
-            self._abandon_others(device_id)
-        elif not self.ledger.is_last_live(device_id):
+            health.found_lost(device_id)
+            if health.failed(device_id, Fault.LOST, self.now):
+                self.ledger.park(device_id)
+                self._abandon_others(device_id)
+        elif not (health.is_quarantined(device_id) or self.ledger.is_last_live(device_id)):
             self.outliers.forget(device_id)
             health.quarantine_outlier(device_id, self.now, is_reported=True)
             self.ledger.park(device_id)

@@ -233,6 +233,32 @@ def test_a_loss_is_told_once() -> None:
     assert lose(state, 1.0).news == ((0, LOST),)
 
 
+def test_a_loss_is_told_although_the_device_is_out_already() -> None:
+    """It went out for failed inferences, of which the others know nothing."""
+    state = make_state(devices=2, num_activations=13)
+    drive(state, 0.0, *requests(26))
+    *failed, last = held_by(state, 0)
+    assert drive(state, 1.0, *(answer(each, 1.0, failed=True) for each in failed)).news == ()
+    assert health_of(state) == "quarantined"
+
+    assert drive(state, 1.05, lost(last, 1.05)).news == ((0, LOST),)
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_what_a_reload_or_a_close_fails_is_no_news(is_closed: bool) -> None:
+    """The device fails what it holds because it is closed."""
+    state = make_state(devices=2, num_activations=13)
+    drive(state, 0.0, *requests(26))
+    *failed, last = held_by(state, 0)
+    drive(state, 1.0, *(answer(each, 1.0, failed=True) for each in failed))
+    if is_closed:
+        drive(state, 1.05, Closed())
+    else:
+        assert drive(state, 1.1).reload == [0]
+
+    assert drive(state, 1.15, lost(last, 1.15)).news == ()
+
+
 def test_a_stuck_inference_is_not_told() -> None:
     """The program or its inputs may be the reason that it does not end."""
     state = make_state(devices=2, dispatch_timeout_s=1.0)

@@ -113,6 +113,8 @@ class DeviceBook:
     """Whether anything since it was opened justifies a reload."""
     is_out: bool = False
     """Whether it was lost or stuck since it was opened, or the core reports a quarantine."""
+    is_lost: bool = False
+    """Whether anyone has found it lost or restarted since it was opened."""
     is_reloading: bool = False
     is_on_probation: bool = False
     """Whether it was reloaded and has not been reported ready since."""
@@ -256,7 +258,7 @@ class Books:
             return
         self._reported_now.setdefault(event.device_id, set()).add(event.news)
         if event.news in (DeviceNews.LOST, DeviceNews.RESTARTED):
-            device.is_out = device.has_failed = True
+            device.is_out = device.is_lost = device.has_failed = True
 
     def _stalled_s(self, since: float, until: float) -> float:
         """Return for how long the loop stood still between two times."""
@@ -280,9 +282,10 @@ class Books:
             require(not held.batch.parts, f"{name_of(held.batch)} was abandoned and would be used")
             return
         if event.fault in (Fault.LOST, Fault.RESTARTED):
-            if not device.is_out:
+            is_news = not (device.is_lost or device.is_reloading or device.is_closing)
+            if is_news and not self._was_closed:
                 self._lost_now.add(held.batch.activation.device_id)
-            device.is_out = True
+            device.is_out = device.is_lost = True
         require(cargo_of(held.batch) == held.parts, f"{name_of(held.batch)} was changed in flight")
         self._is_measured |= event.fault is None
         if event.fault is Fault.INFERENCE and not self._is_sent_again(held):
@@ -294,10 +297,10 @@ class Books:
         self._answered_now.append((held.batch, most_s))
         if event.fault is None:
             self._fastest_s = min(self._fastest_s, execute_s)
-        if event.fault is None and not (before >= 0 and raw_s >= _LEAST_SLOW_S - 1e-9):
-            device.errors_in_a_row = 0  # a slow answer may leave them
+        is_slow = before >= 0 and execute_s >= _LEAST_SLOW_S - 1e-9
+        if event.fault is None and not is_slow:
+            device.errors_in_a_row = 0
         if event.fault is None and before >= 0:
-            is_slow = execute_s >= _LEAST_SLOW_S - 1e-9
             device.slow_in_a_row = device.slow_in_a_row + 1 if is_slow else 0
             device.most_slow_in_a_row = max(device.most_slow_in_a_row, device.slow_in_a_row)
         self._num_failed += event.fault is Fault.INFERENCE

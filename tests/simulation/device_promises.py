@@ -135,10 +135,6 @@ class DevicePromises(Books):
             for device_id, news in commands.news
             if news in (DeviceNews.LOST, DeviceNews.RESTARTED)
         }
-        # Failed inferences may have led to a quarantine before, in the same step.
-        missing = self._lost_now - lost
-        shut = {each for each in missing if self._devices[each].errors_in_a_row}
-        is_right = lost <= self._lost_now and missing <= shut
-        require(is_right, f"{lost} reported lost, in truth {self._lost_now}")
+        require(lost == self._lost_now, f"{lost} reported lost, in truth {self._lost_now}")
         loaded = {each for each, news in commands.news if news is DeviceNews.RELOADED}
         require(loaded <= self._opened_now, f"{loaded} reported as loaded again")
