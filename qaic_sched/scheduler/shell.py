@@ -268,8 +268,7 @@ class Shell:
             request.resolve(None, now)
         else:
             self.metrics.record_outcome(core.state.value)
-            error = error_of(core, errors, is_closed=self.core.is_closed)
-            request.resolve(error, now)
+            request.resolve(error_of(core, errors, is_closed=self.core.is_closed), now)
 
     def _overrule(self, core: Request) -> None:
         """Make a request that the core takes for done or cancelled one that failed."""
