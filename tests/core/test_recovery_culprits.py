@@ -15,6 +15,7 @@ from tests.core.harness import (
     cargo,
     drive,
     health_of,
+    lose,
     lost,
     make_state,
     on_probation,
@@ -347,6 +348,21 @@ def test_the_tenant_of_a_culprit_runs_alone_for_a_while(fault: Fault) -> None:
 
     assert sorted(tenants_at(until - 0.1), key=str) == [{"bad"}, {"good"}]
     assert tenants_at(until) == [{"bad", "good"}]
+
+
+def test_isolation_ends_without_a_device() -> None:
+    """The last device is lost when the ten seconds are over."""
+    state = make_state()
+    batch = drive(state, 0.0, *requests(1, tenant="bad")).dispatch[0]
+    drive(state, 0.001, Completed(batch.id, 0.001, Fault.INPUT))
+    isolated = state.admission.queued.tenants.isolated
+    assert [*isolated] == ["bad"]
+
+    drive(state, 9.0, Request(1, 1, 9.0))
+    lose(state, 20.0)
+
+    assert health_of(state) == "quarantined"
+    assert not isolated
 
 
 def test_a_hostile_tenant_takes_no_more_than_its_part_of_the_inferences() -> None:
