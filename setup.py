@@ -25,6 +25,8 @@ BESIDE_CORE = (
     "metrics/records.py",
     "backends/sim/completions.py",
     "backends/sim/executable.py",
+    "scheduler/arguments.py",
+    "scheduler/failures.py",
     "scheduler/heartbeat.py",
     "scheduler/pool.py",
     "scheduler/request.py",

@@ -51,7 +51,7 @@ def measure(is_short: bool) -> list[Result]:
     return [
         compare(
             "overhead",
-            "added on a card of no service time",
+            "added on a card of execution time 0",
             "us",
             _added(card, OURS, SUBMIT),
             EXECUTOR,

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 COUNT = 100_000
 SEEDS = (1, 2, 3, 4)
 UNBOUNDED = 10**9
+SET_SIZE_LOADS = (0.9, 0.97)
+SET_SIZE_RATIOS = (1.15, 1.25)
+"""Targets of p50 and p99, relative to one inference at a time that starts without delay."""
 BASELINES = {
     "round robin": round_robin,
     "least in flight": least_in_flight,
@@ -75,6 +78,43 @@ def placement() -> None:
                 others = [run_baseline(host, each, make) for each in runs]
                 figures.append(_mean_percentile_ms(others, 99))
             print(f"{name:16}{load:6}{figures[0]:9.2f}", *(f"{each:16.1f}" for each in figures[1:]))
+
+
+def set_sizes() -> None:
+    """p50 and p99 by `set_size` where times vary, against `set_size` 1 without turnaround.
+
+    The last column of each is the target: the ratio that no `set_size` may exceed.
+    """
+    print(f"{'CV 1':16}{'load':>6}{'set_size':>10}", end="")
+    print(f"{'p50, ms':>9}{'ratio':>8}{'target':>7}{'p99, ms':>9}{'ratio':>8}{'target':>7}")
+    for load in SET_SIZE_LOADS:
+        ideal = set_size_figures(load, 1, 0.0)
+        print(f"{'no turnaround':16}{load:6}{1:10}{ideal[0]:9.2f}{'':15}{ideal[1]:9.2f}")
+        for set_size in (2, 3, 5, 10):
+            print(f"{'0.3 ms':16}{load:6}{set_size:10}", end="")
+            figures = set_size_figures(load, set_size)
+            for figure, best, target in zip(figures, ideal, SET_SIZE_RATIOS, strict=True):
+                print(f"{figure:9.2f}{figure / best:8.3f}{target:7.2f}", end="")
+            print()
+
+
+def set_size_figures(
+    load: float,
+    set_size: int,
+    turnaround_s: float = 0.0003,
+    *,
+    count: int = 40_000,
+    seeds: Sequence[int] = SEEDS,
+) -> tuple[float, float]:
+    """Return p50 and p99 in milliseconds where times have a CV of 1."""
+    host = Host(cv=1.0, turnaround_s=turnaround_s)
+    policy = Policy(max_samples=UNBOUNDED)
+    runs = [
+        run_core(host, poisson(host.capacity * load, count, each), policy, set_size=set_size)
+        for each in seeds
+    ]
+    latencies = [each.latencies for each in runs]
+    return _mean_percentile_ms(latencies, 50), _mean_percentile_ms(latencies, 99)
 
 
 def stalls() -> None:
@@ -301,6 +341,7 @@ def scaling() -> None:
 
 SCENARIOS: dict[str, Callable[[], None]] = {
     "placement": placement,
+    "set_sizes": set_sizes,
     "stalls": stalls,
     "goodput": goodput,
     "tenants": tenants,

@@ -2,7 +2,7 @@
 
 Rules of this file:
 - A value and its baseline are medians of the same alternating rounds.
-- A target is stored next to the measured value and never replaces it.
+- A target is stored together with the measured value and never replaces it.
 """
 
 from __future__ import annotations

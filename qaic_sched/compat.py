@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = os.path.dirname(os.path.realpath(script))
     sys.excepthook = _show_from(script)
-    logger.propagate = False  # or a script that configures logging shows our lines twice
+    logger.propagate = False  # else a script that configures logging would show our lines twice
     with log_on_stderr():
         runpy.run_path(script, run_name="__main__")
     return 0
@@ -83,7 +83,7 @@ def make_session(
     """
     config = make_config(model_path, options_path=options_path, **options)
     if config.backend == "aic":
-        logger.info("backend: aic means here: a card if one is ready, else the CPU")
+        logger.info("backend: aic here means a card if one is ready, else the CPU")
         config = msgspec.structs.replace(config, backend="auto")
     return Session.of(config)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+import reprlib
+from typing import Final, Literal, TypeAlias
 
 __all__ = [
     "CompileError",
@@ -16,12 +17,14 @@ __all__ = [
     "QueueFullError",
     "SchedulerClosedError",
     "SchedulerError",
+    "shown",
 ]
 
 
-DeviceErrorKind: TypeAlias = Literal["inference", "lost", "restarted", "stuck"]
+DeviceErrorKind: TypeAlias = Literal["input", "inference", "lost", "restarted", "stuck"]
 """How much failed.
 
+- "input": one inference only, as the runtime rejected the values of its inputs.
 - "inference": one inference only.
 - "lost": the device is gone.
 - "restarted": a restart of the cores has unloaded the program, which must be loaded again.
@@ -109,3 +112,21 @@ class SchedulerClosedError(SchedulerError):
 
 class InternalError(SchedulerError):
     """A bug of this package: a rule of the scheduler was broken. Please report it."""
+
+
+_REPR: Final = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 120
+_PLAIN: Final = (str, bytes, int, float, complex, bool, type(None))
+"""Types whose values are shown in messages; of any other only the type's name is."""
+
+
+def shown(value: object) -> str:
+    """Return the value as messages show it, or its type for one that may fail to be written."""
+    kind = type(value)
+    try:
+        if kind in _PLAIN:
+            return _REPR.repr(value)
+    except ValueError:  # Python refuses to write integers of thousands of digits
+        pass
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"{module}{kind.__qualname__}"

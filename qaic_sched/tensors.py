@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from qaic_sched.errors import InputError
+from qaic_sched.errors import InputError, shown
+from qaic_sched.program import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,19 @@ if TYPE_CHECKING:
 
     from qaic_sched.program import Program, Tensors, TensorSpec
 
-__all__ = ["BatchBuffer", "BatchBuffers", "allocate_outputs", "copy_rows", "gather", "validate"]
+__all__ = [
+    "AnswerCheck",
+    "BatchBuffer",
+    "BatchBuffers",
+    "allocate_outputs",
+    "check_row_count",
+    "copy_rows",
+    "gather",
+    "validate",
+]
+
+_ARRAY: Final = np.ndarray
+"""Looked up once: an attribute of a module is slow where a call has few other instructions."""
 
 
 def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
@@ -30,14 +43,14 @@ def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
 
     The arrays are in the program's order, C-contiguous and of its types; an array that is so
     already is returned itself, not copied. A batched program takes one or more rows of the batch
-    axis, any other program exactly its shapes, which count as one row. Raises `InputError`, which
-    names the input, what was given and what is wanted.
+    axis (see `check_row_count`), any other program exactly its shapes, which count as one row.
+    Raises `InputError`, which names the input, what was given and what is wanted.
     """
     given: dict[object, object]
     if type(inputs) is dict:
         given = inputs
     elif isinstance(inputs, Mapping):
-        given = dict(inputs)
+        given = _as_dict(inputs)
     else:
         raise InputError(f"inputs: {_describe(inputs)}; wanted a dict of input name to numpy array")
     specs = program.inputs
@@ -49,7 +62,7 @@ def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
     for spec in specs:
         name, wanted = spec.name, spec.shape
         value = given.get(name)
-        if type(value) is not np.ndarray:
+        if type(value) is not _ARRAY:
             if name not in given:
                 raise _wrong_names(program, given)
             value = _as_plain_array(value, spec)
@@ -64,10 +77,36 @@ def validate(program: Program, inputs: object) -> tuple[Tensors, int]:
                 raise _wrong_rows(specs[0], rows, spec, shape[0])
         dtype, flags = value.dtype, value.flags
         is_same = dtype is spec.dtype or dtype == spec.dtype
-        if not (is_same and flags.c_contiguous and flags.aligned):
+        # Most arrays can be written to as well: then all is said with one flag.
+        if not (is_same and (flags.carray or (flags.c_contiguous and flags.aligned))):
             value = _cast(value, spec)
         tensors[name] = value
     return tensors, rows or 1
+
+
+def check_row_count(program: Program, rows: int) -> None:
+    """Raise `InputError` unless a request may have this number of rows of a batched program.
+
+    `validate` leaves this to its caller, as most programs take any number.
+    """
+    use = program.rows
+    fits = use is Rows.ANY or use is Rows.SHARED or rows in program.batch_sizes
+    if not (fits or (use is Rows.PADDED and rows < program.batch_sizes[-1])):
+        raise InputError(
+            f"input {program.inputs[0].name!r}: {rows} rows; wanted {program.row_counts}, because "
+            f"this model runs one request per inference: {program.reason}"
+        )
+
+
+def _as_dict(inputs: Mapping[object, object]) -> dict[object, object]:
+    try:
+        return dict(inputs)
+    except Exception as error:
+        cause = error
+    problem = f"inputs: {_describe(inputs)}, which raises {type(cause).__name__}"
+    refusal = InputError(f"{problem}; wanted a dict of input name to numpy array")
+    refusal.__cause__ = cause  # compiled, `raise ... from` loses it
+    raise refusal
 
 
 def _as_plain_array(value: object, spec: TensorSpec) -> NDArray[np.generic]:
@@ -102,9 +141,10 @@ def _wrong_names(program: Program, inputs: Mapping[object, object]) -> InputErro
     if not extra:
         missing = ", ".join(repr(name) for name in names if name not in inputs)
         return InputError(f"input {missing}: missing; the program takes {_listed(names)}")
-    near = get_close_matches(str(extra[0]), names, n=1)
+    name = extra[0]
+    near = get_close_matches(name, names, n=1) if isinstance(name, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return InputError(f"input {extra[0]!r}: unknown; the program takes {_listed(names)}{hint}")
+    return InputError(f"input {shown(name)}: unknown; the program takes {_listed(names)}{hint}")
 
 
 def _wrong_shape(program: Program, spec: TensorSpec, array: NDArray[np.generic]) -> InputError:
@@ -136,15 +176,12 @@ def _listed(names: list[str]) -> str:
 
 
 class BatchBuffer(dict[str, "NDArray[np.generic]"]):
-    """Input arrays of one compiled batch size. Rows from `dirty_rows` on are zero."""
-
-    __slots__ = ("dirty_rows",)
+    """Input arrays of one compiled batch size."""
 
     def __init__(self, program: Program, size: int) -> None:
         super().__init__(
-            (spec.name, np.zeros((size, *spec.shape[1:]), spec.dtype)) for spec in program.inputs
+            (spec.name, np.empty((size, *spec.shape[1:]), spec.dtype)) for spec in program.inputs
         )
-        self.dirty_rows = 0
 
 
 class BatchBuffers:
@@ -170,7 +207,11 @@ class BatchBuffers:
 
 
 def gather(buffer: BatchBuffer, parts: Sequence[tuple[Tensors, int, int]]) -> None:
-    """Copy parts, each (source, first row, rows), into a buffer in order; pad it with zeros."""
+    """Copy parts, each (source, first row, rows), into a buffer in order; pad it.
+
+    The padding repeats the last row: rows of any other values, zeros included, may make the
+    inference fail.
+    """
     end = sum(rows for _, _, rows in parts)
     for name, target in buffer.items():
         # One call for all parts: numpy costs per call and per slice.
@@ -179,9 +220,83 @@ def gather(buffer: BatchBuffer, parts: Sequence[tuple[Tensors, int, int]]) -> No
             for source, offset, rows in parts
         ]
         np.concatenate(arrays, out=target[:end])
-        if end < buffer.dirty_rows:
-            target[end : buffer.dirty_rows] = 0
-    buffer.dirty_rows = end
+        if end < len(target):
+            target[end:] = target[end - 1]
+
+
+class _Promise:
+    """Name, shape and type of an output; None for any shape."""
+
+    __slots__ = ("dtype", "name", "shape")
+
+    def __init__(self, spec: TensorSpec, rows: int | None) -> None:
+        self.name = spec.name
+        is_known = rows is not None and -1 not in spec.shape[1:]
+        self.shape = (rows, *spec.shape[1:]) if is_known else None
+        self.dtype = spec.dtype
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"an array of {self.dtype}"
+        return f"shape {self.shape} of {self.dtype}"
+
+
+class AnswerCheck:
+    """Compares answers of devices with the outputs that the program promises.
+
+    A program whose outputs are cut into those of requests, or from those of padding, promises the
+    shape of each. Any other runs one request per inference, whose outputs may have any shape.
+    """
+
+    __slots__ = ("_program", "_promised")
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._promised: dict[int, list[_Promise]] = {}
+
+    def problem(self, answer: object, rows: int) -> str | None:
+        """Say what is wrong with the answer of an inference of `rows` rows; None if nothing is."""
+        promised = self._promised.get(rows)
+        if promised is None:
+            promised = self._promise(rows)
+        if not isinstance(answer, dict):
+            return f"its answer is no dict of outputs: {_describe(answer)}"
+        if len(answer) != len(promised):
+            return _broken_promise(promised, answer)
+        for promise in promised:
+            array = answer.get(promise.name)
+            if type(array) is not _ARRAY and not isinstance(array, np.ndarray):
+                return _broken_promise(promised, answer)
+            dtype, shape = array.dtype, promise.shape
+            if (dtype is not promise.dtype and dtype != promise.dtype) or (
+                shape is not None and array.shape != shape
+            ):
+                return _broken_promise(promised, answer)
+        return None
+
+    def _promise(self, rows: int) -> list[_Promise]:
+        program = self._program
+        given = rows if program.keeps_shapes and program.cuts_outputs else None
+        promised = [_Promise(spec, given) for spec in program.outputs]
+        if rows in program.batch_sizes or not program.is_batched:
+            self._promised[rows] = promised  # other numbers of rows are without bound
+        return promised
+
+
+def _broken_promise(promised: Sequence[_Promise], answer: dict[object, object]) -> str:
+    for promise in promised:
+        name, array = promise.name, answer.get(promise.name)
+        if name not in answer:
+            return f"output {name!r}: missing; the program promises {promise}"
+        if not isinstance(array, np.ndarray):
+            return f"output {name!r}: {_describe(array)}; the program promises {promise}"
+        is_of_shape = promise.shape is None or array.shape == promise.shape
+        if array.dtype != promise.dtype or not is_of_shape:
+            found = f"shape {array.shape} of {array.dtype}"
+            return f"output {name!r}: got {found}; the program promises {promise}"
+    names = [promise.name for promise in promised]
+    extra = next(name for name in answer if name not in names)
+    return f"output {shown(extra)}: unknown; the program promises {_listed(names)}"
 
 
 def allocate_outputs(program: Program, rows: int) -> Tensors:

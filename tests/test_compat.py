@@ -324,7 +324,7 @@ def test_our_lines_go_to_stderr_once(
     assert compat.main([script(tmp_path, text), linear_path]) == 0
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.count("backend: aic means here: a card if one is ready, else the CPU") == 1
+    assert captured.err.count("backend: aic here means a card if one is ready, else the CPU") == 1
 
 
 def test_the_factory_makes_our_session(linear_path: str, options_path: str) -> None:

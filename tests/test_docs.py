@@ -1,4 +1,4 @@
-"""The documentation holds: its examples run, its links lead somewhere, its tables are complete.
+"""The documentation is right: its examples run, its links exist, its tables are complete.
 
 Rules of this file:
 - The blocks of a page run in order, in one temporary folder with `configs/` in it. Python blocks
@@ -47,8 +47,6 @@ MARKS = {
 }
 """Pages whose examples take over a second: of computing in virtual time, or of real time."""
 
-NOT_YET = {"core/hedging.py", "core/outliers.py", "core/tenant_queue.py"}
-"""Files that CONTRIBUTING.md names and the next merge brings. {{check}}: delete this then."""
 REASONS = {"needs a card", "needs a server", "installs packages", "takes minutes"}
 """Why a block may be left out: `<!-- not run: needs a card -->`."""
 NOTES = {"output", "numbers vary", "exit status 1", "exit status 2"}
@@ -77,17 +75,17 @@ class Block:
 
     @property
     def where(self) -> str:
-        """Where to look for it."""
+        """The place of the block, for messages."""
         return f"{self.page}:{self.line}"
 
     @property
     def file(self) -> str:
-        """The name under which later blocks find it; empty if it has none."""
+        """The name of the file that later blocks find it in; empty if there is none."""
         return self.note.removeprefix("file: ") if self.note.startswith("file: ") else ""
 
     @property
     def is_run(self) -> bool:
-        """Whether nothing above it says that it cannot run here."""
+        """Whether it can run here: no comment above it says otherwise."""
         return not self.note.startswith("not run: ")
 
 
@@ -107,7 +105,7 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def commands_of(block: Block) -> list[tuple[str, str]]:
-    """(command, shown output) of a console block; a command may go on after a backslash."""
+    """(command, shown output) of a console block; a backslash continues a command."""
     commands: list[tuple[str, str]] = []
     for each in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         lines = each.split("\n")
@@ -180,7 +178,7 @@ class PageRunner:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Of a shell in which `qaic-sched` and `python` are those of this tree."""
+    """The environment of a shell in which `qaic-sched` and `python` are those of this tree."""
     source = str(Path(qaic_sched.__file__).parent.parent)
     return {
         **os.environ,
@@ -232,7 +230,7 @@ def test_the_examples_of_a_page_run(
 
 @pytest.mark.parametrize("page", LINKED)
 def test_every_block_is_marked_well(page: str) -> None:
-    """Languages, notes and reasons are known ones, and no command hides in a block of text."""
+    """Languages, notes and reasons are known, and only console blocks contain commands."""
     for block in blocks_of(page):
         assert block.language in LANGUAGES, f"{block.where}: {block.language!r}"
         kind, _, value = block.note.partition(": ")
@@ -265,7 +263,7 @@ def _anchors(page: Path) -> set[str]:
 
 
 def broken_links(page: str) -> list[str]:
-    """The relative links of a page that lead nowhere."""
+    """The relative links of a page whose target does not exist."""
     prose = _CODE.sub("", (ROOT / page).read_text(encoding="utf-8"))
     broken = []
     for target in _LINK.findall(prose):
@@ -280,8 +278,8 @@ def broken_links(page: str) -> list[str]:
 
 @pytest.mark.parametrize("page", LINKED)
 def test_every_relative_link_leads_somewhere(page: str) -> None:
-    """Files and anchors of links are there, and so are the paths that the text names."""
-    named = set(_PATH.findall((ROOT / page).read_text(encoding="utf-8"))) - NOT_YET
+    """The files and anchors of links exist, and so do the paths that the text names."""
+    named = set(_PATH.findall((ROOT / page).read_text(encoding="utf-8")))
     places = (ROOT, ROOT / "qaic_sched", ROOT / "qaic_sched" / "backends")
 
     assert broken_links(page) == []
@@ -326,7 +324,7 @@ def test_every_state_is_documented() -> None:
 
 
 def test_every_option_of_every_command_is_documented() -> None:
-    """In `docs/command-line.md`, or for load tests in `docs/load-testing.md`."""
+    """Options of `load` are in `docs/load-testing.md`, all others in `docs/command-line.md`."""
     for name, command in cli.commands.items():
         page = "load-testing" if name == "load" else "command-line"
         text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
@@ -346,5 +344,5 @@ def test_every_option_of_every_command_is_documented() -> None:
     ],
 )
 def test_output_is_compared(shown: str, real: str, numbers_vary: bool, expected: bool) -> None:
-    """Text counts, `...` stands for any text, and numbers count unless they may vary."""
+    """Text must be equal, `...` stands for any text, and numbers may differ only where allowed."""
     assert matches(shown, real, numbers_vary=numbers_vary) is expected

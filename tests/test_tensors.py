@@ -12,8 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qaic_sched.errors import InputError
-from qaic_sched.program import Program, TensorSpec
-from qaic_sched.tensors import BatchBuffers, allocate_outputs, copy_rows, gather, validate
+from qaic_sched.program import Program, Rows, TensorSpec
+from qaic_sched.tensors import (
+    AnswerCheck,
+    BatchBuffers,
+    allocate_outputs,
+    check_row_count,
+    copy_rows,
+    gather,
+    validate,
+)
 
 F32, I32 = np.dtype("f4"), np.dtype("i4")
 BATCHED = Program.of(
@@ -203,7 +211,7 @@ def test_a_program_without_inputs_takes_none() -> None:
 
 
 def test_buffers_are_used_again_by_size() -> None:
-    """A buffer that was given back is the next one taken of its size."""
+    """A released buffer is the next one taken of its size."""
     buffers = BatchBuffers(BATCHED)
     four, eight = buffers.take(4), buffers.take(8)
     assert (four["data"].shape, four["ids"].shape) == ((4, 3), (4,))
@@ -214,15 +222,14 @@ def test_buffers_are_used_again_by_size() -> None:
     assert buffers.take(4) is not four
 
 
-def test_gather_pads_only_what_an_earlier_batch_left() -> None:
-    """Rows beyond the parts are zero, also after a fuller batch; only dirty rows are written."""
+def test_gather_pads_with_the_last_row() -> None:
+    """Rows beyond the parts repeat it, whatever an earlier batch left there."""
     buffer = BatchBuffers(ONE_INPUT).take(4)
-    ones = {"data": np.ones((4, 3), F32)}
-    gather(buffer, [(ones, 0, 3)])
-    assert buffer["data"][:, 0].tolist() == [1, 1, 1, 0]
-    gather(buffer, [(ones, 0, 1)])
-    assert buffer["data"][:, 0].tolist() == [1, 0, 0, 0]
-    assert buffer.dirty_rows == 1
+    counted = {"data": np.repeat(np.arange(1, 5, dtype=F32), 3).reshape(4, 3)}
+    gather(buffer, [(counted, 0, 3)])
+    assert buffer["data"][:, 0].tolist() == [1, 2, 3, 3]
+    gather(buffer, [(counted, 3, 1), (counted, 1, 1)])
+    assert buffer["data"].tolist() == [[4] * 3, [2] * 3, [2] * 3, [2] * 3]
 
 
 @settings(max_examples=50, deadline=None)
@@ -230,12 +237,12 @@ def test_gather_pads_only_what_an_earlier_batch_left() -> None:
     st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3)), min_size=1, max_size=8).filter(
         lambda parts: sum(rows for _, rows in parts) <= 8
     ),
-    st.integers(0, 8),
+    st.integers(1, 8),
 )
 def test_gather_then_scatter_gives_every_part_its_rows(
     parts: list[tuple[int, int]], dirty_rows: int
 ) -> None:
-    """Whatever the buffer held before, each part gets its rows back, and zeros follow."""
+    """Whatever the buffer held before, each part gets its rows back; the last row follows."""
     rng = np.random.default_rng(len(parts))
     sources = [
         {"data": rng.random((7, 3)).astype(F32), "ids": rng.integers(1, 9, 7).astype(I32)}
@@ -256,8 +263,8 @@ def test_gather_then_scatter_gives_every_part_its_rows(
                 back[name][offset : offset + rows], array[offset : offset + rows]
             )
         at += rows
-    assert not buffer["data"][at:].any()
-    assert not buffer["ids"][at:].any()
+    assert (buffer["data"][at:] == buffer["data"][at - 1]).all()
+    assert (buffer["ids"][at:] == buffer["ids"][at - 1]).all()
 
 
 def test_outputs_have_the_requests_rows() -> None:
@@ -268,3 +275,126 @@ def test_outputs_have_the_requests_rows() -> None:
         "best": ((100,), I32),
     }
     assert not np.shares_memory(outputs["prob"], allocate_outputs(BATCHED, 100)["prob"])
+
+
+# Answers
+
+
+def answer_of(rows: int) -> dict[str, Any]:
+    """Return outputs as BATCHED promises them."""
+    return allocate_outputs(BATCHED, rows)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 8])
+def test_a_promised_answer_is_no_problem(rows: int) -> None:
+    """Of each compiled size, in any order, and whatever subclass its arrays have."""
+    check = AnswerCheck(BATCHED)
+    answer = answer_of(rows)
+    assert check.problem(answer, rows) is None
+    assert check.problem(dict(reversed(answer.items())), rows) is None
+    assert check.problem({**answer, "best": answer["best"].view(np.recarray)}, rows) is None
+    big_endian = answer["prob"].astype(">f4").astype("=f4")
+    assert check.problem({**answer, "prob": big_endian}, rows) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"best": np.zeros(4, np.int32)}, "'best': got shape (4,) of int32; the program promises"),
+        ({"best": np.zeros(8, np.int64)}, "promises shape (8,) of int32"),
+        ({"prob": np.zeros((8, 2), ">f4")}, "'prob': got shape (8, 2) of >f4"),
+        ({"prob": np.zeros((2, 8), np.float32)}, "'prob': got shape (2, 8) of float32"),
+        ({"prob": [[0.0, 0.0]] * 8}, "'prob': got list; the program promises shape (8, 2)"),
+        ({"more": np.zeros(8)}, "output 'more': unknown; the program promises 'prob', 'best'"),
+        ({7: np.zeros(8)}, "output 7: unknown"),
+    ],
+)
+def test_a_broken_promise_is_named(change: dict[Any, Any], message: str) -> None:
+    """The output, what came and what the program promises."""
+    problem = AnswerCheck(BATCHED).problem({**answer_of(8), **change}, 8)
+    assert problem is not None
+    assert message in problem
+
+
+def test_without_a_batch_axis_an_answer_has_whatever_shape_it_has() -> None:
+    """Such a program takes one request per inference: nothing is joined, so nothing must fit."""
+    check = AnswerCheck(UNBATCHED)
+    assert check.problem({"y": np.zeros((2, 7), np.float32)}, 1) is None
+    problem = check.problem({"y": np.zeros((2, 3))}, 1)
+    assert problem is not None
+    assert problem.endswith("of float64; the program promises an array of float32")
+
+
+def test_read_only_and_unaligned_arrays_are_inputs() -> None:
+    """The first is passed on, the second copied."""
+    inputs = inputs_of()
+    inputs["data"].flags.writeable = False
+    assert validate(BATCHED, inputs)[0]["data"] is inputs["data"]
+
+    unaligned = np.frombuffer(b"-" + inputs["data"].tobytes(), np.uint8)[1:].view(F32)
+    tensors, _ = validate(BATCHED, {**inputs, "data": unaligned.reshape(5, 3)})
+    assert tensors["data"].flags.aligned
+    np.testing.assert_array_equal(tensors["data"], inputs["data"])
+
+
+@pytest.mark.parametrize("dtype", ["O", "U3", "S3", "V4", "m8[s]", "M8[s]", [("a", "f4")], "c8"])
+def test_arrays_of_other_kinds_are_refused(dtype: Any) -> None:
+    """Objects, text, times and structures are no numbers."""
+    assert "cannot be cast" in refused(
+        BATCHED, {**inputs_of(1), "data": np.zeros((1, 3), np.dtype(dtype))}
+    )
+
+
+class Unreadable:
+    """A name that cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise ValueError
+
+
+def test_names_that_are_no_strings_are_refused() -> None:
+    """Whatever they are, the message can be written."""
+    assert "Unreadable: unknown" in refused(BATCHED, {**inputs_of(), Unreadable(): 1})
+
+
+# Uses of the batch axis
+
+
+def of_rows(use: Rows, *sizes: int) -> Program:
+    """A program of one input that uses its batch axis in this way."""
+    spec = TensorSpec("x", (sizes[-1], 2), np.dtype(np.float32))
+    return Program.of([spec], [spec], sizes).using(use, "its rows depend on each other")
+
+
+@pytest.mark.parametrize(
+    ("use", "possible", "impossible", "listed"),
+    [
+        (Rows.SHARED, (1, 3, 9), (), "1 or more"),
+        (Rows.ANY, (1, 3, 9), (), "1 or more"),
+        (Rows.PADDED, (1, 3, 8), (9, 100), "1 to 8"),
+        (Rows.EXACT, (4, 8), (1, 3, 5, 9), "4 or 8"),
+    ],
+)
+def test_the_use_of_the_batch_axis_decides_which_row_counts_are_possible(
+    use: Rows, possible: tuple[int, ...], impossible: tuple[int, ...], listed: str
+) -> None:
+    """Any other count is refused with a list of the possible ones, and why."""
+    program = of_rows(use, 4, 8)
+    assert program.row_counts == listed
+    assert program.limits_rows == bool(impossible)
+    for rows in possible:
+        check_row_count(program, rows)
+    for rows in impossible:
+        with pytest.raises(InputError) as raised:
+            check_row_count(program, rows)
+        assert f"input 'x': {rows} rows; wanted {listed}, because" in str(raised.value)
+        assert str(raised.value).endswith("its rows depend on each other")
+
+
+@pytest.mark.parametrize("use", Rows)
+def test_outputs_of_any_shape_fit_an_inference_of_one_whole_request(use: Rows) -> None:
+    """What is neither cut nor filled needs no promise, even if a trial saw one kept."""
+    check = AnswerCheck(of_rows(use, 4))
+    assert check.problem({"x": np.zeros((4, 2), np.float32)}, 4) is None
+    problem = check.problem({"x": np.zeros((3, 2), np.float32)}, 4)
+    assert (problem is None) == (use in (Rows.ANY, Rows.EXACT))

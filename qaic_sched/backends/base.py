@@ -17,7 +17,7 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from qaic_sched.errors import ConfigError, DeviceError, NoDeviceError
-from qaic_sched.program import Program, Tensors
+from qaic_sched.program import Program, Rows, Tensors
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -30,6 +30,7 @@ __all__ = [
     "DeviceInfo",
     "Executable",
     "OnCompleted",
+    "RowsWish",
     "check_fit",
     "check_fit_together",
     "choose_devices",
@@ -44,6 +45,10 @@ It may be called on any thread. The outputs belong to the receiver: their memory
 `completed_at` is a time of the clock of the loop that loaded the executable
 (`qaic_sched.clock.clock_of`).
 """
+
+
+RowsWish: TypeAlias = Literal["auto", "shared", "own"]
+"""What the user says about the rows of several requests in one inference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +110,9 @@ class Executable(ABC):
     ) -> None:
         """Start one inference; thread-safe.
 
-        `inputs` are C-contiguous arrays of the program's dtypes with a compiled batch size of rows;
-        they must not change until `on_completed` is called. The caller keeps at most `set_size`
-        inferences on an activation.
+        `inputs` are C-contiguous arrays of the program's dtypes with a compiled batch size of rows,
+        or any number if the program says so; they must not change until `on_completed` is called.
+        The caller keeps at most `set_size` inferences on an activation.
         """
 
     @abstractmethod
@@ -155,6 +160,22 @@ class Backend(ABC):
     @abstractmethod
     async def describe(self) -> Program:
         """Describe the program of the model; needs no device. `ConfigError` on a bad model."""
+
+    async def settle_rows(
+        self, wish: RowsWish, executable: Executable | None = None
+    ) -> Program | None:
+        """Decide how requests use the batch axis, once; returns the program with the decision.
+
+        `wish` is the option `batching.rows`. Returns None if only a device can tell: call it again
+        with an executable that is loaded and holds nothing. Executables that are loaded later run
+        the program as it was decided.
+        """
+        program = await self.describe()
+        if not program.is_batched:
+            return program
+        if wish == "own":
+            return program.using(Rows.PADDED, "batching.rows: own")
+        return program.using(Rows.SHARED, "rows are not tried on this kind of device")
 
     async def select(self, devices: Literal["all"] | int | list[int]) -> list[int]:
         """Resolve the option `devices` to device ids; call this before `load`.

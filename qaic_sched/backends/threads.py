@@ -1,4 +1,4 @@
-"""Runs blocking calls, which may hang for ever as those into a driver can, from an event loop."""
+"""Runs blocking calls from an event loop; a call into a driver, for instance, may hang for ever."""
 
 from __future__ import annotations
 

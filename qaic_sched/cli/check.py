@@ -37,6 +37,7 @@ logger = logging.getLogger("qaic_sched")
 class Findings:
     """The result of examining a configuration; errors leave later fields empty.
 
+    `is_settled` is True if `program` says how requests use the batch axis.
     `needs_compiling` is True if `program` is None because the model must be compiled first.
     `slots` is the number of inferences that all devices can hold together. With several models,
     `models` has the findings of each, and `errors` includes theirs.
@@ -46,6 +47,7 @@ class Findings:
     backend: Backend | None = None
     program: Program | None = None
     needs_compiling: bool = False
+    is_settled: bool = False
     device_ids: list[int] = field(default_factory=list)
     slots: int | None = None
     warnings: list[str] = field(default_factory=list)
@@ -60,7 +62,8 @@ def check(
     """Explain a configuration and report its errors.
 
     Prints every key with its value and meaning, then the model's inputs, outputs and batch sizes,
-    and the number of slots. Compiles and loads nothing. The exit status is 2 if there are errors.
+    how requests use the batch axis, and the number of slots. Compiles nothing and uses no device; a
+    model for the CPU is tried for that, once. The exit status is 2 if there are errors.
     """
     findings = examine(config)
     if as_json:
@@ -135,6 +138,9 @@ async def _examine_backend(findings: Findings, backend: Backend, config: Config)
     try:
         if not findings.needs_compiling:
             findings.program = await backend.describe()
+            # Where only a loaded device can tell, it is found out when the scheduler opens.
+            settled = await backend.settle_rows(config.batching.rows)
+            findings.program, findings.is_settled = settled or findings.program, settled is not None
     except ConfigError as error:
         findings.errors.append(str(error))
     try:
@@ -200,6 +206,9 @@ def _print_findings(findings: Findings) -> None:
         facts += [("output", _shown(spec)) for spec in program.outputs]
         sizes = ", ".join(map(str, program.batch_sizes)) or "none: one request per inference"
         facts.append(("batch sizes", sizes))
+        report = _rows(findings) or {}
+        facts.append(("rows", f"{report['mode']} (a request has {report['row_counts']})"))
+        facts.append(("because", report["reason"]))
     if findings.slots is not None:
         facts.append(("slots", _slots(findings, config)))
     if facts:
@@ -209,6 +218,16 @@ def _print_findings(findings: Findings) -> None:
 
 def _shown(spec: TensorSpec) -> str:
     return f"{spec.name} {spec.dtype} {list(spec.shape)}"
+
+
+def _rows(findings: Findings) -> dict[str, str] | None:
+    """How requests use the batch axis; unknown if only a loaded device can tell."""
+    if findings.program is None:
+        return None
+    if findings.is_settled:
+        return findings.program.rows_report
+    reason = "the rows are tried on a device when the scheduler opens"
+    return {"mode": "unknown", "row_counts": "1 or more", "reason": reason}
 
 
 def _slots(findings: Findings, config: Config) -> str:
@@ -234,6 +253,7 @@ def _as_json(findings: Findings) -> dict[str, Any]:
         "inputs": None if program is None else _tensors(program.inputs),
         "outputs": None if program is None else _tensors(program.outputs),
         "batch_sizes": None if program is None else program.batch_sizes,
+        "batch_axis": _rows(findings),
         "needs_compiling": findings.needs_compiling,
         "devices": findings.device_ids,
         "slots": findings.slots,

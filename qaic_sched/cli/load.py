@@ -61,7 +61,7 @@ def load(options: LoadOptions) -> None:
 
 
 def _check_host(options: LoadOptions) -> dict[str, Config]:
-    """Raise now for anything that would be missing after the run; return the configurations."""
+    """Raise now for anything that would otherwise fail after the run; return the configurations."""
     require("scipy", "load")
     if options.loadgen:
         require("mlperf_loadgen", "mlperf")

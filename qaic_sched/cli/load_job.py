@@ -1,6 +1,6 @@
 """From the options of `qaic-sched load` to a run: the target, the plan and the search.
 
-The only output of this module are the choices that the options left open.
+Its only output names the choices that it made where the options left them open.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["LoadJob", "check_virtual"]
 
 DURATION_S = 30.0
 DURATION_IN_SEARCH_S = 10.0
-"""Of each run of a search or sweep."""
+"""The default duration of each run of a search or sweep."""
 
 
 def check_virtual(configs: Mapping[str, Config]) -> None:

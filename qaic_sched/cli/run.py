@@ -19,7 +19,7 @@ from qaic_sched.metrics.table import format_device_table
 from qaic_sched.npz_file import read_arrays
 from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.scheduler.several import name_of
-from qaic_sched.tensors import allocate_outputs, copy_rows, validate
+from qaic_sched.tensors import allocate_outputs, check_row_count, copy_rows, validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -96,7 +96,11 @@ class FileJob:
         self.error: SchedulerError | None = None
         """The error that ended the job before its last row."""
         self._model = model
-        self._rows_per_request = program.max_batch_size
+        # Outputs that have shapes of their own cannot be joined: then the file is one request.
+        self._rows_per_request = program.max_batch_size if program.keeps_shapes else self.rows
+        last = self.rows % self._rows_per_request or self._rows_per_request
+        if program.limits_rows:
+            check_row_count(program, last)
         self._outputs: Tensors = {}
         if keeps_outputs and self.rows > self._rows_per_request:
             self._outputs = allocate_outputs(program, self.rows)

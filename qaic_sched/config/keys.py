@@ -51,7 +51,15 @@ class QueueConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BatchingConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`batching`: how long a partial batch waits for more samples."""
+    """`batching`: what may share an inference, and how long a partial batch waits for more."""
+
+    rows: Annotated[
+        Literal["auto", "shared", "own"],
+        _means(
+            "shared: an inference may hold rows of several requests; own: of one request only;"
+            " auto: a trial decides"
+        ),
+    ] = "auto"
 
     max_queue_delay_s: Annotated[
         Seconds,
@@ -97,7 +105,7 @@ class TenantConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """`tenants.NAME`: the capacity that one tenant receives while tenants compete."""
 
     weight: Annotated[
-        Weight, _means("part of the contended capacity, relative to the other tenants' weights")
+        Weight, _means("portion of the contended capacity, relative to the other tenants' weights")
     ] = 1.0
     share: Annotated[
         Share, _means("guaranteed fraction of the capacity, whatever the priority of others")
@@ -105,7 +113,7 @@ class TenantConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ServiceConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`service`: read by `serve` only."""
+    """`service`: reserved for a network service, which does not exist yet; nothing reads it."""
 
     model_name: Annotated[str | None, _means("name of the model over HTTP and gRPC")] = None
     http_port: Annotated[Port | None, _means("port of the HTTP server; null: off")] = None

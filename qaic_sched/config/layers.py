@@ -96,6 +96,8 @@ def changed_config(config: Config, options: Mapping[str, object]) -> Config:
     for key in given.keys() & SECTIONS.keys():
         given[key] = {**msgspec.structs.asdict(getattr(config, key)), **given[key]}
     new = msgspec.convert({"model": config.model, **given}, Config)
+    if "batching" in given and new.batching.rows != config.batching.rows:
+        raise ConfigError("batching.rows: cannot be changed while the scheduler runs")
     _check_devices(new)
     _check_shares(new)
     return msgspec.structs.replace(config, **{key: getattr(new, key) for key in given})

@@ -25,7 +25,7 @@ __all__ = ["Admission"]
 class Admission:
     """The bounded queue, and the requests that wait for room in it."""
 
-    __slots__ = ("policy", "queued", "waiting")
+    __slots__ = ("last_of_old_policy", "policy", "queued", "waiting")
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -34,6 +34,8 @@ class Admission:
         """Queued requests with samples never dispatched; those only to be retried are absent."""
         self.waiting = RequestQueue(RequestState.WAITING, policy.tenants)
         """Requests that wait for room; nothing of them has been dispatched."""
+        self.last_of_old_policy = -1
+        """The last request that arrived under an earlier policy, whose bounds it obeyed."""
 
     def arrive(self, request: Request) -> bool:
         """Queue a request or let it wait; return False if it must be rejected."""
@@ -46,9 +48,10 @@ class Admission:
             return False
         return True
 
-    def change(self, policy: Policy) -> None:
-        """Follow another policy from now on; requests that were admitted stay."""
+    def change(self, policy: Policy, last_request_id: int) -> None:
+        """Follow another policy after `last_request_id`; requests that were admitted stay."""
         self.policy = policy
+        self.last_of_old_policy = last_request_id
         self.queued.tenants.change(policy.tenants)
         self.waiting.tenants.change(policy.tenants)
 
@@ -82,6 +85,10 @@ class Admission:
         """Return the samples that will certainly be served before a newcomer, as things are."""
         before = self.queued.samples_before(request)
         return before + self.waiting.samples_before(request) if self.waiting.samples else before
+
+    def requests_before(self, request: Request) -> int:
+        """Return the requests that will certainly be served before a newcomer, as things are."""
+        return self.queued.requests_before(request) + self.waiting.requests_before(request)
 
     def _is_within(self, request: Request) -> bool:
         """Return whether a request fits its tenant's part of the queue; a first one always does."""

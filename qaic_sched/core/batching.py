@@ -18,6 +18,8 @@ Rules of this file:
 - A request whose batch would end after its deadline is dropped if others can take its place: a
   smaller batch that saves it would cost the requests behind it more than it gains (the early-drop
   window). If there are no others, the batch shrinks to save it, if a smaller size can.
+- Requests that must not share an inference are batches of their own, which are always full: they
+  wait for nothing, and have the smallest compiled size that holds them, or their own size.
 - A retry after a failure is late already: it waits neither for more samples nor for an idle
   activation, and this file does not decide about it.
 """
@@ -73,9 +75,9 @@ def closes_at(
 
 
 def compiled_size(policy: Policy, samples: int) -> int:
-    """Return the smallest compiled batch size that holds `samples`."""
+    """Return the smallest compiled batch size that holds `samples`, or any size if that will do."""
     sizes = policy.batch_sizes
-    if samples == sizes[-1]:
+    if samples == sizes[-1] or policy.takes_any_size:
         return samples
     return sizes[bisect_left(sizes, samples)]
 

@@ -14,7 +14,7 @@ _NEVER: Final = float("inf")
 
 
 class Deadlines:
-    """A heap with lazy removal: resolved requests are skipped, and dropped when over half."""
+    """A heap with lazy removal: resolved requests are skipped, and dropped once over half."""
 
     __slots__ = ("_heap", "_stale")
 

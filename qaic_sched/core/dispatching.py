@@ -10,7 +10,7 @@ from qaic_sched.core.placement import choose, choose_elsewhere, has_faster
 from qaic_sched.core.scheduler_data import SchedulerData
 
 if TYPE_CHECKING:
-    from qaic_sched.core.model import Part
+    from qaic_sched.core.model import Part, Request
 
 __all__ = ["Dispatching"]
 
@@ -27,16 +27,21 @@ class Dispatching(SchedulerData):
 
     def _dispatch(self) -> None:
         admission, policy, ledger = self.admission, self.policy, self.ledger
+        queued, waiting = admission.queued, admission.waiting
+        if queued.tenants.isolated:
+            queued.tenants.end_isolation(self.now)
         if ledger.devices and not self.speeds.has_live():
             self.batch_closes_at = _NEVER
             self._fail_without_devices()
             return
         for device_id in self.retries.devices():
             self._dispatch_retries(device_id)
-        queued, waiting = admission.queued, admission.waiting
         self.batch_closes_at = _NEVER
         if waiting.num_requests:
             admission.admit_waiting()
+        if not self.shares_rows:
+            self._dispatch_whole()
+            return
         size = policy.batch_sizes[-1]
         while queued.samples:
             activation, try_again_at = choose(ledger, self.now, size, queued.samples // size)
@@ -51,7 +56,7 @@ class Dispatching(SchedulerData):
                     return
             samples = queued.samples
             if len(self.deadlines):
-                room = self._drop_hopeless(activation)
+                room = self._room_in_time(activation)
                 if queued.samples < min(samples, size):
                     if waiting.num_requests:
                         admission.admit_waiting()
@@ -68,7 +73,36 @@ class Dispatching(SchedulerData):
             if waiting.num_requests:
                 admission.admit_waiting()
 
-    def _drop_hopeless(self, activation: Activation) -> int:
+    def _dispatch_whole(self) -> None:
+        """Send requests that share no inference, each as a batch of its own."""
+        admission, ledger = self.admission, self.ledger
+        queued, waiting = admission.queued, admission.waiting
+        while (head := queued.head()) is not None:
+            size = compiled_size(self.policy, head.samples)
+            activation, try_again_at = choose(ledger, self.now, size, queued.num_requests)
+            if activation is None:
+                self.batch_closes_at = try_again_at
+                return
+            if self._is_hopeless(head, size, activation):
+                if has_faster(ledger, activation):
+                    return  # a faster device may still make it
+                self._drop_hopeless(head)
+            else:
+                self._send(queued.take(head.samples), activation)
+            if waiting.num_requests:
+                admission.admit_waiting()
+
+    def _is_hopeless(self, head: Request, size: int, activation: Activation) -> bool:
+        """Return whether a request would end after its deadline there, unless it is to be tried."""
+        if head.deadline is None:
+            return False
+        free_at = max(self.now, activation.free_at)
+        if activation.speed.group.times.likely_s(size) <= head.deadline - free_at:
+            return False
+        is_trial = self.num_dropped >= _MAX_DROPPED and not activation.held
+        return has_faster(self.ledger, activation) or not is_trial
+
+    def _room_in_time(self, activation: Activation) -> int:
         """Expire requests at the front whose batch would end too late; return the samples to take.
 
         0 leaves the queue to another activation.
@@ -87,9 +121,12 @@ class Dispatching(SchedulerData):
                 return fits  # a faster device may still make it
             if self.num_dropped >= _MAX_DROPPED and not activation.held:
                 return min(queued.samples, size)
-            self.num_dropped += 1
-            self._resolve(head, RequestState.EXPIRED)
+            self._drop_hopeless(head)
         return 0
+
+    def _drop_hopeless(self, head: Request) -> None:
+        self.num_dropped += 1
+        self._resolve(head, RequestState.EXPIRED)
 
     def _choose_partial_size(self, room: int, activation: Activation) -> int:
         """Return how many of the `room` samples that a partial batch may take it should take."""
@@ -112,14 +149,15 @@ class Dispatching(SchedulerData):
         return room if is_cut or not has_time or self.is_draining else size
 
     def _dispatch_retries(self, failed_on: int) -> None:
-        while (part := self.retries.first(failed_on)) is not None:
+        while (group := self.retries.first(failed_on)) is not None:
             activation = choose_elsewhere(self.ledger, failed_on)
             if activation is None:
                 return
-            self.retries.remove(part)
-            part.request.in_flight += part.samples
+            self.retries.take(group)
+            for part in group.parts:
+                part.request.in_flight += part.samples
             self.num_retries += 1
-            self._send([part], activation)
+            self._send(group.parts, activation)
 
     def _send(self, parts: list[Part], activation: Activation) -> Batch:
         samples = 0

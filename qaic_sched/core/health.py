@@ -2,13 +2,15 @@
 
 Rules of this file:
 - A device that is lost, restarted or stuck goes into quarantine at once. One whose inferences fail
-  goes after a few failures in a row, and an outlier after more slow answers than that. A device in
-  quarantine gets no work.
+  goes after a few failures in a row that are proven to be its fault, or after many that may be, and
+  an outlier after more slow answers than a few. A device in quarantine gets no work.
+- A failed inference may be the fault of a request. `recovery` finds out; until then it is a failure
+  that may be the device's.
 - After a while it is probed, that is reloaded from scratch. Each failed reload doubles the time to
   the next probe, up to a bound. Nothing else brings a device back.
 - An outlier is reloaded only once it has answered the batches that it holds, as it still does.
 - A device that came back is on probation: it works with one activation until it has answered a few
-  batches in good time, and its first failure puts it back into quarantine.
+  batches in good time, and the first failure that is its fault puts it back into quarantine.
 - What holds for all models of the host, they learn from each other: that a device is lost, has
   restarted or is slow, and that it is back. A loss reported is as good as one seen. News that a
   device is back bring it back only from a loss, or from what was itself reported: a device that is
@@ -20,7 +22,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from qaic_sched.core.model import Fault
+from qaic_sched.core.model import Failure, Fault
 
 __all__ = ["DEVICE_TRANSITIONS", "DeviceState", "Health"]
 
@@ -39,29 +41,34 @@ _QUARANTINED: Final = DeviceState.QUARANTINED
 
 DEVICE_TRANSITIONS: Final[tuple[tuple[DeviceState | None, str, DeviceState | None, str], ...]] = (
     (None, "opened", _READY, "health.opened"),
-    (_READY, "batch fails", _QUARANTINED, "health.failed"),
-    (_READY, "device is stuck", _QUARANTINED, "health.failed"),
-    (_READY, "batch is answered", _QUARANTINED, "health.quarantine_outlier"),
+    (_READY, "batch fails", _QUARANTINED, "health._quarantine"),
+    (_READY, "device is stuck", _QUARANTINED, "health._quarantine"),
+    (_READY, "batch is answered", _QUARANTINED, "health._quarantine"),
     (_READY, "holds nothing and retires", None, "health.forget"),
     (_QUARANTINED, "opened", _PROBATION, "health.opened"),
     (_QUARANTINED, "holds nothing and retires", None, "health.forget"),
     (_PROBATION, "batch is answered", _READY, "health.succeeded"),
-    (_PROBATION, "batch fails", _QUARANTINED, "health.failed"),
-    (_PROBATION, "device is stuck", _QUARANTINED, "health.failed"),
-    (_PROBATION, "batch is answered", _QUARANTINED, "health.quarantine_outlier"),
+    (_PROBATION, "batch fails", _QUARANTINED, "health._quarantine"),
+    (_PROBATION, "device is stuck", _QUARANTINED, "health._quarantine"),
+    (_PROBATION, "batch is answered", _QUARANTINED, "health._quarantine"),
     (_PROBATION, "holds nothing and retires", None, "health.forget"),
-    (_READY, "reported lost", _QUARANTINED, "health.failed"),
-    (_PROBATION, "reported lost", _QUARANTINED, "health.failed"),
-    (_READY, "reported slow", _QUARANTINED, "health.quarantine_outlier"),
-    (_PROBATION, "reported slow", _QUARANTINED, "health.quarantine_outlier"),
+    (_READY, "reported lost", _QUARANTINED, "health._quarantine"),
+    (_PROBATION, "reported lost", _QUARANTINED, "health._quarantine"),
+    (_READY, "reported slow", _QUARANTINED, "health._quarantine"),
+    (_PROBATION, "reported slow", _QUARANTINED, "health._quarantine"),
     (_PROBATION, "reported ready", _READY, "health.reported_ready"),
     (_QUARANTINED, "opened", _READY, "health.opened"),
 )
 """(state, event, next state, module and function that decides it); None is not open."""
 
 _NEVER: Final = float("inf")
-_MAX_FAILURES: Final = 3
-"""Failures in a row that put a ready device into quarantine."""
+_MAX_PROVEN: Final = 3
+"""Failures in a row, its own fault, that put a ready device into quarantine."""
+_MAX_FAILURES: Final = 12
+"""Failures in a row that do so whosever fault they are: until that is known, a device that fails
+everything at once takes in more and more."""
+_MAX_FAILURES_ON_PROBATION: Final = 3
+"""The same for a device on probation."""
 _PROBATION_ANSWERS: Final = 3
 """Answers in a row that end a probation."""
 _FIRST_PROBE_S: Final = 0.1
@@ -96,8 +103,9 @@ class _DeviceHealth:
         """Whether it is known to be lost, or to have restarted, since it was opened."""
         self.is_proven = False
         """Whether one has, since that quarantine: it needs no probation."""
-        self.failures = 0
-        """Failed batches in a row, since the last answer or quarantine."""
+        self.failures: list[Failure] = []
+        """Failed inferences of new requests since the last answer or quarantine; those that are
+        known to be the fault of a request are not among them."""
         self.successes = 0
         """Answers since its probation began, slow ones excluded; not kept while it is ready."""
         self.backoff_s = _FIRST_PROBE_S
@@ -140,7 +148,8 @@ class Health:
     def succeeded(self, device_id: int) -> bool:
         """Note that a device answered in good time; return whether that ends its probation."""
         device = self._devices[device_id]
-        device.failures = 0
+        if device.failures:
+            device.failures = []
         if device.state is not _PROBATION:
             return False
         device.successes += 1
@@ -151,25 +160,64 @@ class Health:
         return True
 
     def failed(self, device_id: int, fault: Fault, now: float) -> bool:
-        """Note that a device failed a batch; return whether it goes into quarantine."""
-        device = self._devices[device_id]
+        """Note a fault of a device; return whether it goes into quarantine."""
+        if self.is_quarantined(device_id):
+            return False
+        if fault is Fault.INFERENCE:
+            failure = Failure(device_id)
+            return self.suspect(failure, now) or self.blame(failure, now)
+        heeds_news = fault is Fault.LOST or fault is Fault.RESTARTED
+        self._quarantine(self._devices[device_id], now, heeds_news=heeds_news)
+        return True
+
+    def suspect(self, failure: Failure, now: float) -> bool:
+        """Note a failure that may be its device's fault; return whether that means quarantine."""
+        device = self._devices[failure.device_id]
         if device.state is DeviceState.QUARANTINED:
             return False
-        device.failures += 1
-        forgives = fault is Fault.INFERENCE and device.state is DeviceState.READY
-        if forgives and device.failures < _MAX_FAILURES:
+        device.failures.append(failure)
+        is_ready = device.state is DeviceState.READY
+        if len(device.failures) < (_MAX_FAILURES if is_ready else _MAX_FAILURES_ON_PROBATION):
             return False
-        self._back_off(device, now, is_slow=False)
-        device.heeds_news = fault is Fault.LOST or fault is Fault.RESTARTED
-        device.state = DeviceState.QUARANTINED
+        self._quarantine(device, now)
         return True
+
+    def is_suspected_of(self, failure: Failure) -> bool:
+        """Return whether a failure counts: its device has neither answered nor left since."""
+        device = self._devices.get(failure.device_id)
+        return device is not None and failure in device.failures
+
+    def blame(self, failure: Failure, now: float) -> bool:
+        """Note that a failure was its device's fault; return whether that means quarantine."""
+        if not self.is_suspected_of(failure):
+            return False
+        failure.is_proven = True
+        device = self._devices[failure.device_id]
+        is_ready = device.state is DeviceState.READY
+        if is_ready and sum(each.is_proven for each in device.failures) < _MAX_PROVEN:
+            return False
+        self._quarantine(device, now)
+        return True
+
+    def acquit(self, failure: Failure) -> None:
+        """Note that a failure was not its device's fault."""
+        if self.is_suspected_of(failure):
+            self._devices[failure.device_id].failures.remove(failure)
 
     def quarantine_outlier(self, device_id: int, now: float, *, is_reported: bool = False) -> None:
         """Put a device in use that is far slower than the others into quarantine."""
         device = self._devices[device_id]
-        self._back_off(device, now, is_slow=True)
-        device.heeds_news = is_reported
-        device.state = DeviceState.QUARANTINED
+        self._quarantine(device, now, is_slow=True, heeds_news=is_reported)
+
+    def found_lost(self, device_id: int) -> bool:
+        """Note that a device is lost, or has restarted; return whether that is news.
+
+        A device that is being reloaded fails what it holds because of that.
+        """
+        device = self._devices[device_id]
+        is_news = not device.is_lost and not self.is_reloading(device_id)
+        device.is_lost = True
+        return is_news
 
     def found_lost(self, device_id: int) -> bool:
         """Note that a device is lost, or has restarted; return whether that is news.
@@ -240,14 +288,23 @@ class Health:
         """Return when `due_probes` will return a device; infinity if that is never."""
         return self._next_probe_at
 
-    def _back_off(self, device: _DeviceHealth, now: float, *, is_slow: bool) -> None:
-        """Plan the probe of a device that goes into quarantine."""
+    def _quarantine(
+        self,
+        device: _DeviceHealth,
+        now: float,
+        *,
+        is_slow: bool = False,
+        heeds_news: bool = False,
+    ) -> None:
+        """Put a device into quarantine and plan its probe."""
         if device.state is DeviceState.PROBATION:
             device.backoff_s = min(2 * device.backoff_s, _LONGEST_PROBE_S)
         device.is_slow = is_slow
+        device.heeds_news = heeds_news
         device.is_proven = False
-        device.failures = 0
+        device.failures = []
         self._probe(device, now + device.backoff_s)
+        device.state = DeviceState.QUARANTINED
 
     def _probe(self, device: _DeviceHealth, at: float) -> None:
         device.probe_at = at

@@ -11,7 +11,7 @@ from qaic_sched.core.placement import choose, choose_elsewhere, has_faster
 from qaic_sched.core.tenant_queue import urgency
 
 if TYPE_CHECKING:
-    from qaic_sched.core.model import Part, Request
+    from qaic_sched.core.model import Failure, Part, Request
     from qaic_sched.core.request_queue import RequestQueue
     from qaic_sched.core.state import SchedulerState
 
@@ -68,7 +68,25 @@ def _check_requests(state: SchedulerState) -> None:
         assert waits == (request.state is not RequestState.IN_FLIGHT)
         assert waits or request.in_flight, f"{request} is done and not resolved"
         assert request.state is not RequestState.WAITING or request.cursor == 0
-    assert set(retrying) == set(state.retries), "a part to be retried is lost"
+    _check_groups(state, retrying)
+
+
+def _check_groups(state: SchedulerState, retrying: list[Part]) -> None:
+    groups = set(state.retries)
+    queued = [part for group in groups for part in group.parts]
+    assert len(queued) == len(retrying), "a part to be retried is lost"
+    assert set(queued) == set(retrying), "a part to be retried is lost"
+    assert all(group.parts for group in groups), "an empty group"
+    assert all(part.group in groups for part in queued), "a part is in another group"
+    groups.update(
+        part.group for batch in state.batches.values() for part in batch.parts if part.group
+    )
+    num_open: dict[Failure, int] = {}
+    for group in groups:
+        if group.failure is not None:
+            num_open[group.failure] = num_open.get(group.failure, 0) + 1
+    for failure, count in num_open.items():
+        assert failure.num_open == count, "a failure that is never explained"
 
 
 def _check_queues(state: SchedulerState) -> None:
@@ -76,7 +94,7 @@ def _check_queues(state: SchedulerState) -> None:
     _check_queue(state, queued)
     _check_queue(state, waiting)
     # Requests of an earlier policy stay; while they exceed the bound, no request joins them.
-    is_old = all(each.id <= state.last_of_old_policy for each in queued)
+    is_old = all(each.id <= state.admission.last_of_old_policy for each in queued)
     may_exceed = is_old or queued.num_requests == 1
     assert may_exceed or queued.samples <= policy.max_samples, "more queued than the bound"
     if policy.max_bytes is not None:
@@ -84,7 +102,7 @@ def _check_queues(state: SchedulerState) -> None:
         assert may_exceed or is_within, "more bytes queued than the bound"
     head = waiting.head()
     assert head is None or not state.admission.has_room(head), "waits although there is room"
-    is_old = all(each.id <= state.last_of_old_policy for each in waiting)
+    is_old = all(each.id <= state.admission.last_of_old_policy for each in waiting)
     assert policy.waits_when_full or is_old, "waits although the policy rejects"
 
 
@@ -114,6 +132,9 @@ def _check_slots(state: SchedulerState) -> None:
         assert samples == (0 if batch.is_abandoned else batch.samples), "a part is lost"
         assert batch.samples > 0, "an empty batch"
         assert batch.size == compiled_size(state.policy, batch.samples)
+        if not (state.policy.shares_rows or batch.is_abandoned):
+            (part,) = batch.parts
+            assert part.samples == part.request.samples, "a request that must not be split is"
     held = [batch for activation in state.ledger for batch in activation.held]
     assert len(held) == len(state.batches), "a slot that is never freed"
     state.retry_budget.check()
@@ -122,6 +143,8 @@ def _check_slots(state: SchedulerState) -> None:
 
 def _check_health(state: SchedulerState) -> None:
     state.health.check()
+    tenants = state.admission.queued.tenants
+    assert all(until > state.now for until in tenants.isolated.values()), "isolated for ever"
     for device_id, activations in state.ledger.devices.items():
         parked = [each.is_parked for each in activations if not each.is_retiring]
         match state.health.state_of(device_id):
@@ -185,11 +208,14 @@ def _check_nothing_idles(state: SchedulerState) -> None:
         assert len(state.requests) == state.num_in_flight, "queued, and no device works"
     if not queued.samples:
         return
-    size = policy.max_batch_size
-    activation, closes = choose(ledger, now, size, queued.samples // size)
+    size, batches = policy.max_batch_size, queued.samples // policy.max_batch_size
+    if not policy.shares_rows and (head := queued.head()) is not None:
+        size, batches = compiled_size(policy, head.samples), queued.num_requests
+    activation, closes = choose(ledger, now, size, batches)
     if activation is not None:
         if has_faster(ledger, activation):
             return  # it may be left to a faster device, for the sake of a deadline
+        assert policy.shares_rows, f"{activation} could have a request and has none"
         can_grow = not (state.is_draining or waiting.num_requests)
         closes = closes_at(policy, queued, activation, can_grow=can_grow)
     assert closes > now, f"{activation} could have a batch and has none"

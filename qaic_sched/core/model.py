@@ -21,18 +21,20 @@ __all__ = [
     "Completed",
     "DeviceNews",
     "DeviceStatistics",
+    "Failure",
     "Fault",
     "Part",
     "Policy",
     "Request",
     "RequestState",
+    "RetryGroup",
     "Statistics",
     "Tenant",
 ]
 
 
 class RequestState(Enum):
-    """The states of a request; the last five are final. `REQUEST_TRANSITIONS` has its life."""
+    """The states of a request; the last five are final. `REQUEST_TRANSITIONS` has the changes."""
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -72,28 +74,32 @@ REQUEST_TRANSITIONS: Final[tuple[tuple[RequestState | None, str, RequestState, s
     (_QUEUED, "deadline passes", _EXPIRED, "scheduler_data._expire"),
     (_QUEUED, "deadline is hopeless", _EXPIRED, "dispatching._drop_hopeless"),
     (_QUEUED, "no device left", _FAILED, "dispatching._fail_without_devices"),
-    (_QUEUED, "batch fails", _FAILED, "recovery._part_failed"),
-    (_QUEUED, "device is stuck", _FAILED, "recovery._part_failed"),
+    (_QUEUED, "batch fails", _FAILED, "recovery._fail"),
+    (_QUEUED, "device is stuck", _FAILED, "recovery._fail"),
     (_IN_FLIGHT, "batch is answered", _DONE, "state._part_done"),
-    (_IN_FLIGHT, "batch fails", _QUEUED, "recovery._part_failed"),
-    (_IN_FLIGHT, "batch fails", _FAILED, "recovery._part_failed"),
-    (_IN_FLIGHT, "device is stuck", _QUEUED, "recovery._part_failed"),
-    (_IN_FLIGHT, "device is stuck", _FAILED, "recovery._part_failed"),
-    (_QUEUED, "reported lost", _FAILED, "recovery._part_failed"),
-    (_IN_FLIGHT, "reported lost", _QUEUED, "recovery._part_failed"),
-    (_IN_FLIGHT, "reported lost", _FAILED, "recovery._part_failed"),
+    (_IN_FLIGHT, "batch fails", _QUEUED, "recovery._send_again"),
+    (_IN_FLIGHT, "batch fails", _FAILED, "recovery._fail"),
+    (_IN_FLIGHT, "device is stuck", _QUEUED, "recovery._send_again"),
+    (_IN_FLIGHT, "device is stuck", _FAILED, "recovery._fail"),
+    (_QUEUED, "reported lost", _FAILED, "recovery._fail"),
+    (_IN_FLIGHT, "reported lost", _QUEUED, "recovery._send_again"),
+    (_IN_FLIGHT, "reported lost", _FAILED, "recovery._fail"),
     (_IN_FLIGHT, "cancelled", _CANCELLED, "state._cancelled"),
     (_IN_FLIGHT, "closed", _CANCELLED, "state._closed"),
     (_IN_FLIGHT, "deadline passes", _EXPIRED, "scheduler_data._expire"),
 )
-"""(state, event, next state, module and function that decides it); None is not yet arrived."""
+"""(state, event, next state, function that decides it); the state before arrival is None."""
 
 _LONG_AGO: Final = float("-inf")
 
 
 class Fault(Enum):
-    """Why a device answered a batch with an error, or did not answer it."""
+    """Why a device answered a batch with an error, or did not answer it.
 
+    After `INPUT`, the values of some request are to blame, and never the device.
+    """
+
+    INPUT = "input"
     INFERENCE = "inference"
     LOST = "lost"
     RESTARTED = "restarted"
@@ -111,7 +117,7 @@ class DeviceNews(Enum):
 
 
 class Request:
-    """One call of `run`, with any number of samples; given to `handle`, it is its own arrival.
+    """One call of `run`, with any number of samples. For `handle`, it is the event of its arrival.
 
     A request is one object with a cursor. Samples before `cursor` have been put into batches: of
     these, `in_flight` are not answered yet, and the parts in `retrying` will be sent again.
@@ -192,16 +198,7 @@ class Request:
 class Part:
     """Consecutive samples of one request that travel in one batch."""
 
-    __slots__ = (
-        "attempts",
-        "copies",
-        "failed_on",
-        "is_settled",
-        "losses",
-        "offset",
-        "request",
-        "samples",
-    )
+    __slots__ = ("copies", "group", "is_settled", "offset", "request", "samples")
 
     def __init__(self, request: Request, offset: int, samples: int) -> None:
         self.request = request
@@ -214,12 +211,57 @@ class Part:
         """Batches in flight that carry it, abandoned ones excluded; 2 where it is hedged."""
         self.is_settled = False
         """Whether a batch with it was answered without a fault; further answers are ignored."""
-        self.attempts = 0
-        """Times that all its copies failed, except for losses up to their limit."""
-        self.losses = 0
+        self.group: RetryGroup | None = None
+        """What is sent again together with it; None before its first failure."""
+
+
+class Failure:
+    """A failed inference of new requests: the fault of its device, or of one of the requests.
+
+    Which, is known once its parts, sent again in `RetryGroup`s, are answered.
+    """
+
+    __slots__ = ("device_id", "is_proven", "may_be_requests", "num_open")
+
+    def __init__(self, device_id: int) -> None:
+        self.device_id = device_id
+        """The device that failed."""
+        self.num_open = 0
+        """Groups with parts of it that are not answered yet."""
+        self.may_be_requests = False
+        """Whether one of its requests failed alone, or was resolved before it was answered."""
+        self.is_proven = False
+        """Whether it was the device's fault."""
+
+
+class RetryGroup:
+    """Parts of one failed batch that are sent again as one batch."""
+
+    __slots__ = (
+        "attempts",
+        "failed_on",
+        "failure",
+        "is_suspect",
+        "losses",
+        "num_failed_together",
+        "parts",
+    )
+
+    def __init__(self, parts: list[Part], failed_on: int, before: RetryGroup | None) -> None:
+        self.parts = parts
+        """Its parts, of as many requests; those of resolved requests leave while it waits."""
+        self.failed_on = failed_on
+        """The device to avoid, which failed it; -1 if any device will do."""
+        self.attempts: int = before.attempts if before is not None else 0
+        """Times that a batch with only one part of it failed, or was stuck, besides `losses`."""
+        self.num_failed_together: int = before.num_failed_together if before is not None else 0
+        """Times that the inference of a batch with it and other parts failed."""
+        self.losses: int = before.losses if before is not None else 0
         """Times that it was on a device that was lost or restarted."""
-        self.failed_on = -1
-        """The device of its last failure; -1 before the first."""
+        self.is_suspect: bool = before is not None and before.is_suspect
+        """Whether an inference of it failed: a further failure is no sign against a device."""
+        self.failure: Failure | None = None
+        """The failure that its answer helps to explain, until then."""
 
 
 class Activation:
@@ -259,7 +301,7 @@ class Activation:
         self.is_retiring = False
         """Whether it is to be released once it holds nothing."""
         self.backlog_s = 0.0
-        """Expected execute time of the batches that it holds; not kept while it is parked."""
+        """Expected execution time of the batches that it holds; not kept while it is parked."""
         self.free_at = _LONG_AGO
         """When it is expected to have answered all that it holds; not kept while it is parked."""
 
@@ -315,7 +357,7 @@ class Batch:
         self.is_abandoned = False
         """Whether its parts were sent elsewhere or failed: its answer only frees the slot."""
         self.expected_s = 0.0
-        """Expected execute time when it was dispatched; 0 if nothing was measured by then."""
+        """Expected execution time when it was dispatched; 0 if nothing had been measured."""
         self.started_at = 0.0
         """When its execution started, known once it is answered."""
         self.completed_at = 0.0

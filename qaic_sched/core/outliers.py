@@ -6,7 +6,7 @@ Rules of this file:
 - A device is an outlier after several slow answers in a row, if the other devices gave as many
   prompt ones meanwhile. A slowdown of all devices makes none of them an outlier.
 - The first answer of an activation does not count: the program may have to warm up.
-- A device that is merely slower is no outlier. `placement` gives it the work that it can do.
+- A device that is merely slower is not an outlier. `placement` gives it the work that it can do.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Final
 __all__ = ["SLOW_RATIO", "Outliers"]
 
 SLOW_RATIO: Final = 10.0
-"""An answer is slow from this ratio to the mean execute time of the fastest devices on."""
+"""An answer is slow if it took this many times the fastest devices' mean execution time."""
 _LEAST_SLOW_S = 0.010
 """An answer that took less is never slow."""
 _OUTLIER_STREAK = 5
-"""Slow answers in a row that make an outlier. Few, as placement sends a slow device hardly any."""
+"""Slow answers in a row that make an outlier. Few: a slow device gets hardly any work."""
 _OUTLIER_STREAK_ON_PROBATION = 3
 """Slow answers in a row that make an outlier of a device on probation."""
 
@@ -58,5 +58,5 @@ class Outliers:
         return count >= streak and self._num_prompt - before >= streak
 
     def forget(self, device_id: int) -> None:
-        """Start a device's streak anew."""
+        """Forget a device's slow answers."""
         self.streaks.pop(device_id, None)

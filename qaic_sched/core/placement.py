@@ -5,8 +5,13 @@ Rules of this file:
   the longest idle one.
 - With none idle, it is committed behind the inference that is expected to end first, but not before
   that is about to end: late enough that no other activation is likely to be free much sooner, early
-  enough that the activation does not idle during the host's turnaround. Where times vary too much
-  to predict, it is not committed. With work for every activation, it is committed at once.
+  enough that the activation does not idle during the host's turnaround. With work for every
+  activation, it is committed at once.
+- Where times vary too much to predict an end, it is committed once a quarter as many batches are
+  queued as there are activations, behind an inference that is not yet overdue: an overdue one is
+  expected to take longest from now.
+- No activation holds more batches than keep it at work during the host's turnaround, whatever
+  `set_size` allows: another activation may be free before it has answered them.
 - A slower device gets a batch only if it is expected to finish it before the faster devices could,
   after all that is queued ahead. So a slow device gets its share, and no less under load. It also
   gets one now and then, or nothing would show that it has become faster.
@@ -30,9 +35,11 @@ _SPILL_FRACTION: Final = 0.49
 """A slow device is used once waiting for a faster one takes this fraction of the slow device's
 time. That is below 1, as a batch taken off the queue also shortens the wait of those behind it."""
 _EAGER_BATCHES: Final = 0.5
-"""With this many full batches queued per activation, one is committed behind each at once."""
+"""With this many full batches queued per activation, one is committed behind each at once ..."""
+_EAGER_BATCHES_IRREGULAR: Final = 0.25
+"""... and with this many where times vary a lot: there, waiting shows nothing."""
 _UNUSED_EXECUTE_TIMES: Final = 200.0
-"""A slow group is tried again after this many of its mean execute times without work."""
+"""A slow group is tried again after this many of its mean execution times without work."""
 
 
 def choose(
@@ -42,7 +49,7 @@ def choose(
 
     `batches` is the number of full batches queued; with 0, only an idle activation is chosen. The
     time is when an activation may be chosen even if nothing happens until then, or infinity. It
-    means nothing if there is an activation. No decision changes by asking.
+    means nothing if there is an activation. The call changes nothing.
     """
     try_again_at = _NEVER
     groups, set_size = ledger.speeds.groups, ledger.set_size
@@ -63,12 +70,14 @@ def choose(
         if batches:
             # Before anything was measured no activation has an expected time to be overdue by.
             overdue_at = now - group.grace_s(mean_s) if mean_s else -_NEVER
-            activation = group.soonest(set_size, overdue_at)
+            activation = group.soonest(min(set_size, group.depth(mean_s)), overdue_at)
             if activation is not None and (
                 not rate or _SPILL_FRACTION * (activation.free_at - now + mean_s) <= waiting_s
             ):
                 ready_at = group.ready_at(activation, mean_s)
-                is_eager = batches >= _EAGER_BATCHES * group.num_activations
+                is_regular = group.is_regular(mean_s)
+                eager_batches = _EAGER_BATCHES if is_regular else _EAGER_BATCHES_IRREGULAR
+                is_eager = batches >= eager_batches * group.num_activations
                 if ready_at <= now or (is_eager and activation.in_flight == 1):
                     return activation, try_again_at
                 try_again_at = min(try_again_at, ready_at)

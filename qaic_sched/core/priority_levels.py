@@ -37,12 +37,14 @@ class PriorityLevel:
         "above",
         "higher",
         "lower",
+        "num_requests",
         "only",
         "priority",
         "queues",
         "samples",
         "starved_at",
         "total",
+        "total_requests",
         "weight",
     )
 
@@ -51,6 +53,8 @@ class PriorityLevel:
         """The priority of its requests."""
         self.samples = 0
         """Samples not yet taken, those of stale requests excluded; see `PriorityLevels.count`."""
+        self.num_requests = 0
+        """Requests; stale ones are not counted."""
         self.starved_at = starved_at
         """Samples served by the whole queue from which on this level is starved."""
         self.queues: dict[Account, TenantQueue] = {}
@@ -73,6 +77,8 @@ class PriorityLevel:
         """The child with the higher priorities."""
         self.total = 0
         """Samples of the level and of all levels under it."""
+        self.total_requests = 0
+        """Requests of these."""
 
     def add_queue(self, account: Account) -> TenantQueue:
         """Make a queue for a tenant that has none."""
@@ -104,6 +110,25 @@ class PriorityLevel:
                 heapreplace(turns, (queue.account.clock, self._sequence, queue))
             else:
                 return queue
+
+    def next_shared_queue(self) -> TenantQueue | None:
+        """Return the next queue of a tenant that is not isolated; None if there is none."""
+        aside: list[tuple[float, int, TenantQueue]] = []
+        found = None
+        while self._turns and found is None:
+            clock, _, queue = self._turns[0]
+            if self.queues.get(queue.account) is not queue:
+                heappop(self._turns)
+            elif queue.account.clock > clock:
+                self._sequence += 1
+                heapreplace(self._turns, (queue.account.clock, self._sequence, queue))
+            elif queue.account.is_isolated:
+                aside.append(heappop(self._turns))
+            else:
+                found = queue
+        for entry in aside:
+            heappush(self._turns, entry)
+        return found
 
     def _push_turn(self, queue: TenantQueue) -> None:
         self._sequence += 1
@@ -170,12 +195,14 @@ class PriorityLevels:
         else:
             above.higher = None
 
-    def count(self, level: PriorityLevel, samples: int) -> None:
-        """Count samples that come to a level, or leave it if the number is negative."""
+    def count(self, level: PriorityLevel, samples: int, requests: int = 0) -> None:
+        """Count samples and requests that come to a level, or leave it if negative."""
         level.samples += samples
+        level.num_requests += requests
         node: PriorityLevel | None = level
         while node is not None:
             node.total += samples
+            node.total_requests += requests
             node = node.above
 
     def awake(self, level: PriorityLevel, served: int) -> None:
@@ -185,16 +212,23 @@ class PriorityLevels:
 
     def highest(self) -> PriorityLevel:
         """Return the highest level with samples; there is one."""
-        node = self._root
-        assert node is not None
-        while True:
-            if node.higher is not None and node.higher.total:
-                node = node.higher
-            elif node.samples:
-                return node
-            else:
-                assert node.lower is not None, "a level lost its samples"
+        assert self._root is not None
+        return _highest(self._root)
+
+    def below(self, priority: int) -> PriorityLevel | None:
+        """Return the highest level with samples under a priority; None if there is none."""
+        found, node = None, self._root
+        while node is not None:
+            if node.priority >= priority:
                 node = node.lower
+            else:
+                if node.samples or _total(node.lower):
+                    found = node
+                node = node.higher
+        if found is None or found.samples:
+            return found
+        assert found.lower is not None, "a level lost its samples"
+        return _highest(found.lower)
 
     def next(self, served: int) -> PriorityLevel:
         """Return the level that is served next, after `served` samples; some level has samples."""
@@ -224,6 +258,17 @@ class PriorityLevels:
         while node is not None:
             if node.priority > priority:
                 above += node.total - _total(node.lower)
+                node = node.lower
+            else:
+                node = node.higher
+        return above
+
+    def requests_above(self, priority: int) -> int:
+        """Return the requests of all higher priorities."""
+        above, node = 0, self._root
+        while node is not None:
+            if node.priority > priority:
+                above += node.total_requests - _total_requests(node.lower)
                 node = node.lower
             else:
                 node = node.higher
@@ -287,6 +332,9 @@ class PriorityLevels:
             top.higher = node
         node.total = parent.total
         parent.total = parent.samples + _total(parent.lower) + _total(parent.higher)
+        node.total_requests = parent.total_requests
+        below = _total_requests(parent.lower) + _total_requests(parent.higher)
+        parent.total_requests = parent.num_requests + below
         return top
 
     def check(self) -> None:
@@ -298,12 +346,30 @@ class PriorityLevels:
             assert all(child is None or child.above is each for child in under), "a torn tree"
             assert all(child is None or child.weight <= each.weight for child in under)
             assert each.total == each.samples + sum(map(_total, under)), "samples miscounted"
+            requests = each.num_requests + sum(map(_total_requests, under))
+            assert each.total_requests == requests, "requests miscounted"
         watched = {level for _, _, level in self._starving}
         assert all(each in watched for each in levels if each.samples), "starved unnoticed"
 
 
 def _total(level: PriorityLevel | None) -> int:
     return 0 if level is None else level.total
+
+
+def _total_requests(level: PriorityLevel | None) -> int:
+    return 0 if level is None else level.total_requests
+
+
+def _highest(node: PriorityLevel) -> PriorityLevel:
+    """Return the highest level with samples in a tree that has some."""
+    while True:
+        if node.higher is not None and node.higher.total:
+            node = node.higher
+        elif node.samples:
+            return node
+        else:
+            assert node.lower is not None, "a level lost its samples"
+            node = node.lower
 
 
 def _heavier(one: PriorityLevel | None, other: PriorityLevel | None) -> PriorityLevel | None:

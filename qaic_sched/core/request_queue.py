@@ -6,6 +6,8 @@ Rules of this file:
   all of these.
 - Priorities are strict except for a bound on starvation: one sample in `STARVATION_BOUND` goes to a
   priority that others pass over.
+- An isolated tenant's samples are taken without others, and others' without its own. Of the others,
+  only the first of a batch follows the rules on starvation and shares; the rest fills up.
 - Removal from the middle is lazy: the entry stays, recognized by its request's state, and is
   skipped at the front. Stale entries are dropped when they are over half, and so are tenant queues
   and priorities that ran empty: cost and memory depend on what is queued, never on what ever came.
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from qaic_sched.core.model import Tenant
+    from qaic_sched.core.priority_levels import PriorityLevel
     from qaic_sched.core.tenant_queue import TenantQueue
 
 __all__ = ["STARVATION_BOUND", "RequestQueue"]
@@ -89,7 +92,7 @@ class RequestQueue:
             self._num_empty -= 1
         queue.push(request)
         request.state = self.state
-        levels.count(level, samples)
+        levels.count(level, samples, 1)
         self.samples += samples
         self.num_bytes += request.num_bytes
         self.num_requests += 1
@@ -115,6 +118,10 @@ class RequestQueue:
         """Take up to `room` samples from the front, of the last request only some if need be."""
         parts: list[Part] = []
         while room and (queue := self._next_queue()) is not None:
+            if self.tenants.isolated and parts:
+                queue = self._queue_beside(parts[0], queue)
+                if queue is None:
+                    break
             request = queue.first()
             assert request is not None
             left = request.samples - request.cursor
@@ -183,6 +190,18 @@ class RequestQueue:
             return before + level.samples
         return before + min(level.samples, account.samples / self.tenants.fraction_of(account))
 
+    def requests_before(self, request: Request) -> int:
+        """Return the requests that will certainly be served before a newcomer, as things are.
+
+        Those of its own priority count only if no other tenant has any, and it comes after them.
+        """
+        before = self._levels.requests_above(request.priority)
+        level = self._levels.get(request.priority)
+        queue = level.queues.get(self.tenants.account(request.tenant)) if level else None
+        if level is None or queue is None or not queue.is_last(request):
+            return before
+        return before + level.num_requests if self.tenants.num_active == 1 else before
+
     def oldest_at(self) -> float:
         """Return when the oldest request was accepted; infinity if there is none."""
         return self._kept_times().oldest_at()
@@ -210,17 +229,40 @@ class RequestQueue:
             if queue is None:
                 level = self._levels.next(self._served)
                 queue = level.only or level.next_queue()
-            request = queue.first()
-            if request is None:
-                self._num_empty -= 1
-            while request is not None:
-                if self._holds(request):
-                    return queue
-                queue.pop()
-                self.num_stale -= 1
-                request = queue.first()
-            self._drop_queue(queue)
+            if self._has_first(queue):
+                return queue
         return None
+
+    def _queue_beside(self, part: Part, queue: TenantQueue) -> TenantQueue | None:
+        """Return the queue that may fill up a batch that begins with `part`; `queue` is next."""
+        first = self.tenants.account(part.request.tenant)
+        if queue.account is first or not (first.is_isolated or queue.account.is_isolated):
+            return queue
+        return None if first.is_isolated else self._next_shared_queue()
+
+    def _next_shared_queue(self) -> TenantQueue | None:
+        """Return the next queue of a tenant that is not isolated; its first is not stale."""
+        level: PriorityLevel | None = self._levels.highest()
+        while level is not None:
+            while (queue := level.next_shared_queue()) is not None:
+                if self._has_first(queue):
+                    return queue
+            level = self._levels.below(level.priority)
+        return None
+
+    def _has_first(self, queue: TenantQueue) -> bool:
+        """Drop stale requests at the front of a queue, and the queue if there are no others."""
+        request = queue.first()
+        if request is None:
+            self._num_empty -= 1
+        while request is not None:
+            if self._holds(request):
+                return True
+            queue.pop()
+            self.num_stale -= 1
+            request = queue.first()
+        self._drop_queue(queue)
+        return False
 
     def _owed_queue(self) -> TenantQueue | None:
         """Return the most urgent queue of a tenant whose guaranteed share is behind."""
@@ -267,7 +309,7 @@ class RequestQueue:
 
     def _forget(self, request: Request) -> None:
         left = request.samples - request.cursor
-        self._levels.count(self._levels.of(request.priority), -left)
+        self._levels.count(self._levels.of(request.priority), -left, -1)
         self.samples -= left
         self.num_bytes -= request.num_bytes
         self.num_requests -= 1
@@ -282,6 +324,7 @@ class RequestQueue:
         for level in self._levels:
             own = [each for each in here if each.priority == level.priority]
             assert level.samples == sum(each.samples - each.cursor for each in own)
+            assert level.num_requests == len(own)
         queues = [queue for level in self._levels for queue in level.queues.values()]
         assert self._num_empty == sum(each.is_empty for each in queues), "empty queues miscounted"
         most = 2 * len(here) + _LEAST_CLUTTER

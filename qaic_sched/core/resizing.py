@@ -4,8 +4,8 @@ Rules of this file:
 - Added capacity is used at once, as far as its device's health allows.
 - Capacity being removed gets no new work, drains and is released by a command, once. While no other
   capacity works, it continues to work: no request fails because of a live change.
-- A change does not wait for a device in quarantine. The device is reloaded, by then with the
-  activations that are wanted. If it is to be removed and still holds batches, it is closed at the
+- A change does not wait for a device in quarantine. Its next reload loads the wanted
+  number of activations. If it is to be removed and still holds batches, it is closed at the
   time of its probe.
 - Requests that were admitted under one policy stay under the next.
 """
@@ -27,8 +27,14 @@ if TYPE_CHECKING:
         PolicyChanged,
         SetSizeChanged,
     )
+    from qaic_sched.core.model import Policy
 
 __all__ = ["Resizing"]
+
+
+def _program_of(policy: Policy) -> tuple[object, ...]:
+    """Return what the program decides about a policy, which no live change can change."""
+    return policy.batch_sizes, policy.shares_rows, policy.takes_any_size
 
 
 class Resizing(Recovery):
@@ -46,7 +52,7 @@ class Resizing(Recovery):
         devices, retiring = self.ledger.devices, self.ledger.retiring
         known = {each.index for each in devices.get(event.device_id, ())}
         known -= {each.index for each in retiring.get(event.device_id, ())}
-        # To remove all of them is to remove the device.
+        # Removing all of them removes the device.
         if self.is_closed or not event.indexes or not known > {*event.indexes}:
             raise InternalError(f"{event} does not fit")
         stay = known - {*event.indexes}
@@ -69,12 +75,11 @@ class Resizing(Recovery):
 
     def _policy_changed(self, event: PolicyChanged) -> None:
         policy = event.policy
-        if self.is_closed or policy.batch_sizes != self.policy.batch_sizes:
+        if self.is_closed or _program_of(policy) != _program_of(self.policy):
             raise InternalError(f"{event} does not fit")
         self.retry_budget.change(policy, self.num_first_inferences)
         self.policy = policy
-        self.admission.change(policy)
-        self.last_of_old_policy = self._last_request_id
+        self.admission.change(policy, self._last_request_id)
         self.hedging.change(policy, self.num_batches)
         self.stuck_watch.restart()
         self.hedge_watch = TimeoutWatch(self.hedging.limit_s)

@@ -1,4 +1,4 @@
-"""Parts that failed and will be sent again, and the budget for that."""
+"""Parts that failed and will be sent again, in groups, and the budget for that."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qaic_sched.core.model import Part, Policy
+    from qaic_sched.core.model import Part, Policy, RetryGroup
 
 __all__ = ["Retries", "RetryBudget"]
 
@@ -20,49 +20,73 @@ _ROUNDING: Final = 1e-6
 
 
 class Retries:
-    """Parts to be sent again, in one queue per device that failed them.
+    """Groups of parts to be sent again, in one queue per device that failed them.
 
-    So the parts that must avoid one device never delay the parts that must avoid another.
+    So the groups that must avoid one device never delay the groups that must avoid another.
     `Request.retrying` lists a request's own parts here.
     """
 
     __slots__ = ("_by_device",)
 
     def __init__(self) -> None:
-        self._by_device: dict[int, OrderedDict[Part, None]] = {}
-        """Device -> the parts that it failed last, the longest waiting first; never empty."""
+        self._by_device: dict[int, OrderedDict[RetryGroup, None]] = {}
+        """Device -> the groups that it failed last, the longest waiting first; never empty."""
 
     def __len__(self) -> int:
-        """Count the parts."""
+        """Count the groups."""
         return sum(map(len, self._by_device.values()))
 
-    def __iter__(self) -> Iterator[Part]:
-        """Iterate over all parts, by device."""
-        for parts in self._by_device.values():
-            yield from parts
+    def __iter__(self) -> Iterator[RetryGroup]:
+        """Iterate over all groups, by device."""
+        for groups in self._by_device.values():
+            yield from groups
 
     def devices(self) -> tuple[int, ...]:
-        """Return the devices that some part should avoid."""
+        """Return the devices that some group should avoid; -1 stands for none."""
         return tuple(self._by_device)
 
-    def first(self, device_id: int) -> Part | None:
-        """Return the longest waiting part that a device failed."""
-        parts = self._by_device.get(device_id)
-        return next(iter(parts)) if parts else None
+    def first(self, device_id: int) -> RetryGroup | None:
+        """Return the longest waiting group that a device failed."""
+        groups = self._by_device.get(device_id)
+        return next(iter(groups)) if groups else None
 
-    def add(self, part: Part) -> None:
-        """Add a part behind the others that its device failed."""
-        self._by_device.setdefault(part.failed_on, OrderedDict())[part] = None
-        part.request.retrying += (part,)
+    def add(self, group: RetryGroup) -> None:
+        """Add a group behind those that failed on the same device."""
+        self._by_device.setdefault(group.failed_on, OrderedDict())[group] = None
+        for part in group.parts:
+            part.group = group
+            part.request.retrying += (part,)
 
-    def remove(self, part: Part) -> None:
-        """Remove a part that is sent again, or whose request is resolved."""
-        parts = self._by_device[part.failed_on]
-        del parts[part]
-        if not parts:
-            del self._by_device[part.failed_on]
-        request = part.request
-        request.retrying = tuple(each for each in request.retrying if each is not part)
+    def take(self, group: RetryGroup) -> None:
+        """Remove a group that is sent again."""
+        self._remove(group)
+        for part in group.parts:
+            _forget(part)
+
+    def drop(self, part: Part) -> None:
+        """Remove a part whose request is resolved; the rest of its group stays."""
+        group = part.group
+        assert group is not None
+        group.parts.remove(part)
+        _forget(part)
+        failure = group.failure
+        if failure is not None:
+            failure.may_be_requests = True
+        if not group.parts:
+            self._remove(group)
+            if failure is not None:
+                failure.num_open -= 1
+
+    def _remove(self, group: RetryGroup) -> None:
+        groups = self._by_device[group.failed_on]
+        del groups[group]
+        if not groups:
+            del self._by_device[group.failed_on]
+
+
+def _forget(part: Part) -> None:
+    request = part.request
+    request.retrying = tuple(each for each in request.retrying if each is not part)
 
 
 class RetryBudget:

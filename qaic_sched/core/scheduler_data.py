@@ -26,7 +26,7 @@ _IN_FLIGHT: Final = RequestState.IN_FLIGHT
 _LEAST_STUCK_S: Final = 5.0
 """An inference is never stuck before this time, unless the policy sets another one."""
 _STUCK_EXECUTE_TIMES: Final = 50.0
-"""It is stuck after this many mean execute times, but not before `_LEAST_STUCK_S`."""
+"""It is stuck after this many mean execution times, but not before `_LEAST_STUCK_S`."""
 _FINAL: Final = (
     RequestState.DONE,
     RequestState.FAILED,
@@ -42,6 +42,8 @@ class SchedulerData:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         """The parameters of every decision; `PolicyChanged` replaces it."""
+        self.shares_rows = policy.shares_rows
+        """Whether requests share inferences, which no change of the policy changes."""
         self.is_draining = False
         """Whether no more requests may arrive, after a drain or a close."""
         self.is_closed = False
@@ -54,7 +56,7 @@ class SchedulerData:
         self.batches: dict[int, Batch] = {}
         """Batches without an answer by id, abandoned ones included; each takes one slot."""
         self.admission = Admission(policy)
-        """Unresolved requests that have samples never dispatched, queued or waiting for room."""
+        """Unresolved requests with samples never dispatched, whether queued or waiting for room."""
         self.retries = Retries()
         """Parts of unresolved requests that will be sent again."""
         self.retry_budget = RetryBudget(policy)
@@ -64,7 +66,7 @@ class SchedulerData:
         self.batch_closes_at = _NEVER
         """When the next batch may go without more samples or answers; infinite if never."""
 
-        self.ledger = SlotLedger()
+        self.ledger = SlotLedger(takes_any_size=policy.takes_any_size)
         """Devices, activations and slots."""
         self.speeds = self.ledger.speeds
         """The ledger's own speed groups."""
@@ -90,18 +92,15 @@ class SchedulerData:
         """Batches ever dispatched that repeat a failed part."""
         self.num_dropped = 0
         """Requests expired ahead of their deadline since the last answer."""
-        self.last_of_old_policy = -1
-        """The last request that arrived under an earlier policy, whose bounds it obeyed."""
 
         self._last_request_id = -1
         """The id of the last request that arrived, rejected ones included."""
         self._mean_execute_s: float | None = None
-        """Running mean of all execute times, of all sizes and devices; None before the first."""
+        """Running mean of all execution times, of all sizes and devices; None before the first."""
         self._after_answers: list[DeviceReported | LoopStalled] = []
         """Events of the current call that are handled after all answers in it."""
         self._commands = Commands()
         """The commands that the current call of `handle` will return."""
-
         # Last, as it takes a bound method: compiled, attributes set after that are slower to read.
         self.hedge_watch = TimeoutWatch(self.hedging.limit_s, LEAST_LATE_S)
         """Finds activations whose batch is late; empty under a policy without hedges."""
@@ -119,7 +118,7 @@ class SchedulerData:
         elif request.state is _IN_FLIGHT:
             self.num_in_flight -= 1
         for part in request.retrying:
-            self.retries.remove(part)
+            self.retries.drop(part)
         request.state = state
         self.deadlines.forget(request)
         del self.requests[request.id]
@@ -130,9 +129,22 @@ class SchedulerData:
         while (request := self.deadlines.overdue(self.now)) is not None:
             self._resolve(request, RequestState.EXPIRED)
 
-    def _stuck_limit_s(self, _activation: Activation) -> float:
+    def _stuck_limit_s(self, activation: Activation) -> float:
         if self.policy.dispatch_timeout_s is not None:
             return self.policy.dispatch_timeout_s
-        if self._mean_execute_s is None:
+        mean_s = self._mean_execute_s
+        if mean_s is None:
             return UNMEASURED_LIMIT_S
-        return max(_LEAST_STUCK_S, _STUCK_EXECUTE_TIMES * self._mean_execute_s)
+        if self.policy.takes_any_size and activation.held:
+            # The mean of all sizes says little of a batch that is far larger than most.
+            times = activation.speed.group.times
+            mean_s = max(mean_s, times.mean_s(activation.held[0].size))
+        return max(_LEAST_STUCK_S, _STUCK_EXECUTE_TIMES * mean_s)
+
+    @property
+    def batches_queued(self) -> float:
+        """Full batches queued: each request is one if requests share none."""
+        queued = self.admission.queued
+        if self.shares_rows:
+            return queued.samples / self.policy.max_batch_size
+        return float(queued.num_requests)

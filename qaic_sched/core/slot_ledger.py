@@ -29,7 +29,7 @@ class SlotLedger:
 
     __slots__ = ("devices", "leaving", "retiring", "set_size", "shrunk_at", "speeds")
 
-    def __init__(self) -> None:
+    def __init__(self, *, takes_any_size: bool = False) -> None:
         self.set_size = 0
         """Batches that an activation may hold, the running one included; 0 before any device."""
         self.devices: dict[int, list[Activation]] = {}
@@ -40,7 +40,7 @@ class SlotLedger:
         """Devices that are to be closed with all their activations -> whether `close` was sent."""
         self.shrunk_at = -_NEVER
         """When `set_size` was last reduced: activations may hold more until they have answered."""
-        self.speeds = Speeds()
+        self.speeds = Speeds(takes_any_size=takes_any_size)
         """The speed groups of the devices."""
 
     @property
@@ -135,6 +135,10 @@ class SlotLedger:
         own = sum(not each.is_parked for each in self.devices[device_id])
         return own == self.speeds.num_live
 
+    def idle(self) -> list[Activation]:
+        """Return the activations that hold nothing and may be chosen, by speed."""
+        return [each for group in self.speeds.groups for each in group.idle]
+
     def with_room(self) -> list[Activation]:
         """Return the activations with a free slot that may be chosen, by device."""
         return [each for each in self if each.in_flight < self.set_size and not each.is_parked]
@@ -172,7 +176,7 @@ class SlotLedger:
             group.idle[activation] = None
 
     def learn(self, device_id: int, size: int, execute_s: float) -> float:
-        """Record an execute time, and move devices whose speed group no longer fits.
+        """Record an execution time, and move devices whose speed group no longer fits.
 
         Returns the ratio to the fastest group's mean, 1 if that is unknown.
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from heapq import heappop, heappush
-from math import sqrt
+from math import ceil, sqrt
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from qaic_sched.core.execute_times import (
@@ -33,11 +33,16 @@ _LEAVING_SIGMAS: Final = 3.5
 _LEAST_COMPACT_SIZE: Final = 16
 """A heap of busy activations is not compacted below this number of entries."""
 _LEAD_FRACTION: Final = 0.25
-"""How early the next batch is committed behind a running one, in mean execute times ..."""
+"""How early the next batch is committed behind a running one, in mean execution times ..."""
 _LEAST_LEAD_S: Final = 0.001
 """... and at least this long, the finest resolution of an event loop's timers."""
+_REGULAR_FRACTION: Final = 0.5
+"""Times are regular while an overdue inference takes at most this fraction of the lead longer than
+one that is not overdue: about their squared coefficient of variation, in mean execution times."""
+_UNBOUNDED: Final = 1_000_000
+"""A depth that bounds nothing."""
 _OVERDUE_SIGMAS: Final = 3.0
-"""Standard deviations beyond the mean from which on an inference is overdue."""
+"""An inference is overdue this many standard deviations beyond the mean."""
 
 _Entry: TypeAlias = "tuple[float, int, Activation]"
 """(`free_at` when the entry was made, sequence number, activation)."""
@@ -52,7 +57,7 @@ class DeviceSpeed:
         self.join(group)
 
     def join(self, group: SpeedGroup) -> None:
-        """Move to a group and start the comparison anew."""
+        """Move to a group and restart the comparison with it."""
         self.group = group
         """The group that the device is in, parked or not."""
         self.ratio = 1.0
@@ -61,7 +66,7 @@ class DeviceSpeed:
         """Times in `ratio`."""
 
     def record(self, ratio: float) -> None:
-        """Record the ratio of one execute time to the group's mean."""
+        """Record the ratio of one execution time to the group's mean."""
         self._count += 1
         self.ratio += ewma_weight(self._count) * (min(ratio, MAX_COUNTED_RATIO) - self.ratio)
 
@@ -89,7 +94,7 @@ class SpeedGroup:
 
     def __init__(self, times: ExecuteTimes) -> None:
         self.times = times
-        """Execute times of all devices that are, or were, in the group."""
+        """Execution times of all devices that are, or were, in the group."""
         self.num_activations = 0
         """Activations of its devices, parked ones excluded."""
         self.used_at = -_NEVER
@@ -151,13 +156,30 @@ class SpeedGroup:
 
     def ready_at(self, activation: Activation, mean_s: float) -> float:
         """Return when a batch may be committed behind those that the activation holds."""
-        lead = _lead_s(mean_s)
-        # An overdue inference looks as if it were about to end. How much longer it takes depends on
-        # how much times vary: if that is a lot, nothing should be committed behind it.
-        return activation.free_at - lead if self.times.cv2 * mean_s <= lead else _NEVER
+        return activation.free_at - _lead_s(mean_s) if self.is_regular(mean_s) else _NEVER
+
+    def is_regular(self, mean_s: float) -> bool:
+        """Return whether times vary so little that the end of an inference can be predicted.
+
+        An overdue inference looks as if it were about to end. How much longer it takes depends on
+        how much times vary: if that is a lot, nothing should be committed behind it.
+        """
+        return self.times.cv2 * mean_s <= _REGULAR_FRACTION * _lead_s(mean_s)
+
+    def depth(self, mean_s: float) -> int:
+        """Return how many batches keep an activation at work during the host's turnaround.
+
+        Unbounded before anything was measured, or where an inference takes no time.
+        """
+        lead_s = _lead_s(mean_s)
+        if lead_s >= _UNBOUNDED * mean_s:
+            return _UNBOUNDED
+        return 1 + ceil(lead_s / mean_s) if self.is_regular(mean_s) else 2
 
     def grace_s(self, mean_s: float) -> float:
-        """Return how far an inference may exceed its expected time before it is overdue."""
+        """Return how far an inference may exceed its expected time and still be about to end."""
+        if not self.is_regular(mean_s):
+            return 0.0
         return max(_lead_s(mean_s), _OVERDUE_SIGMAS * sqrt(self.times.cv2) * mean_s)
 
 

@@ -1,7 +1,7 @@
 """The speed groups of the host: which device is how fast, and what that makes of all of them.
 
 Rules of this file:
-- Groups are ordered by their mean execute time, the fastest first.
+- Groups are ordered by their mean execution time, the fastest first.
 - A device that no longer fits its group moves to another group of its speed, or to a new one.
 - Two groups whose times have become alike are merged.
 """
@@ -22,9 +22,11 @@ _JOIN_RATIO: Final = 1.15
 class Speeds:
     """The speed group of every device, and estimates over all groups in use."""
 
-    __slots__ = ("by_device", "groups")
+    __slots__ = ("_takes_any_size", "by_device", "groups")
 
-    def __init__(self) -> None:
+    def __init__(self, *, takes_any_size: bool = False) -> None:
+        self._takes_any_size = takes_any_size
+        """Whether batches may have any size, not only compiled ones."""
         self.groups: list[SpeedGroup] = []
         """Groups with activations that are not parked, the fastest first."""
         self.by_device: dict[int, DeviceSpeed] = {}
@@ -36,9 +38,12 @@ class Speeds:
             # The times of devices that are parked now are the best guess, and groups stay
             # comparable.
             known = (each.group for each in self.by_device.values())
-            self.groups.append(next(known, SpeedGroup(ExecuteTimes())))
+            self.groups.append(next(known, None) or self._new_group())
         speed = self.by_device[device_id] = DeviceSpeed(self.groups[0])
         return speed
+
+    def _new_group(self) -> SpeedGroup:
+        return SpeedGroup(ExecuteTimes(takes_any_size=self._takes_any_size))
 
     def use(self, group: SpeedGroup) -> None:
         """Make sure that a group is among the groups in use."""
@@ -55,7 +60,7 @@ class Speeds:
         self.groups.sort(key=lambda each: each.times.mean_s(size))
 
     def learn(self, device_id: int, size: int, execute_s: float) -> float:
-        """Record an execute time; return its ratio to the fastest group's mean, 1 if unknown."""
+        """Record an execution time; return its ratio to the fastest group's mean, 1 if unknown."""
         speed = self.by_device[device_id]
         group = speed.group
         slowness = ratio = group.times.record(size, execute_s)
@@ -100,7 +105,7 @@ class Speeds:
         return bool(self.groups)
 
     def fastest_s(self, size: int) -> float:
-        """Return the mean execute time of a size on the fastest devices; 0 if unknown."""
+        """Return the mean execution time of a size on the fastest devices; 0 if unknown."""
         return next((group.times.mean_s(size) for group in self.groups), 0.0)
 
     def rate(self, size: int) -> float:

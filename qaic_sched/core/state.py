@@ -34,16 +34,17 @@ The layers decide with objects that each do one job and know nothing of the laye
 `model` has the nouns, `values` the frozen ones; `events` come in, `commands` go out. `invariants`
 checks all of this in tests.
 
-The way of a request. It arrives and is queued, waits for room, or is rejected (`_arrive`). Dispatch
-asks `placement` for an activation, and only when one can take a batch at once does it take samples
-from the front of the queue (late binding), so nothing moves from one activation to another later.
-The samples of one request in one batch are a part; a large request is one object with a cursor and
-many parts. The answer frees the slot and settles each part (`_completed`): a request is done with
-its last part, and failed with the first part that has used up its attempts. A part that is retried
-goes alone in its batch and before the queue, so that a request that makes inferences fail takes no
-other request with it twice. A late part is sent twice, and the first answer counts.
+The path of a request. It arrives and is queued, waits for room, or is rejected (`_arrive`).
+Dispatch asks `placement` for an activation, and only when one can take a batch at once does it take
+samples from the front of the queue (late binding), so nothing moves from one activation to another
+later. The samples of one request in one batch are a part; a large request is one object with a
+cursor and many parts. The answer frees the slot and settles each part (`_completed`): a request is
+done with its last part, and failed with the first part that fails for good. The parts of a failed
+batch are sent again before the queue, first together, then in ever smaller groups (`retries`), so
+that a request that makes inferences fail makes no other request fail. A late part is sent twice,
+and the first answer counts.
 
-The lives of requests and devices are tables: `model.REQUEST_TRANSITIONS` and
+All changes of state of requests and devices are in tables: `model.REQUEST_TRANSITIONS` and
 `health.DEVICE_TRANSITIONS`.
 """
 
@@ -98,7 +99,7 @@ _HANDLED_FIRST: Final = frozenset(
 _IN_FLIGHT: Final = RequestState.IN_FLIGHT
 _DONE: Final = RequestState.DONE
 _EXECUTE_EWMA_WEIGHT: Final = 0.1
-"""Weight of the newest execute time in the running mean of all of them."""
+"""Weight of the newest execution time in the running mean of all of them."""
 
 
 class SchedulerState(Resizing):
@@ -158,7 +159,7 @@ class SchedulerState(Resizing):
         self._commands = Commands()
         return commands
 
-    # The reading face: what the shell reads, besides `policy`, `is_draining` and `is_closed`
+    # What the shell reads, besides `policy`, `is_draining` and `is_closed`
 
     def next_wakeup(self, tick_s: float = 0.0) -> float | None:
         """Return when `handle` must be called at the latest if nothing happens; None is never.
@@ -218,6 +219,8 @@ class SchedulerState(Resizing):
     def _arrive(self, request: Request) -> None:
         if self.is_draining or request.id <= self._last_request_id or request.samples < 1:
             raise InternalError(f"{request!r} may not arrive")
+        if not (self.shares_rows or self._fits(request.samples)):
+            raise InternalError(f"{request!r} may not arrive")
         self._last_request_id = request.id
         lateness_s = self._lateness_s(request) if request.deadline is not None else 0.0
         if lateness_s or not self._admit(request):
@@ -253,6 +256,9 @@ class SchedulerState(Resizing):
         for part in batch.parts:
             part.copies -= 1
             self._part_done(part, batch)
+        group = batch.parts[0].group
+        if group is not None and group.failure is not None:
+            self._group_done(group, group.failure)
         is_slow = False
         if is_measured:
             slowness = self.ledger.learn(device_id, batch.size, batch.execute_s)
@@ -264,6 +270,7 @@ class SchedulerState(Resizing):
         self.num_dropped = 0
         if not is_measured:
             return
+        self.hedging.record_answer(batch, self.num_batches)
         if self._mean_execute_s is None:
             self._mean_execute_s = batch.execute_s
             self.stuck_watch.restart()
@@ -340,6 +347,10 @@ class SchedulerState(Resizing):
             request.last_batch = batch
             self._resolve(request, _DONE)
 
+    def _fits(self, samples: int) -> bool:
+        """Return whether one inference can hold a whole request of this size."""
+        return self.policy.takes_any_size or samples <= self.policy.max_batch_size
+
     def _lateness_s(self, request: Request) -> float:
         """Return by how much the queue ahead makes a newcomer miss its deadline; 0 if it does not.
 
@@ -347,14 +358,21 @@ class SchedulerState(Resizing):
         count as done. A request that would be late even on an idle host is not rejected here.
         """
         assert request.deadline is not None
-        speeds, size = self.speeds, self.policy.max_batch_size
+        speeds, policy = self.speeds, self.policy
+        size, samples = policy.max_batch_size, request.samples
+        if self.shares_rows:
+            ahead = -(-(self.admission.samples_before(request) + samples) // size) - 1
+            samples = min(samples, size)
+        else:
+            # Each is an inference, and takes as long as the smallest one at least.
+            ahead = float(self.admission.requests_before(request))
+            size = 1 if policy.takes_any_size else policy.batch_sizes[0]
         rate = speeds.rate(size)
         if not rate:
             return 0.0
-        own_s = speeds.fastest_s(compiled_size(self.policy, min(request.samples, size)))
+        own_s = speeds.fastest_s(compiled_size(policy, samples))
         left_s = request.deadline - self.now
-        batches = -(-(self.admission.samples_before(request) + request.samples) // size)
-        wait_s = (batches - 1) // speeds.num_live * speeds.num_live / rate
+        wait_s = ahead // speeds.num_live * speeds.num_live / rate
         if wait_s + own_s <= left_s or own_s > left_s:
             return 0.0
         request.wait_s = wait_s + own_s
@@ -363,5 +381,9 @@ class SchedulerState(Resizing):
     def _retry_after_s(self, request: Request) -> float | None:
         if self._mean_execute_s is None:
             return None
-        batches = -(-self.admission.samples_over(request) // self.policy.max_batch_size)
+        over, queued = self.admission.samples_over(request), self.admission.queued
+        if self.shares_rows:
+            batches = -(-over // self.policy.max_batch_size)
+        else:
+            batches = -(-over * queued.num_requests // max(queued.samples, 1))
         return batches * self._mean_execute_s / max(1, self.ledger.num_activations)

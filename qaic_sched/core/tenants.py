@@ -8,6 +8,8 @@ Rules of this file:
 - A guaranteed share earns credit with every sample served to any tenant, up to that bound. A queued
   tenant with a whole sample of credit is next, before any priority.
 - A tenant that is not configured has weight 1 and no share, and so do requests without a tenant.
+- A tenant whose request made an inference fail is isolated for a while: its requests share
+  inferences with no other tenant's. It is served as much less as it costs to find such requests.
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ _LEAST_COMPACT_SIZE: Final = 16
 _NO_PRIORITIES: Final[list[int]] = []
 """Shared by all accounts that do not keep their priorities; never changed."""
 _DEFAULT = Tenant()
+_ISOLATION_S: Final = 10.0
+"""Seconds for which a tenant is isolated after each request of it that made an inference fail."""
+_MAX_ISOLATED: Final = 64
+"""Most tenants that are isolated; the one isolated longest makes room for another."""
 _MAX_IDLE_ACCOUNTS = 32
 """Accounts of tenants with nothing queued that are kept when idle accounts are dropped."""
 
@@ -44,6 +50,7 @@ class Account:
         "_priorities",
         "clock",
         "credit",
+        "is_isolated",
         "num_bytes",
         "num_requests",
         "samples",
@@ -63,6 +70,8 @@ class Account:
         """Samples of these never dispatched."""
         self.num_bytes = 0
         """Input bytes of these, each request's until its last sample is taken."""
+        self.is_isolated = False
+        """Whether its requests share inferences with no other tenant's."""
         self._priorities: set[int] | None = None
         """The priorities in which it has a queue, once someone has asked for the highest."""
         self._by_urgency: list[int] = _NO_PRIORITIES
@@ -111,6 +120,7 @@ class Tenants:
         "_num_strangers",
         "_unshared",
         "guaranteed",
+        "isolated",
         "num_active",
     )
 
@@ -129,6 +139,8 @@ class Tenants:
         """Those of them that are not configured."""
         self._active_weight = 0.0
         """Weight of all tenants with something queued."""
+        self.isolated: dict[str | None, float] = {}
+        """When the isolation of each isolated tenant ends, by name, the earliest first."""
         self._guarantee()
 
     def account(self, name: str | None) -> Account:
@@ -202,6 +214,27 @@ class Tenants:
             self._clock = account.clock
             account.clock += samples / account.tenant.weight
 
+    def isolate(self, name: str | None, now: float, cost: int) -> None:
+        """Isolate a tenant for a while, and count `cost` samples as served to it."""
+        account = self.account(name)
+        account.is_isolated = True
+        account.clock += cost / account.tenant.weight
+        self.isolated.pop(name, None)
+        self.isolated[name] = now + _ISOLATION_S
+        if len(self.isolated) > _MAX_ISOLATED:
+            self._readmit(next(iter(self.isolated)))
+
+    def end_isolation(self, now: float) -> None:
+        """End the isolation of every tenant whose time is over."""
+        for name, until in tuple(self.isolated.items()):
+            if until > now:
+                return
+            self._readmit(name)
+
+    def _readmit(self, name: str | None) -> None:
+        del self.isolated[name]
+        self._accounts[name].is_isolated = False
+
     def owed(self) -> Account | None:
         """Return the queued tenant with the most credit, if that is at least a sample."""
         waiting = (each for each in self.guaranteed if each.num_requests and each.credit >= 1)
@@ -229,10 +262,10 @@ class Tenants:
             self._num_strangers += sign
 
     def _drop_idle(self) -> None:
-        """Drop accounts with nothing queued, except for a few that are furthest ahead."""
+        """Drop accounts with nothing queued, except for isolated ones and a few furthest ahead."""
         kept, idle = {}, []
         for name, each in self._accounts.items():
-            if each.num_requests or each.tenant.share:
+            if each.num_requests or each.is_isolated or each.tenant.share:
                 kept[name] = each
             elif each.clock > self._clock:
                 idle.append((each.clock, name, each))

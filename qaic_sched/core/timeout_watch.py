@@ -19,7 +19,7 @@ __all__ = ["UNMEASURED_LIMIT_S", "TimeoutWatch"]
 
 _NEVER: Final = float("inf")
 UNMEASURED_LIMIT_S: Final = 60.0
-"""The limit of an inference before any execute time was measured."""
+"""The limit of an inference before any execution time was measured."""
 
 
 class TimeoutWatch:
@@ -48,11 +48,11 @@ class TimeoutWatch:
                 self._look_at(at, activation)
 
     def __contains__(self, activation: Activation) -> bool:
-        """Return whether a look at the activation is due some time."""
+        """Return whether a look at the activation is planned."""
         return activation in self._looks_at
 
     def restart(self) -> None:
-        """Apply the present limits to all watched activations, shorter ones included."""
+        """Apply the current limits to all watched activations, shorter ones included."""
         watched, self._looks_at, self._heap = self._looks_at, {}, []
         for activation in sorted(watched, key=lambda each: (each.device_id, each.index)):
             if activation.held:

@@ -14,10 +14,10 @@ __all__ = ["DeviceStatistics", "Policy", "Statistics", "Tenant"]
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """The part of the service that one tenant gets."""
+    """How much of the service one tenant gets."""
 
     weight: float = 1.0
-    """Its part relative to the weights of the other tenants."""
+    """How much it gets, relative to the weights of the other tenants."""
     share: float = 0.0
     """The fraction of all samples that it is guaranteed, from 0 to 1; 0 is no guarantee."""
 
@@ -28,6 +28,11 @@ class Policy:
 
     batch_sizes: tuple[int, ...] = (1,)
     """The program's compiled batch sizes, ascending."""
+    shares_rows: bool = True
+    """Whether requests may share an inference and be split; otherwise a batch is one request."""
+    takes_any_size: bool = False
+    """Whether a batch has the size of its request, whatever that is, instead of a compiled one;
+    only without `shares_rows`."""
     max_samples: int = 65536
     """Most samples that may be queued; samples in flight do not count."""
     max_bytes: int | None = None
@@ -41,7 +46,7 @@ class Policy:
     retry_max_extra: float = 0.2
     """Most retries of failed inferences, as a fraction of all inferences, beyond the reserve."""
     hedge_after: float | None = 3.0
-    """An inference is late, and hedged, after this many mean execute times; None is never."""
+    """An inference is late, and hedged, after this many mean execution times; None is never."""
     hedge_max_extra: float = 0.01
     """Most hedges, as a fraction of all inferences."""
     dispatch_timeout_s: float | None = None

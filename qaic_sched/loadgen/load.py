@@ -51,7 +51,7 @@ logger = logging.getLogger("qaic_sched")
 
 INTERRUPTED = "the run was interrupted and covers only the time until then"
 CALLERS_OF_A_SERVER = 16
-"""Of a closed loop, if the target does not report its slots."""
+"""The callers of a closed loop, if the target does not report its slots."""
 _WARM_UP_BATCH = 16
 """Requests sent together before a run."""
 _WARM_UP_S = 0.25

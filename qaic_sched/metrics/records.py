@@ -153,7 +153,7 @@ class SchedulerMetrics:
     def snapshot(self, now: float, states: Mapping[int, str]) -> dict[str, Any]:
         """Return the value of `get_metrics()`: the whole, `requests`, and `devices` by id.
 
-        `states` has the present state of each device; a device without one was removed.
+        `states` has the current state of each device; a device without one was removed.
         """
         whole = Histogram()
         for record in self._devices.values():

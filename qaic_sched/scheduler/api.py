@@ -1,4 +1,4 @@
-"""The interface of a scheduler, for code that does not care what stands behind it.
+"""The interface of a scheduler, for code that works with any implementation.
 
 The blocking front, load tests and servers are written against these protocols. `Scheduler` and
 `ScheduledRequest` satisfy them by their structure: they are compiled, and inherit from nothing.
@@ -35,7 +35,25 @@ if TYPE_CHECKING:
     from qaic_sched.program import Program, Tensors
     from qaic_sched.scheduler.explain import Explanation
 
-__all__ = ["DeviceTotals", "Inference", "RequestHandle", "SchedulerApi", "Totals"]
+__all__ = [
+    "DeviceTotals",
+    "Inference",
+    "RequestHandle",
+    "SchedulerApi",
+    "SupportsText",
+    "Totals",
+]
+
+
+class SupportsText(Protocol):
+    """A string; to type checkers the same as `str`.
+
+    A compiled function checks a parameter of type `str` before its body can, and raises
+    `TypeError` where `InputError` is promised.
+    """
+
+    def casefold(self) -> str:
+        """Of strings only."""
 
 
 @dataclass(slots=True)
@@ -149,8 +167,8 @@ class SchedulerApi(Protocol):
         *,
         priority: SupportsIndex = 0,
         timeout_s: SupportsFloat | None = None,
-        tenant: str | None = None,
-        model: str | None = None,
+        tenant: SupportsText | None = None,
+        model: SupportsText | None = None,
     ) -> Tensors:
         """Run one request and return its outputs."""
 
@@ -160,8 +178,8 @@ class SchedulerApi(Protocol):
         *,
         priority: SupportsIndex = 0,
         timeout_s: SupportsFloat | None = None,
-        tenant: str | None = None,
-        model: str | None = None,
+        tenant: SupportsText | None = None,
+        model: SupportsText | None = None,
     ) -> RequestHandle:
         """Submit one request without waiting; `InputError` if the inputs do not fit the model."""
 
@@ -172,12 +190,12 @@ class SchedulerApi(Protocol):
         ordered: bool = True,
         priority: SupportsIndex = 0,
         timeout_s: SupportsFloat | None = None,
-        tenant: str | None = None,
-        model: str | None = None,
+        tenant: SupportsText | None = None,
+        model: SupportsText | None = None,
     ) -> AsyncIterator[Tensors]:
         """Run a stream of requests with a bounded number of samples in flight."""
 
-    def samples_to_keep_busy_of(self, model: str | None) -> int:
+    def samples_to_keep_busy_of(self, model: SupportsText | None) -> int:
         """Return the number of samples in flight that keeps all devices of a model busy."""
 
     # Models
@@ -186,22 +204,24 @@ class SchedulerApi(Protocol):
     def programs(self) -> Mapping[str, Program]:
         """The inputs and outputs of every model, by name; a model without a name is ""."""
 
-    def program_of(self, model: str | None) -> Program:
+    def program_of(self, model: SupportsText | None) -> Program:
         """Return the inputs and outputs of one model."""
 
-    def config_for_report(self, *, model: str | None = None) -> Mapping[str, Any]:
+    def config_for_report(self, *, model: SupportsText | None = None) -> Mapping[str, Any]:
         """Return the configuration of one model as plain values, fit for JSON."""
 
-    async def update_backend_options(self, *, model: str | None = None, **options: Any) -> None:
+    async def update_backend_options(
+        self, *, model: SupportsText | None = None, **options: Any
+    ) -> None:
         """Change options while requests continue; `ConfigError` if an option cannot change."""
 
     # Observation
 
     def get_metrics(self) -> dict[str, Any]:
-        """Return counts and latencies since opening: the whole, `devices`, and maybe `models`."""
+        """Return counts and latencies since opening: in all, by device, and by model."""
 
-    def statistics(self, *, model: str | None = None) -> Statistics:
-        """Return the gauges of this moment, after everything that has happened so far."""
+    def statistics(self, *, model: SupportsText | None = None) -> Statistics:
+        """Return the current gauges, after everything that has happened so far."""
 
-    def totals(self, *, model: str | None = None) -> Totals:
+    def totals(self, *, model: SupportsText | None = None) -> Totals:
         """Return running totals for sampling at short intervals; has no effect on scheduling."""

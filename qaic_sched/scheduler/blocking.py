@@ -8,12 +8,13 @@ from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from anyio.from_thread import start_blocking_portal
 
 from qaic_sched.errors import SchedulerClosedError
 from qaic_sched.metrics.table import format_device_table
+from qaic_sched.scheduler.arguments import check_stream, priority_of, tenant_of, timeout_of
 from qaic_sched.tensors import validate
 
 if TYPE_CHECKING:
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from qaic_sched.core.values import Statistics
-    from qaic_sched.program import Tensors
+    from qaic_sched.program import Program, Tensors
     from qaic_sched.scheduler.api import RequestHandle, SchedulerApi
 
 __all__ = ["BlockingScheduler", "blocking"]
+
+_END: Final = object()
 
 
 def blocking(scheduler: SchedulerApi) -> BlockingScheduler:
@@ -85,7 +88,21 @@ class BlockingScheduler:
 
         The thread that iterates over the outputs reads the stream.
         """
+        self._require_open()
+        check_stream(stream, may_be_async=False)
+        priority_of(options.get("priority", 0))
+        if options.get("timeout_s") is not None:
+            timeout_of(options["timeout_s"])
+        if options.get("tenant") is not None:
+            tenant_of(options["tenant"])
+        program = self._scheduler.program_of(options.get("model"))
+        return self._map(program, iter(stream), ordered, options)
+
+    def _map(
+        self, program: Program, stream: Iterator[Any], ordered: bool, options: dict[str, Any]
+    ) -> Iterator[Tensors]:
         model, largest = options.get("model"), 0
+        error: BaseException | None = None
         outstanding: dict[Future[Tensors], int] = {}
         completed: SimpleQueue[Future[Tensors]] = SimpleQueue()
 
@@ -96,17 +113,28 @@ class BlockingScheduler:
             return outputs
 
         try:
-            for inputs in stream:
+            while error is None:
                 most = self._scheduler.samples_to_keep_busy_of(model) + largest
                 while sum(outstanding.values()) >= most:
                     yield take()
-                samples = validate(self._scheduler.program_of(model), inputs)[1]
-                largest = max(largest, samples)
-                future = self.submit(inputs, **options)
-                outstanding[future] = samples
-                future.add_done_callback(completed.put)
+                try:
+                    inputs: Any = next(stream, _END)
+                    if inputs is _END:
+                        break
+                    samples = validate(program, inputs)[1]
+                    future = self.submit(inputs, **options)
+                except (KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException as caught:
+                    error = caught  # raised after the outputs of what came before
+                else:
+                    largest = max(largest, samples)
+                    outstanding[future] = samples
+                    future.add_done_callback(completed.put)
             while outstanding:
                 yield take()
+            if error is not None:
+                raise error
         finally:
             for future in outstanding:
                 future.cancel()
@@ -140,7 +168,7 @@ class BlockingScheduler:
     ) -> None:
         try:
             request = self._scheduler.submit(inputs, **options)
-        except Exception as error:
+        except BaseException as error:  # of the caller's own inputs: it is raised there
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
             return
@@ -174,8 +202,10 @@ def _copy_result(request: RequestHandle, future: Future[Tensors]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:
-        future.set_result(request.result())
+        outputs = request.result()
     except asyncio.CancelledError as error:
         future.set_exception(CancelledError(*error.args))
     except Exception as error:
         future.set_exception(error)
+    else:
+        future.set_result(outputs)

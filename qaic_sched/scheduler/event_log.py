@@ -160,7 +160,9 @@ class EventLog:
     def start(self, model: str, policy: Policy) -> None:
         """Write the first line, with the model and the policy."""
         values = _values(policy, _OF_POLICY)
-        self._write({"event": "log", "version": VERSION, "model": model, "policy": values})
+        # The name of a file may hold bytes that are no text.
+        name = model.encode(errors="backslashreplace").decode()
+        self._write({"event": "log", "version": VERSION, "model": name, "policy": values})
 
     def record_events(self, now: float, events: Sequence[Event]) -> None:
         """Append the events of a call of `handle`."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from math import inf, isnan
-from operator import index
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
 
 from msgspec import to_builtins
@@ -14,8 +12,9 @@ from qaic_sched.config.layers import changed_config
 from qaic_sched.config.models import UNNAMED, load_configs, make_configs
 from qaic_sched.core.events import DrainStarted, PolicyChanged
 from qaic_sched.core.model import Request, Statistics
-from qaic_sched.errors import ConfigError, InputError, SchedulerClosedError
+from qaic_sched.errors import ConfigError, SchedulerClosedError
 from qaic_sched.metrics.table import format_device_table
+from qaic_sched.scheduler.arguments import check_stream, priority_of, tenant_of, timeout_of
 from qaic_sched.scheduler.device_news import share_news
 from qaic_sched.scheduler.live_change import Layout, LiveChange
 from qaic_sched.scheduler.mapping import map_requests
@@ -35,7 +34,7 @@ from qaic_sched.scheduler.several import (
     totals_of,
 )
 from qaic_sched.scheduler.shell import Shell
-from qaic_sched.tensors import validate
+from qaic_sched.tensors import check_row_count, validate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
 
     from qaic_sched.config.keys import Config
     from qaic_sched.program import Program, Tensors
-    from qaic_sched.scheduler.api import Totals
+    from qaic_sched.scheduler.api import SupportsText, Totals
 
 __all__ = ["Scheduler"]
 
@@ -169,7 +168,9 @@ class Scheduler:
             if was is not _Phase.CLOSED:
                 await close_all(self._shells.values())
 
-    async def update_backend_options(self, *, model: str | None = None, **options: Any) -> None:
+    async def update_backend_options(
+        self, *, model: SupportsText | None = None, **options: Any
+    ) -> None:
         """Change options while requests continue; return when the change is in effect.
 
         `num_activations`, `set_size`, `devices`, the keys of the sections `queue`, `batching`,
@@ -226,8 +227,8 @@ class Scheduler:
         *,
         priority: SupportsIndex = 0,
         timeout_s: SupportsFloat | None = None,
-        tenant: str | None = None,
-        model: str | None = None,
+        tenant: SupportsText | None = None,
+        model: SupportsText | None = None,
     ) -> Tensors:
         """Run one request of one or more samples and return its outputs.
 
@@ -253,8 +254,8 @@ class Scheduler:
         *,
         priority: SupportsIndex = 0,
         timeout_s: SupportsFloat | None = None,
-        tenant: str | None = None,
-        model: str | None = None,
+        tenant: SupportsText | None = None,
+        model: SupportsText | None = None,
     ) -> ScheduledRequest:
         """Submit a request without waiting; the arguments are those of `run`.
 
@@ -270,15 +271,18 @@ class Scheduler:
         if shell.error is not None:
             raise shell.error
         tensors, samples = validate(shell.program, inputs)
+        if shell.limits_rows:
+            check_row_count(shell.program, samples)
         now = shell.clock()
+        seconds = None if timeout_s is None else timeout_of(timeout_s)
         core = Request(
             self._num_requests,
             samples,
             now,
-            None if timeout_s is None or timeout_s == inf else now + _seconds(timeout_s),
-            index(priority),
+            None if seconds is None else now + seconds,
+            priority_of(priority),
             samples * shell.bytes_per_sample,
-            tenant,
+            None if tenant is None else tenant_of(tenant),
         )
         self._num_requests += 1
         request = ScheduledRequest(core, tensors, shell.cancel)
@@ -292,24 +296,27 @@ class Scheduler:
         ordered: bool = True,
         priority: SupportsIndex = 0,
         timeout_s: SupportsFloat | None = None,
-        tenant: str | None = None,
-        model: str | None = None,
+        tenant: SupportsText | None = None,
+        model: SupportsText | None = None,
     ) -> AsyncIterator[Tensors]:
         """Run a stream of requests, keeping the devices busy, and yield their outputs.
 
-        `stream` yields the `inputs` of `run`. It is read while fewer than `samples_to_keep_busy`
-        samples, plus those of the largest request, are outstanding. Outputs come in its order, or
-        as they complete if `ordered` is False. The first error of a request or of the stream is
-        raised at its place and cancels the outstanding requests.
+        `stream` yields the `inputs` of `run`, and is read while fewer than `samples_to_keep_busy`
+        samples, plus those of the largest request, are outstanding. Outputs come in its order, or,
+        with `ordered=False`, as they complete. The first error is raised and cancels the rest.
         """
 
-        def submit(inputs: Mapping[str, NDArray[Any]]) -> ScheduledRequest:
-            return self.submit(
-                inputs, priority=priority, timeout_s=timeout_s, tenant=tenant, model=model
-            )
-
         shell = self._shell_of(model)
-        return map_requests(submit, stream, lambda: shell.samples_to_keep_busy, ordered=ordered)
+        check_stream(stream)
+        level = priority_of(priority)
+        seconds = None if timeout_s is None else timeout_of(timeout_s)
+        name = None if tenant is None else tenant_of(tenant)
+
+        def submit(inputs: Mapping[str, NDArray[Any]]) -> ScheduledRequest:
+            return self.submit(inputs, priority=level, timeout_s=seconds, tenant=name, model=model)
+
+        each, most = shell.program.samples_each, lambda: shell.samples_to_keep_busy
+        return map_requests(submit, stream, most, ordered=ordered, samples_each=each)
 
     # Observation
 
@@ -330,13 +337,13 @@ class Scheduler:
         """Print the metrics of each device as a table."""
         print(format_device_table(self.get_metrics()))
 
-    def statistics(self, *, model: str | None = None) -> Statistics:
+    def statistics(self, *, model: SupportsText | None = None) -> Statistics:
         """Return the number of requests in each state now, of one model or of all added up."""
         if model is None and self._shell is None:
             return merged_statistics(shell.statistics() for shell in self._opened().values())
         return self._shell_of(model).statistics()
 
-    def totals(self, *, model: str | None = None) -> Totals:
+    def totals(self, *, model: SupportsText | None = None) -> Totals:
         """Return running totals of each device, and the queue, of one model or of all added up.
 
         Unlike `statistics`, this does not handle what has arrived in this turn of the event loop.
@@ -352,7 +359,7 @@ class Scheduler:
         """The configuration of the only model; for several models see `configs`."""
         return self.configs[name_of(self.configs, None)]
 
-    def config_for_report(self, *, model: str | None = None) -> dict[str, Any]:
+    def config_for_report(self, *, model: SupportsText | None = None) -> dict[str, Any]:
         """Return the configuration of one model as plain values, fit for JSON."""
         return {**to_builtins(self.configs[name_of(self.configs, model)])}
 
@@ -366,7 +373,7 @@ class Scheduler:
         """The inputs and outputs of each model, by name; known once the scheduler is open."""
         return {name: shell.program for name, shell in self._opened().items()}
 
-    def program_of(self, model: str | None) -> Program:
+    def program_of(self, model: SupportsText | None) -> Program:
         """Return the inputs and outputs of one of several models."""
         return self._shell_of(model).program
 
@@ -375,7 +382,7 @@ class Scheduler:
         """The number of samples in flight that fills every slot of every device twice."""
         return self.samples_to_keep_busy_of(None)
 
-    def samples_to_keep_busy_of(self, model: str | None) -> int:
+    def samples_to_keep_busy_of(self, model: SupportsText | None) -> int:
         """Return the `samples_to_keep_busy` of one of several models."""
         return self._shell_of(model).samples_to_keep_busy
 
@@ -383,7 +390,7 @@ class Scheduler:
         models = [name or config.model for name, config in self.configs.items()]
         return f"<Scheduler {', '.join(models)}: {self._phase.value}>"
 
-    def _shell_of(self, model: str | None) -> Shell:
+    def _shell_of(self, model: SupportsText | None) -> Shell:
         shells = self._opened()
         return shells[name_of(shells, model)]
 
@@ -391,10 +398,3 @@ class Scheduler:
         if not self._shells:
             raise SchedulerClosedError(f"the scheduler is {self._phase.value}")
         return self._shells
-
-
-def _seconds(timeout_s: SupportsFloat) -> float:
-    seconds = float(timeout_s)
-    if isnan(seconds):
-        raise InputError("timeout_s is not a number")
-    return seconds

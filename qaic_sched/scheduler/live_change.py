@@ -3,7 +3,7 @@
 Rules of this file:
 - Loading comes before releasing, so that capacity never falls below the smaller of before and
   after.
-- A device in quarantine is left alone: its next reload loads what is planned by then.
+- A device in quarantine is left alone: its next reload loads what is planned at that time.
 - If a load fails, the capacity added so far is released, the old stays, and the error is raised.
 """
 

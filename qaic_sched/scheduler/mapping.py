@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["map_requests"]
 
+logger = logging.getLogger("qaic_sched")
+
+_END: Final = object()
+
 
 async def map_requests(
     submit: Callable[[Any], RequestHandle],
@@ -22,15 +27,18 @@ async def map_requests(
     max_samples: Callable[[], int],
     *,
     ordered: bool,
+    samples_each: int | None = None,
 ) -> AsyncIterator[Tensors]:
     """Submit every element of the stream and yield its outputs.
 
     The stream is read while fewer than `max_samples()` samples, plus the size of the largest
     request so far, are submitted and not yet yielded. Without that allowance a large request of
-    which only the last sample is still running would leave the devices idle. The first error ends
-    the stream and cancels the outstanding requests.
+    which only the last sample is still running would leave the devices idle. With `samples_each`,
+    every request counts as that many samples, as it fills an inference. The first error ends
+    the stream and cancels the outstanding requests. An error of the stream, `CancelledError` too,
+    is raised after the outputs of what it yielded before; an interrupt does not wait for them.
     """
-    feed = _Feed(submit, max_samples, ordered=ordered)
+    feed = _Feed(submit, max_samples, ordered=ordered, samples_each=samples_each)
     reader = feed.begin(stream)
     try:
         while (request := await feed.next()) is not None:
@@ -42,9 +50,13 @@ async def map_requests(
     finally:
         for request in feed.outstanding:
             request.cancel()
-        if reader is not None:
+        if reader is not None and not reader.done():
+            feed.is_left = True
             reader.cancel()
             await asyncio.wait([reader])
+            # The consumer has its own reason to leave, which this must not replace.
+            if not isinstance(feed.error, asyncio.CancelledError | None):
+                logger.warning("map: the stream failed while it was left: %r", feed.error)
 
 
 class _Feed:
@@ -56,13 +68,17 @@ class _Feed:
         max_samples: Callable[[], int],
         *,
         ordered: bool,
+        samples_each: int | None,
     ) -> None:
         self.outstanding: set[RequestHandle] = set()
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         """The error that ended the stream early: raised by the stream, or by `submit`."""
+        self.is_left = False
+        """True once the consumer wants no more outputs."""
         self._submit = submit
         self._max_samples = max_samples
         self._ordered = ordered
+        self._samples_each = samples_each
         self._samples = 0
         self._largest = 0
         self._ready: deque[RequestHandle] = deque()
@@ -80,16 +96,18 @@ class _Feed:
 
     async def next(self) -> RequestHandle | None:
         """Return the request whose outputs come next; None after the last."""
-        while not self._ready:
+        while not isinstance(self.error, KeyboardInterrupt | SystemExit):
+            if self._ready:
+                return self._ready.popleft()
             if self._is_read and not self.outstanding:
-                return None
+                break
             await self._change()
-        return self._ready.popleft()
+        return None
 
     def consumed(self, request: RequestHandle) -> None:
         """Make room for others: the consumer has the outputs of this request."""
         self.outstanding.discard(request)
-        self._samples -= request.samples
+        self._samples -= self._samples_each or request.samples
         self._changed.set()
         self._fill()
 
@@ -97,23 +115,34 @@ class _Feed:
         """Read as many elements of a synchronous stream as there is room for."""
         try:
             while self._rest is not None and not self._is_full():
-                self._put(next(self._rest))
-        except StopIteration:
-            self._is_read, self._rest = True, None
-        except Exception as error:
-            self._is_read, self._rest, self.error = True, None, error
+                inputs = next(self._rest, _END)
+                if inputs is _END:
+                    self._end(None)
+                else:
+                    self._put(inputs)
+        except BaseException as error:
+            self._end(error)
 
     async def _read(self, stream: AsyncIterable[Any]) -> None:
+        """Read an asynchronous stream, as a task.
+
+        A `CancelledError` is the stream's own unless the consumer has left: then nobody looks.
+        """
         try:
             async for inputs in stream:
                 while self._is_full():
                     await self._change()
+                if self.is_left:
+                    break  # the stream suppressed its cancellation
                 self._put(inputs)
-        except Exception as error:
-            self.error = error
-        finally:
-            self._is_read = True
-            self._changed.set()
+        except BaseException as error:
+            self._end(error)
+        else:
+            self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._is_read, self._rest, self.error = True, None, error
+        self._changed.set()
 
     def _is_full(self) -> bool:
         return self._samples >= self._max_samples() + self._largest
@@ -121,8 +150,9 @@ class _Feed:
     def _put(self, inputs: Any) -> None:
         request = self._submit(inputs)
         self.outstanding.add(request)
-        self._samples += request.samples
-        self._largest = max(self._largest, request.samples)
+        samples = self._samples_each or request.samples
+        self._samples += samples
+        self._largest = max(self._largest, samples)
         if self._ordered:
             self._add_ready(request)
         else:

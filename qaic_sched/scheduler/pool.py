@@ -14,9 +14,11 @@ from threading import get_ident
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
-import numpy as np
 
+from qaic_sched.clock import clock_of
 from qaic_sched.errors import DeviceError
+from qaic_sched.scheduler.failures import batch_error
+from qaic_sched.scheduler.probe_inputs import first_row_of, guesses, probe_of
 from qaic_sched.tensors import BatchBuffers, gather
 
 if TYPE_CHECKING:
@@ -40,37 +42,48 @@ of the device, and 300 s of loading. Here alone are bounded `load_more` and back
 """
 PROBE_LIMIT_S = 10.0
 """The least number of seconds for the first inference of a reloaded device, which may be slow."""
+_MAY_BE_INPUTS = ("input", "inference")
+"""Kinds of failure of which the values of the inputs may be the cause."""
 
 
 class Flight:
     """A batch on its device, with everything that must not change until the device answers."""
 
-    __slots__ = ("_pool", "answer", "batch", "buffer", "completed_at")
+    __slots__ = ("_is_refused", "_pool", "answer", "batch", "buffer", "completed_at")
 
-    def __init__(self, pool: Pool, batch: Batch, buffer: BatchBuffer | None) -> None:
+    def __init__(self, pool: Pool, batch: Batch) -> None:
         self._pool = pool
+        self._is_refused = False
         self.batch = batch
-        self.buffer = buffer
-        self.answer: Tensors | DeviceError
+        self.buffer: BatchBuffer | None = None
+        self.answer: object
+        """The outputs or the error; whatever else a backend may give as one is the shell's."""
         self.completed_at: float
 
-    def __call__(self, answer: Tensors | DeviceError, completed_at: float) -> None:
+    def __call__(self, answer: object, completed_at: float) -> None:
         """Take the answer, as the `on_completed` that the device was given; on any thread."""
+        if self._is_refused:
+            return
         self.answer = answer
         self.completed_at = completed_at
         self._pool.completed(self)
 
+    def refuse(self, error: DeviceError, now: float) -> None:
+        """Complete the batch with an error: it was not sent, or not as it should have been.
+
+        The device may have taken it all the same: its answer is ignored, and the buffer that it
+        may still hold is not used again.
+        """
+        self.buffer = None
+        self(error, now)
+        self._is_refused = True
+
 
 class _Probe:
-    """An inference of zeros that shows if a device works; keeps its inputs until the answer."""
+    """An inference that shows if a device works; keeps its inputs until the answer."""
 
-    def __init__(self, executable: Executable) -> None:
-        program = executable.program
-        first = slice(1 if program.is_batched else 0, None)
-        rows = program.batch_sizes[:1]
-        self.inputs: Tensors = {
-            each.name: np.zeros((*rows, *each.shape[first]), each.dtype) for each in program.inputs
-        }
+    def __init__(self, executable: Executable, inputs: Tensors) -> None:
+        self.inputs = inputs
         self._loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[Tensors | DeviceError] = self._loop.create_future()
         executable.submit(0, self.inputs, self._completed)
@@ -92,7 +105,16 @@ class Pool:
         """By device id."""
         self._backend = backend
         self._buffers = BatchBuffers(program)
+        self._program = program
+        self._wants_sample = True
+        """Whether no inference has worked yet, nor is one awaited whose inputs were copied."""
+        self._sampled: Flight | None = None
+        """The inference that is awaited."""
+        self._sample: Tensors = {}
+        """A copy of the first row of its inputs, or of those of the first that has worked."""
+        self._has_worked = False
         self._loop = asyncio.get_running_loop()
+        self._clock = clock_of(self._loop)
         self._loop_thread = get_ident()
         self._inbox: deque[Flight] = deque()
         self._on_completed: Callable[[], object]
@@ -135,17 +157,18 @@ class Pool:
         self.executables = {each: self.executables[each] for each in device_ids}
 
     async def reload(self, device_id: int, limit_s: float | None = None) -> Executable:
-        """Close a device, load it again and probe it with an inference of zeros.
+        """Close a device, load it again and probe it with inputs that have worked.
 
         Closing answers every inference that the device still holds. Raises `DeviceError` if the
-        probe fails, or takes longer than `limit_s` or 10 s, whichever is more.
+        probe fails, or takes longer than `limit_s` or 10 s, whichever is more. If no inputs have
+        worked yet, an inference that fails proves nothing against a device that answers it.
         """
         await self.executables[device_id].aclose()
         await self._load(device_id)
         executable = self.executables[device_id]
         limit_s = max(limit_s or 0.0, PROBE_LIMIT_S)
         with anyio.move_on_after(limit_s):
-            answer = await _Probe(executable).answer
+            answer = await self._probe(executable)
             if isinstance(answer, DeviceError):
                 message = f"device {device_id} was loaded and failed an inference: {answer}"
                 error = DeviceError(message, device_id, kind=answer.kind)
@@ -154,6 +177,16 @@ class Pool:
             return executable
         message = f"device {device_id} was loaded and did not answer within {limit_s:g} s"
         raise DeviceError(message, device_id, kind="stuck")
+
+    async def _probe(self, executable: Executable) -> Tensors | DeviceError | None:
+        """Run an inference on a reloaded device; return None if the answer proves nothing."""
+        if self._has_worked:
+            return await _Probe(executable, probe_of(self._program, self._sample)).answer
+        for inputs in guesses(executable.program):
+            answer = await _Probe(executable, inputs).answer
+            if not isinstance(answer, DeviceError) or answer.kind not in _MAY_BE_INPUTS:
+                return answer
+        return None
 
     async def load(self, device_id: int) -> Executable:
         """Load the program on one more device."""
@@ -176,23 +209,35 @@ class Pool:
         Each device bounds the time that its closing takes.
         """
         with anyio.CancelScope(shield=True):
-            await asyncio.gather(*(each.aclose() for each in self.executables.values()))
+            closings = [each.aclose() for each in self.executables.values()]
+            failures = await asyncio.gather(*closings, return_exceptions=True)
         self._is_closed = True
+        for failure in filter(None, failures):
+            raise failure
 
     def submit(self, batch: Batch, sources: Sequence[Tensors]) -> None:
-        """Send a batch to its activation; `sources` has the request's inputs for each part."""
-        part, source = batch.parts[0], sources[0]
-        inputs: Tensors
-        if part.samples != batch.size:
-            inputs = buffer = self._gather(batch, sources)
-        elif part.samples == part.request.samples:
-            inputs, buffer = source, None
-        else:
-            end = part.offset + part.samples
-            inputs, buffer = {name: rows[part.offset : end] for name, rows in source.items()}, None
+        """Send a batch to its activation; `sources` has the request's inputs for each part.
+
+        If its inputs cannot be gathered, or the backend raises, the batch completes with that
+        error: whatever the reason, it is of no concern to other batches.
+        """
         activation = batch.activation
-        flight = Flight(self, batch, buffer)
-        self.executables[activation.device_id].submit(activation.index, inputs, flight)
+        executable = self.executables[activation.device_id]
+        flight = Flight(self, batch)
+        step = "its inputs cannot be gathered"
+        try:
+            inputs = self._inputs(flight, batch, sources)
+            if self._wants_sample:
+                self._wants_sample, self._sampled = False, flight
+                self._sample = first_row_of(self._program, inputs)
+            step = "the backend did not accept an inference"
+            executable.submit(activation.index, inputs, flight)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            if not isinstance(error, DeviceError):
+                error = batch_error(batch, step, error)
+            flight.refuse(error, self._clock())
 
     def completed(self, flight: Flight) -> None:
         """Put a flight that was answered into the inbox; on any thread."""
@@ -211,6 +256,9 @@ class Pool:
         self._is_woken = False
         take = self._inbox.popleft
         flights = [take() for _ in range(len(self._inbox))]
+        if self._sampled is not None and self._sampled in flights:
+            self._has_worked = isinstance(self._sampled.answer, dict)
+            self._wants_sample, self._sampled = not self._has_worked, None
         for flight in flights:
             if flight.buffer is not None:
                 self._buffers.give_back(flight.batch.size, flight.buffer)
@@ -219,6 +267,16 @@ class Pool:
     async def _load(self, device_id: int) -> None:
         load = self._backend.load(device_id, self._num_activations, self._set_size)
         self.executables[device_id] = await _bounded(load, device_id)
+
+    def _inputs(self, flight: Flight, batch: Batch, sources: Sequence[Tensors]) -> Tensors:
+        part, source = batch.parts[0], sources[0]
+        if part.samples != batch.size:
+            flight.buffer = buffer = self._gather(batch, sources)
+            return buffer
+        if part.samples == part.request.samples:
+            return source
+        end = part.offset + part.samples
+        return {name: rows[part.offset : end] for name, rows in source.items()}
 
     def _gather(self, batch: Batch, sources: Sequence[Tensors]) -> BatchBuffer:
         buffer = self._buffers.take(batch.size)

@@ -71,7 +71,7 @@ class Tally:
 
 @dataclass
 class ReplayResult:
-    """The result of a replay, which ends at the first difference; the counts go that far.
+    """The result of a replay, which ends at the first difference; the counts end there too.
 
     `duration_s` is in seconds of the scheduler's clock. `is_cut_off` is True if the log ends early
     because the run crashed; its last call is then left out.

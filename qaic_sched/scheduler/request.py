@@ -116,6 +116,8 @@ class ScheduledRequest:
 
     def add_done_callback(self, callback: Callable[[ScheduledRequest], object]) -> None:
         """Schedule `callback(request)` on the event loop once the request is resolved."""
+        if not callable(callback):
+            raise TypeError(f"{callback!r} is not callable")
         if self.done():
             asyncio.get_running_loop().call_soon(callback, self)
         elif self._callbacks is None:
@@ -198,5 +200,12 @@ class ScheduledRequest:
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
         if self._callbacks is not None:
-            for callback in self._callbacks:
-                asyncio.get_running_loop().call_soon(callback, self)
+            self._call_back(self._callbacks)
+
+    def _call_back(self, callbacks: list[Callable[[ScheduledRequest], object]]) -> None:
+        loop = asyncio.get_running_loop()
+        for callback in callbacks:
+            try:
+                loop.call_soon(callback, self)
+            except Exception as error:  # in debug mode, asyncio refuses a coroutine function
+                loop.call_exception_handler({"message": "add_done_callback", "exception": error})

@@ -24,7 +24,7 @@ from qaic_sched.backends.choose import backend_for
 from qaic_sched.config.models import UNNAMED
 from qaic_sched.core.health import DeviceState
 from qaic_sched.core.model import DeviceStatistics, Statistics
-from qaic_sched.errors import ConfigError, InputError
+from qaic_sched.errors import ConfigError, InputError, shown
 from qaic_sched.metrics.records import SchedulerMetrics
 from qaic_sched.scheduler.api import DeviceTotals, Totals
 
@@ -53,7 +53,7 @@ __all__ = [
 _BY_SEVERITY = [state.value for state in DeviceState]
 
 
-def name_of(names: Collection[str], model: str | None) -> str:
+def name_of(names: Collection[str], model: object) -> str:
     """Return the name of the model that a caller means; None is the only model.
 
     Raises `InputError` for an unknown name, and for None if there are several models.
@@ -63,11 +63,13 @@ def name_of(names: Collection[str], model: str | None) -> str:
         if len(names) > 1:
             raise InputError(f"model: missing, and this scheduler runs several: {known}")
         return next(iter(names))
-    if isinstance(model, str) and model in names:
+    if not isinstance(model, str):
+        raise InputError(f"model: there is no {shown(model)}, only {known or 'one without a name'}")
+    if model in names:
         return model
     if known == UNNAMED:
         raise InputError(f"model: {model!r} asked for, but the only model here has no name")
-    near = get_close_matches(str(model), names, 1, 0.0)[0]
+    near = get_close_matches(model, names, 1, 0.0)[0]
     raise InputError(f"model: there is no {model!r} (did you mean {near}?), only {known}")
 
 
@@ -154,7 +156,8 @@ async def close_all(shells: Iterable[Shell]) -> None:
 
 def metrics_of(shell: Shell, now: float, *, is_closed: bool) -> dict[str, Any]:
     """Return the `get_metrics` of one model."""
-    return shell.metrics.snapshot(now, _states(shell.statistics(), is_closed))
+    states = _states(shell.statistics(), is_closed)
+    return {**shell.metrics.snapshot(now, states), "batch_axis": shell.program.rows_report}
 
 
 def merged_metrics(shells: Mapping[str, Shell], now: float, *, is_closed: bool) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from math import prod
+from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from qaic_sched.clock import runs_by_itself, tick_of
 from qaic_sched.core.events import (
@@ -26,22 +26,16 @@ from qaic_sched.core.events import (
     ReloadFailed,
 )
 from qaic_sched.core.model import Fault, RequestState
-from qaic_sched.errors import (
-    DeadlineExceededError,
-    DeviceError,
-    InternalError,
-    NoDeviceError,
-    QueueFullError,
-    SchedulerClosedError,
-    SchedulerError,
-)
+from qaic_sched.errors import DeviceError, InternalError
+from qaic_sched.scheduler.failures import batch_error, error_of, fault_of, receive_error, text_of
 from qaic_sched.scheduler.heartbeat import Heartbeat
+from qaic_sched.tensors import AnswerCheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from qaic_sched.core.events import Event
-    from qaic_sched.core.model import DeviceNews, Request, Statistics
+    from qaic_sched.core.model import Batch, DeviceNews, Request, Statistics
     from qaic_sched.core.state import SchedulerState
     from qaic_sched.metrics.records import SchedulerMetrics
     from qaic_sched.program import Program, Tensors
@@ -78,8 +72,8 @@ class Shell:
         self.error: InternalError | None = None
         """The bug that broke the shell; from then on it does nothing."""
         self.program = program
-        size = sum(spec.dtype.itemsize * prod(spec.shape) for spec in program.inputs)
-        self.bytes_per_sample = size // program.max_batch_size
+        self.limits_rows = program.limits_rows
+        self.bytes_per_sample = program.bytes_per_sample
         self.pool = pool
         self.metrics = metrics
         self.clock = clock
@@ -87,6 +81,11 @@ class Shell:
         self._loop = asyncio.get_running_loop()
         self._tick_s = tick_of(self._loop)
         self._requests: dict[int, ScheduledRequest] = {}
+        self._answers = AnswerCheck(program)
+        self._failures: dict[int, DeviceError] = {}
+        """The errors of requests that fail here, for a reason that is no device's, by id."""
+        self._overruled: dict[str, int] = {}
+        """The number of requests that failed here, by the state that the core counts them in."""
         self._events: list[Event] = []
         self._is_flush_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -163,7 +162,12 @@ class Shell:
     def statistics(self) -> Statistics:
         """Return the core's gauges, after everything posted so far."""
         self.flush()
-        return self.core.statistics()
+        statistics = self.core.statistics()
+        if not self._overruled:
+            return statistics
+        counts = {key: getattr(statistics, key) - n for key, n in self._overruled.items()}
+        failed = statistics.failed + sum(self._overruled.values())
+        return replace(statistics, **{**counts, "failed": failed})
 
     def is_quarantined(self, device_id: int) -> bool:
         """Return True if a device is in quarantine, after everything posted so far."""
@@ -197,18 +201,19 @@ class Shell:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.pool.aclose()
-        if self._timer is not None:
-            self._timer.cancel()
-        self._heartbeat.stop()
-        if self._log is not None:
-            self._record(self._log.close)
+        try:
+            await self.pool.aclose()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._heartbeat.stop()
+            if self._log is not None:
+                self._record(self._log.close)
 
     def _carry_out(self, events: Sequence[Event], errors: Mapping[int, DeviceError]) -> None:
         now = self.clock()
-        heartbeat = self._heartbeat
-        if now > heartbeat.late_at:
-            events = [LoopStalled(heartbeat.take_stall(now)), *events]
+        if now > self._heartbeat.late_at:
+            events = [LoopStalled(self._heartbeat.take_stall(now)), *events]
         if self._log is not None:
             # Before they are handled: if they break the core, the log replays that.
             self._record(self._log.record_events, now, events)
@@ -229,7 +234,7 @@ class Shell:
             self.pool.submit(batch, sources)
             if batch.is_hedge:
                 self.metrics.record_hedge(batch.activation.device_id)
-            elif batch.parts[0].failed_on >= 0:
+            elif batch.parts[0].group is not None:
                 self.metrics.record_retry(batch.activation.device_id)
         for core in commands.resolve:
             self._resolve(core, now, errors)
@@ -244,8 +249,8 @@ class Shell:
         if commands.news and self.tell is not None:
             for device_id, news in commands.news:
                 self.tell(device_id, news)
-        if commands.dispatch and self._may_stall and not heartbeat.is_running:
-            heartbeat.start()
+        if commands.dispatch and self._may_stall and not self._heartbeat.is_running:
+            self._heartbeat.start()
         self._set_timer()
         if self.core.is_draining and not requests:
             self.idle.set()
@@ -253,34 +258,24 @@ class Shell:
     def _resolve(self, core: Request, now: float, errors: Mapping[int, DeviceError]) -> None:
         request = self._requests[core.id]
         del self._requests[core.id]  # compiled, `pop` takes twice as long
-        if core.state is _DONE and core.last_batch is not None:
+        if self._failures and core.id in self._failures:
+            self._overrule(core)
+            self.metrics.record_outcome(core.state.value)
+            request.resolve(self._failures.pop(core.id), now)
+        elif core.state is _DONE and core.last_batch is not None:
             accepted_at = core.accepted_at
             self.metrics.record_done(core.last_batch.submitted_at - accepted_at, now - accepted_at)
             request.resolve(None, now)
         else:
             self.metrics.record_outcome(core.state.value)
-            request.resolve(self._error_of(core, errors), now)
+            request.resolve(error_of(core, errors, is_closed=self.core.is_closed), now)
 
-    def _error_of(self, core: Request, errors: Mapping[int, DeviceError]) -> SchedulerError | None:
-        if core.state is RequestState.FAILED and core.last_batch is None:
-            return NoDeviceError("every device is in quarantine; they are being probed")
-        if core.state is RequestState.FAILED and core.last_batch is not None:
-            device_id = core.last_batch.activation.device_id
-            cause = errors.get(core.last_batch.id) or DeviceError(
-                f"device {device_id} did not answer in time", device_id, kind="stuck"
-            )
-            # A new error for each caller: a raised exception collects tracebacks.
-            error = DeviceError(str(cause), cause.device_id, kind=cause.kind)
-            error.__cause__ = cause
-            return error
-        if core.state is RequestState.EXPIRED and core.deadline is not None:
-            stay = core.deadline - core.accepted_at
-            return DeadlineExceededError(f"not done within timeout_s = {stay:g} s")
-        if core.state is RequestState.REJECTED:
-            return QueueFullError(_refusal(core), core.retry_after_s, core.wait_s)
-        if self.core.is_closed:
-            return SchedulerClosedError("the scheduler was closed before the request was done")
-        return None
+    def _overrule(self, core: Request) -> None:
+        """Make a request that the core takes for done or cancelled one that failed."""
+        if core.state is not RequestState.FAILED:
+            was: str = core.state.value
+            self._overruled[was] = self._overruled.get(was, 0) + 1
+            core.state = RequestState.FAILED
 
     def _take_in(self, flights: Sequence[Flight], events: list[Event]) -> Mapping[int, DeviceError]:
         """Give outputs to requests and add answers to `events`; return errors by batch id."""
@@ -288,26 +283,36 @@ class Shell:
         for flight in flights:
             batch, answer = flight.batch, flight.answer
             fault = None
-            if isinstance(answer, DeviceError):
-                errors[batch.id] = answer
-                fault = Fault(answer.kind)
+            if not isinstance(answer, dict) and isinstance(answer, DeviceError):
+                fault = fault_of(answer)
+            elif (problem := self._answers.problem(answer, batch.size)) is None:
+                self._scatter(batch, cast("Tensors", answer), events)
             else:
-                self._scatter(flight, answer)
+                answer = flight.answer = batch_error(batch, problem)
+                fault = Fault.INFERENCE
+            if fault is not None:
+                errors[batch.id] = cast("DeviceError", answer)
             events.append(Completed(batch.id, flight.completed_at, fault))
         return errors
 
-    def _scatter(self, flight: Flight, outputs: Tensors) -> None:
-        row, batch = 0, flight.batch
+    def _scatter(self, batch: Batch, outputs: Tensors, events: list[Event]) -> None:
+        row = 0
         for part in batch.parts:
             request = self._requests.get(part.request.id)
             if request is not None:
-                request.receive(self.program, outputs, row, part, batch)
+                try:
+                    request.receive(self.program, outputs, row, part, batch)
+                except Exception as error:
+                    # No memory for its outputs: the request is of no use, the batch is.
+                    request_id, samples = part.request.id, part.request.samples
+                    self._failures[request_id] = receive_error(batch, samples, error)
+                    events.append(Cancelled(request_id))
             row += part.samples
 
     def _measure(self, flight: Flight) -> None:
         batch = flight.batch
         device_id, samples = batch.activation.device_id, batch.samples
-        if isinstance(flight.answer, DeviceError) or batch.is_abandoned:
+        if batch.is_abandoned or not isinstance(flight.answer, dict):
             self.metrics.record_error(device_id, samples, batch.size, batch.execute_s)
         else:
             self.metrics.record_batch(device_id, batch.execute_s, samples, batch.size)
@@ -333,8 +338,9 @@ class Shell:
             try:
                 limit_s = self.core.policy.dispatch_timeout_s
                 executable = await self.pool.reload(device_id, limit_s)
-            except SchedulerError as error:
-                logger.warning("device %d could not be reloaded: %s", device_id, error)
+            except Exception as error:  # whatever a backend raises, the device is probed again
+                problem = text_of(error) or type(error).__name__
+                logger.warning("device %d could not be reloaded: %s", device_id, problem)
                 self.post(ReloadFailed(device_id))
                 return
             logger.warning("device %d was reloaded", device_id)
@@ -342,12 +348,10 @@ class Shell:
 
     def _set_timer(self) -> None:
         at = self.core.next_wakeup(self._tick_s)
-        if at is None:
+        # An earlier timer fires for nothing, which costs less than moving it per request.
+        if at is None or (self._timer is not None and self._timer_at <= at):
             return
         if self._timer is not None:
-            # An earlier timer fires for nothing, which costs less than moving it per request.
-            if self._timer_at <= at:
-                return
             self._timer.cancel()
         self._timer_at = at
         self._timer = self._loop.call_at(at, self._on_timer)
@@ -362,12 +366,12 @@ class Shell:
     def _record(self, write: Callable[..., None], *what: object) -> None:
         try:
             write(*what)
-        except OSError:
-            # A full disk must not cost a request.
+        except Exception:
+            # A full disk, or a value that JSON does not have, must not cost a request.
             logger.exception("event_log: writing failed, the log ends here")
             log, self._log = self._log, None
             if log is not None:
-                with suppress(OSError):
+                with suppress(Exception):
                     log.close()
 
     def _break(self, cause: Exception) -> None:
@@ -384,13 +388,6 @@ class Shell:
             if not future.done():
                 future.set_exception(self.error)
         self.idle.set()
-
-
-def _refusal(core: Request) -> str:
-    if core.wait_s is None or core.deadline is None:
-        return f"the queue has no room for {core.samples} more samples"
-    stay_s = core.deadline - core.accepted_at
-    return f"it would be done in {core.wait_s:.3g} s, not within timeout_s = {stay_s:.3g} s"
 
 
 def _settle(

@@ -10,7 +10,7 @@ import copy
 import weakref
 from typing import TYPE_CHECKING
 
-from qaic_sched.errors import DeviceError
+from qaic_sched.errors import DeviceError, InputError
 from qaic_sched.session.loop_thread import LoopThread
 from qaic_sched.session.slots import SlotGate
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["LoadedProgram", "own_error"]
 
 SILENCE_S = 60.0
-"""Longest that a device may complete nothing while a session drains, before it is given up.
+"""How long a draining session waits for the next completion before it gives up on the device.
 
-The driver of a card fails a stuck inference by itself after about 30 s.
+The driver of a device fails a stuck inference by itself after about 30 s.
 """
 
 
@@ -100,11 +100,16 @@ class LoadedProgram:
 def own_error(error: Exception) -> Exception:
     """Return the error for one caller: a copy of a `DeviceError`, with a separate traceback.
 
-    A device may fail many inferences with one error object.
+    A device may fail many inferences with one error object. One that is about the values of the
+    inputs becomes an `InputError`.
     """
     if not isinstance(error, DeviceError):
         return error
-    own = copy.copy(error)
+    own: Exception
+    if error.kind == "input":
+        own = InputError(f"the values of the inputs were rejected: {error}")
+    else:
+        own = copy.copy(error)
     own.__cause__ = error
     return own
 

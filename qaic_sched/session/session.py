@@ -125,8 +125,9 @@ class Session:
         """Run one inference and return its outputs, which belong to the caller.
 
         The number of rows must be a compiled batch size; dtypes are cast where that is safe.
-        Raises `InputError`, or `DeviceError` if the inference failed on the device; if its `kind`
-        is `lost` or `restarted`, call `reset` before the next run.
+        Raises `InputError`, also where the runtime rejects the values, or `DeviceError` if the
+        inference failed on the device; if its `kind` is `lost` or `restarted`, call `reset` before
+        the next run.
         """
         self._ready()  # so that latencies and profiles do not include the load
         if self._profiler is None:

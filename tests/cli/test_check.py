@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import onnx
 import pytest
 
 from qaic_sched.cli import main
 from qaic_sched.cli.check import examine
 from tests.cli.command_line import cards as configuration
 from tests.cli.command_line import config_of, two_models
-from tests.models import linear_model, unbatched_model
+from tests.models import linear_model, save_model, tensor, unbatched_model
 from tests.standin.qpc import write_qpc
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def test_a_model_without_batch_axis_is_reported(
 
 
 def test_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU model is described without being compiled, and the cache stays empty."""
+    """A CPU model is described without being compiled; the cache keeps what its trial found."""
     pytest.importorskip("onnxruntime")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     linear_model(tmp_path / "model.onnx")
@@ -122,7 +123,9 @@ def test_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert findings.program.batch_sizes == (4,)
     assert findings.config is not None
     assert findings.config.options.compile
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "model.onnx"]
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == ["cache", "config.yaml", "model.onnx"]
+    assert [path.name for path in (tmp_path / "cache" / "qaic_sched").iterdir()] == ["rows"]
 
 
 @pytest.mark.usefixtures("cards")
@@ -197,3 +200,32 @@ def test_models_must_fit_on_their_devices_together(tmp_path: Path) -> None:
     mixed = config_of(tmp_path, models={"a": "cards.sim.yaml", "b": "model.onnx"})
     (error,) = examine(mixed).errors
     assert "one kind of device, not a on sim, b on cpu" in error
+
+
+def test_what_may_share_an_inference_is_found_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model for the CPU is tried; the reason names the output and the difference."""
+    pytest.importorskip("onnxruntime")
+    nodes = [onnx.helper.make_node("Softmax", ["x"], ["y"], axis=0)]
+    values = [tensor(name, ["N", 2]) for name in "xy"]
+    save_model(tmp_path / "model.onnx", nodes, values[:1], values[1:])
+    config = config_of(tmp_path, model="model.onnx", backend="cpu", onnx_define_symbol={"N": 4})
+    assert check(config) == 0
+    printed = capsys.readouterr().out
+    assert "any (a request has 1 or more)" in printed
+    assert "a row of output 'y' differs by" in printed
+    assert check(config, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["batch_axis"]["mode"] == "any"
+
+
+@pytest.mark.usefixtures("cards")
+def test_what_only_a_card_can_tell_is_unknown(
+    qpc: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is loaded for it."""
+    config = config_of(tmp_path, model=qpc, backend="aic")
+    assert check(config, "--json") == 0
+    report = json.loads(capsys.readouterr().out)["batch_axis"]
+    assert (report["mode"], report["row_counts"]) == ("unknown", "1 or more")
+    assert "when the scheduler opens" in report["reason"]

@@ -69,7 +69,7 @@ def test_as_json(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_log_that_ends_early_is_reported(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A log cut off by a crash is reported, but is no difference."""
+    """A log cut off by a crash is reported, but does not count as a difference."""
     log.write_bytes(log.read_bytes()[:-30])
     assert main(["replay", str(log)]) == 0
     assert "the log ends early" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from qaic_sched.cli import main
 from qaic_sched.cli.ctrl_c import CtrlC
@@ -17,7 +18,14 @@ from qaic_sched.cli.run import FileJob
 from qaic_sched.scheduler.front import Scheduler
 from qaic_sched.testing import run_virtual
 from tests.cli.command_line import cards, config_of, means, save_rows, start, two_models
-from tests.models import linear, linear_inputs, linear_model, unbatched_model
+from tests.models import (
+    linear,
+    linear_inputs,
+    linear_model,
+    save_model,
+    tensor,
+    unbatched_model,
+)
 
 if TYPE_CHECKING:
     import subprocess
@@ -241,3 +249,37 @@ def test_of_several_models_one_must_be_named(
     """With several models, a missing or unknown `--model` is an error with status 2."""
     assert run(two_models(tmp_path), save_rows(tmp_path, 10), *options) == 2
     assert error in capsys.readouterr().err
+
+
+def mixing_model(path: Path, operator: str, output: list[Any], **attributes: Any) -> str:
+    """Write a model of four rows `x` [4, 2] that depend on each other."""
+    nodes = [helper.make_node(operator, ["x"], ["y"], **attributes)]
+    return save_model(path, nodes, [tensor("x", [4, 2])], [tensor("y", output)])
+
+
+def test_a_file_is_cut_into_inferences_that_are_possible(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rest that no inference can take is refused before anything runs."""
+    mixing_model(tmp_path / "model.onnx", "Softmax", [4, 2], axis=0)
+    config = config_of(tmp_path, model="model.onnx", backend="cpu")
+    target = tmp_path / "out.npz"
+    np.savez(tmp_path / "in.npz", x=np.zeros((8, 2), np.float32))
+    assert run(config, tmp_path / "in.npz", "--output", target) == 0
+    with np.load(target) as outputs:
+        np.testing.assert_allclose(outputs["y"], np.full((8, 2), 0.25))
+    np.savez(tmp_path / "in.npz", x=np.zeros((9, 2), np.float32))
+    assert run(config, tmp_path / "in.npz") == 2
+    assert "input 'x': 1 rows; wanted 4" in capsys.readouterr().err
+
+
+def test_a_file_is_one_request_if_its_outputs_cannot_be_joined(tmp_path: Path) -> None:
+    """The distinct values of all rows are not those of each batch one after the other."""
+    nodes = [helper.make_node("Unique", ["x"], ["y"])]
+    save_model(tmp_path / "model.onnx", nodes, [tensor("x", ["N", 2])], [tensor("y", ["M"])])
+    config = config_of(tmp_path, model="model.onnx", backend="cpu", onnx_define_symbol={"N": 2})
+    target = tmp_path / "out.npz"
+    np.savez(tmp_path / "in.npz", x=np.arange(10, dtype=np.float32).reshape(5, 2) // 4)
+    assert run(config, tmp_path / "in.npz", "--output", target) == 0
+    with np.load(target) as outputs:
+        assert outputs["y"].tolist() == [0.0, 1.0, 2.0]

@@ -12,13 +12,14 @@ from qaic_sched.core.commands import Commands
 from qaic_sched.core.events import Completed, DeviceOpened, Event
 from qaic_sched.core.execute_times import ExecuteTimes
 from qaic_sched.core.invariants import check_invariants
-from qaic_sched.core.model import Activation, Batch, Fault, Policy, Request
+from qaic_sched.core.model import Activation, Batch, Fault, Part, Policy, Request
 from qaic_sched.core.speed_group import DeviceSpeed, SpeedGroup
 from qaic_sched.core.state import SchedulerState
 
 __all__ = [
     "answer",
     "answer_all",
+    "attempts_of",
     "cargo",
     "drive",
     "health_of",
@@ -75,6 +76,11 @@ def answer(batch: Batch, at: float, failed: bool = False) -> Completed:
 def answer_all(state: SchedulerState, now: float) -> Commands:
     """Answer all batches that devices hold, in the order of dispatch."""
     return drive(state, now, *(answer(batch, now) for batch in list(state.batches.values())))
+
+
+def attempts_of(part: Part) -> int:
+    """Return the attempts of a part by itself."""
+    return part.group.attempts if part.group is not None else 0
 
 
 def cargo(batch: Batch) -> Cargo:

@@ -78,7 +78,7 @@ def test_cancelling_the_first_waiting_request_admits_the_next() -> None:
 
 
 def test_a_request_larger_than_the_bound_is_admitted_alone() -> None:
-    """It waits for an empty queue, and then keeps others out until its rest is below the bound."""
+    """It waits for an empty queue; others wait until its remaining samples are below the bound."""
     state = make_state(batch_sizes=(4,), max_samples=4)
     drive(state, 0.0, *requests(2, samples=4), Request(2, 9, 0.0), Request(3, 1, 0.0))
     assert (_queued_ids(state), _waiting_ids(state)) == ([1], [2, 3])
@@ -194,7 +194,7 @@ def test_retry_after_is_unknown_before_anything_is_measured() -> None:
 
 
 def test_retry_after_is_the_time_to_serve_the_excess() -> None:
-    """It is the batches that must leave times the mean execute time, over all activations."""
+    """It is the mean execution time times the batches that must leave per activation."""
     state = make_state(
         devices=2, num_activations=2, batch_sizes=(4,), max_samples=20, waits_when_full=False
     )

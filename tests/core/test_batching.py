@@ -260,7 +260,7 @@ def _sizes(state: SchedulerState, *arriving: Request) -> list[tuple[int, int]]:
 def test_the_compiled_size_that_costs_least_per_sample(
     samples: int, costs_ms: dict[int, float], size: int
 ) -> None:
-    """It holds all samples, padded, or is smaller and filled; unmeasured sizes do not count."""
+    """It is padded and holds all samples, or smaller and full; unmeasured sizes are ignored."""
     sizes = tuple(sorted({1, 2, 4, 8, *costs_ms}))
 
     assert cheapest_size(Policy(batch_sizes=sizes), samples, costs_ms.get) == size

@@ -1,10 +1,10 @@
-"""Running estimates of execute times."""
+"""Running estimates of execution times."""
 
 from __future__ import annotations
 
 import pytest
 
-from qaic_sched.core.execute_times import ExecuteTimes
+from qaic_sched.core.execute_times import ExecuteTimes, size_class
 from qaic_sched.core.speed_group import DeviceSpeed, SpeedGroup
 
 
@@ -103,3 +103,32 @@ def test_scaled_times_keep_their_proportions() -> None:
     slower = times.scaled(3.0)
 
     assert (slower.mean_s(1), slower.mean_s(8)) == (3.0, 12.0)
+
+
+def test_times_of_any_size_are_kept_by_classes_of_sizes() -> None:
+    """However many sizes there are, the memory for them is bounded."""
+    times = ExecuteTimes(takes_any_size=True)
+    for size in range(1, 5000):
+        times.record(size, float(size))
+
+    assert len(times._means) < 50
+    for size in (1, 8, 10, 100, 4999):
+        assert times.mean_s(size) == pytest.approx(size, rel=0.25)
+        assert times.scaled(2.0).measured_s(size) in (None, 2 * times.mean_s(size))
+
+
+def test_an_unmeasured_size_is_in_proportion_to_the_nearest() -> None:
+    """Where any size may come, the nearest measured one may be far away."""
+    times = ExecuteTimes(takes_any_size=True)
+    times.record(4, 1.0)
+
+    assert (times.mean_s(2), times.mean_s(4), times.mean_s(400)) == (0.5, 1.0, 112.0)
+    assert times.measured_s(4) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "largest"), [(1, 1), (7, 7), (8, 8), (9, 10), (16, 16), (17, 20), (1000, 1024)]
+)
+def test_classes_of_sizes_are_named_by_their_largest(size: int, largest: int) -> None:
+    """Sizes up to 8 are classes of their own."""
+    assert size_class(size) == size_class(largest) == largest

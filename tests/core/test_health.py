@@ -7,7 +7,7 @@ import math
 import pytest
 
 from qaic_sched.core.health import DeviceState, Health
-from qaic_sched.core.model import Fault
+from qaic_sched.core.model import Failure, Fault
 
 READY, PROBATION, QUARANTINED = DeviceState
 
@@ -178,3 +178,49 @@ def test_a_device_that_came_back_is_not_probed() -> None:
     health.opened(0)
 
     assert (health.next_probe_at(), health.due_probes(9.0)) == (math.inf, [])
+
+
+def test_failures_that_may_be_requests_count_less() -> None:
+    """Three proven ones in a row mean quarantine, or twelve of any kind; acquitted ones do not."""
+    health = _health()
+    failures = [Failure(0) for _ in range(14)]
+    for failure in failures[:4]:
+        assert not health.suspect(failure, 1.0)
+    for failure in failures[:2]:
+        assert not health.blame(failure, 1.0)
+        health.acquit(failure)
+    for failure in failures[4:13]:
+        assert not health.suspect(failure, 1.0)
+
+    assert health.suspect(failures[13], 1.0)
+    assert health.state_of(0) is QUARANTINED
+
+
+def test_what_came_before_an_answer_or_a_quarantine_is_no_longer_held_against_a_device() -> None:
+    """It may be proven late: by then the device has answered, was shut, or has gone."""
+    health = _health(devices=2)
+    failures = [Failure(0) for _ in range(3)]
+    for failure in failures:
+        health.suspect(failure, 1.0)
+    health.succeeded(0)
+    assert not any(health.blame(failure, 1.0) for failure in failures)
+    assert health.state_of(0) is READY
+
+    health.suspect(failures[0], 1.0)
+    health.failed(0, Fault.LOST, 1.0)
+    assert not health.suspect(failures[1], 1.0)
+    assert not health.blame(failures[0], 1.0)
+    health.forget(0)
+    assert not health.is_suspected_of(failures[0])
+    health.acquit(failures[0])
+
+
+def test_one_failure_of_its_own_ends_a_probation_and_so_do_three_of_any_kind() -> None:
+    """Until it is known whose fault it was, a device on probation goes on."""
+    health = _on_probation()
+    failure = Failure(0)
+    assert not health.suspect(failure, 1.0)
+    assert health.blame(failure, 1.0)
+
+    health = _on_probation()
+    assert [health.suspect(Failure(0), 1.0) for _ in range(3)] == [False, False, True]

@@ -14,6 +14,7 @@ from qaic_sched.core.state import SchedulerState
 from tests.core.harness import (
     answer,
     answer_all,
+    attempts_of,
     cargo,
     drive,
     make_state,
@@ -65,7 +66,7 @@ def test_the_first_answer_counts_and_the_other_is_ignored(first: int) -> None:
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_copy_that_fails_costs_nothing_while_the_other_may_answer(first: int) -> None:
-    """The failure is no attempt and causes no retry."""
+    """The failure does not count as an attempt and causes no retry."""
     state = _measured(max_attempts=1)
     pair = _hedged(state)
     commands = drive(state, 1.4, answer(pair[first], 1.4, failed=True))
@@ -91,7 +92,7 @@ def test_copies_that_all_fail_are_one_attempt() -> None:
     drive(state, 1.4, answer(batch, 1.4, failed=True))
     (again,) = drive(state, 1.5, answer(copy, 1.5, failed=True)).dispatch
 
-    assert [part.attempts for part in again.parts] == [1]
+    assert [attempts_of(part) for part in again.parts] == [1]
     assert outcomes(answer_all(state, 1.6).resolve) == [(9, "done")]
 
 
@@ -248,3 +249,68 @@ def test_the_checker_finds_a_missing_hedge() -> None:
 
     with pytest.raises(AssertionError, match="could repeat"):
         check_invariants(state)
+
+
+def _with_late_answers(overtime: float, **policy: Any) -> SchedulerState:
+    """Return a state in which one batch of ten was late, by `overtime` mean execution times."""
+    state = _measured(**policy)
+    for num_batches in (10, 20, 30, 40):
+        state.hedging.lateness.record(overtime, num_batches)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("overtime", "share", "goes_first"), [(9.0, 1.0, True), (1.0, 1.0, False), (9.0, 0.05, False)]
+)
+def test_a_hedge_goes_ahead_of_the_queue_only_where_something_is_wrong(
+    overtime: float, share: float, goes_first: bool
+) -> None:
+    """It does not where late batches soon end, nor where late batches are common."""
+    state = _with_late_answers(overtime, hedge_max_extra=share)
+    drive(state, 1.0, *(Request(each, 1, 1.0) for each in range(9, 13)))
+    _, second = state.batches.values()
+    (third,) = drive(state, 1.25, answer(second, 1.25)).dispatch
+    drive(state, 1.31)
+    (sent,) = drive(state, 1.35, answer(third, 1.35)).dispatch
+
+    assert sent.is_hedge == goes_first
+
+
+def test_another_hedge_waits_for_capacity_to_spare() -> None:
+    """A quarter of the activations stays idle, beside those that queued batches need."""
+    state = _with_late_answers(1.0, devices=4)
+    drive(state, 1.0, *(Request(each, 1, 1.0) for each in range(9, 13)))
+    first, *others = state.batches.values()
+    drive(state, 1.2, answer(others[0], 1.2))
+    drive(state, 1.29, answer(others[1], 1.29))
+    drive(state, 1.29, Request(13, 1, 1.29))
+    drive(state, 1.31)
+    assert state.hedging.num_hedges == 0
+
+    (copy,) = drive(state, 1.32, answer(others[2], 1.32)).dispatch
+    assert (cargo(copy), copy.is_hedge) == (cargo(first), True)
+
+
+def test_overtime_is_learned_from_late_answers() -> None:
+    """After four of them, in mean execution times beyond the time when a batch is late."""
+    state = _measured(devices=1)
+    lateness = state.hedging.lateness
+    for number in range(4):
+        assert lateness.expected_overtime(1.0, state.num_batches) == float("inf")
+        now = 10.0 * (1 + number)
+        (batch,) = drive(state, now, Request(9 + number, 1, now)).dispatch
+        over_s = 2.0 * batch.expected_s
+        drive(state, now, answer(batch, now + 3 * batch.expected_s + over_s))
+
+    assert lateness.expected_overtime(1.0, state.num_batches) == pytest.approx(2.0)
+    assert lateness.expected_overtime(0.01, state.num_batches) == 0.0
+
+
+def test_a_delay_of_the_host_says_nothing_about_hedges() -> None:
+    """An inference of 0.1 ms that takes 5 ms is not late."""
+    state = make_state(1)
+    for number in range(9):
+        (batch,) = drive(state, float(number), Request(number, 1, float(number))).dispatch
+        drive(state, number + 0.5, answer(batch, number + (0.005 if number > 4 else 0.0001)))
+
+    assert state.hedging.lateness.expected_overtime(1.0, state.num_batches) == float("inf")

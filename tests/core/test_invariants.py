@@ -9,7 +9,7 @@ import pytest
 
 from qaic_sched.core.events import Closed
 from qaic_sched.core.invariants import check_invariants
-from qaic_sched.core.model import Batch, Part, Request, RequestState
+from qaic_sched.core.model import Batch, Part, Request, RequestState, RetryGroup
 from qaic_sched.core.state import SchedulerState
 from qaic_sched.core.tenant_queue import TenantQueue
 from tests.core.harness import answer, drive, make_state, requests
@@ -40,7 +40,7 @@ def test_a_healthy_state_passes() -> None:
 
     check_invariants(state)
     assert (statistics.in_flight, statistics.queued, statistics.waiting) == (2, 4, 2)
-    assert [part.request.id for part in state.retries] == [2]
+    assert [part.request.id for group in state.retries for part in group.parts] == [2]
     assert state.requests[3].cursor == 8
 
 
@@ -116,8 +116,9 @@ def _lose_a_retry(state: SchedulerState) -> None:
 
 
 def _retry_a_part_twice(state: SchedulerState) -> None:
-    part = next(iter(state.retries))
-    state.retries._by_device[part.failed_on][Part(part.request, part.offset, part.samples)] = None
+    group = next(iter(state.retries))
+    copies = [Part(each.request, each.offset, each.samples) for each in group.parts]
+    state.retries._by_device[group.failed_on][RetryGroup(copies, group.failed_on, None)] = None
 
 
 def _forget_that_samples_are_retried(state: SchedulerState) -> None:

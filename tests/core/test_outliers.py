@@ -54,7 +54,7 @@ def test_some_slow_answers_in_a_row_make_an_outlier(is_on_probation: bool, enoug
 
 
 def test_one_prompt_answer_ends_the_streak() -> None:
-    """Occasional stalls are hedged, and are no reason for quarantine."""
+    """Occasional stalls are hedged, and do not cause quarantine."""
     outliers = Outliers()
     for _ in range(9):
         _record(outliers, 0, 4)

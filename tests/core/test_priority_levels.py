@@ -50,6 +50,31 @@ def test_samples_above_a_priority_are_those_of_higher_ones() -> None:
         assert levels.samples_above(priority) == sum(range(0, 100, 3)[priority // 3 + 1 :])
 
 
+def test_requests_above_a_priority_are_those_of_higher_ones() -> None:
+    """They are counted apart from the samples, of which one request may have many."""
+    levels = PriorityLevels()
+    for priority in range(0, 30, 3):
+        levels.count(levels.add(priority, 0), 5, 2)
+    levels.check()
+    levels.count(levels.of(27), -5, -1)
+
+    for priority in range(-2, 32):
+        higher = [each for each in range(0, 30, 3) if each > priority]
+        assert levels.requests_above(priority) == 2 * len(higher) - (27 in higher)
+
+
+def test_the_level_below_a_priority_is_the_highest_with_samples() -> None:
+    """Levels without samples are passed over, wherever they stand in the tree."""
+    random = Random(2)
+    for _ in range(200):
+        samples = {random.randrange(20): random.randrange(2) for _ in range(8)}
+        levels = _filled(samples)
+        for priority in range(-1, 21):
+            lower = [each for each, count in samples.items() if count and each < priority]
+            found = levels.below(priority)
+            assert (found.priority if found else None) == max(lower, default=None)
+
+
 def test_levels_come_and_go_in_any_order() -> None:
     """The tree and its sums stay right through a thousand random changes."""
     random, levels = Random(1), PriorityLevels()

@@ -1,4 +1,4 @@
-"""Answers and faults: execute times, outcomes, retries on other devices."""
+"""Answers and faults: execution times, outcomes, retries on other devices."""
 
 from __future__ import annotations
 
@@ -126,22 +126,6 @@ def test_a_single_device_retries_its_own_failures() -> None:
 
     assert places(commands) == [(0, 0)]
     assert outcomes(answer_all(state, 2.0).resolve) == [(0, "done")]
-
-
-def test_parts_of_a_failed_batch_are_retried_in_separate_batches() -> None:
-    """So a request that makes inferences fail takes no other with it twice; each part is padded."""
-    state = make_state(devices=2, num_activations=3, batch_sizes=(1, 4))
-    arrivals = [Request(0, 1, 0.0), Request(1, 2, 0.0), Request(2, 1, 0.0)]
-    (batch,) = drive(state, 0.0, *arrivals).dispatch
-    commands = drive(state, 1.0, answer(batch, 1.0, failed=True))
-    assert [cargo(each) for each in commands.dispatch] == [[(0, 0, 1)], [(1, 0, 2)], [(2, 0, 1)]]
-    assert [each.size for each in commands.dispatch] == [1, 4, 1]
-    assert places(commands) == [(1, 0), (1, 1), (1, 2)]
-
-    first, poison, last = commands.dispatch
-    answers = [answer(first, 2.0), answer(poison, 2.0, failed=True), answer(last, 2.0)]
-    resolved = outcomes(drive(state, 2.0, *answers).resolve)
-    assert resolved == [(0, "done"), (1, "failed"), (2, "done")]
 
 
 def test_retries_go_before_the_queue() -> None:

@@ -235,8 +235,8 @@ def test_a_loss_is_told_once() -> None:
 
 def test_a_loss_is_told_although_the_device_is_out_already() -> None:
     """It went out for failed inferences, of which the others know nothing."""
-    state = make_state(devices=2, num_activations=4)
-    drive(state, 0.0, *requests(8))
+    state = make_state(devices=2, num_activations=13)
+    drive(state, 0.0, *requests(26))
     *failed, last = held_by(state, 0)
     assert drive(state, 1.0, *(answer(each, 1.0, failed=True) for each in failed)).news == ()
     assert health_of(state) == "quarantined"
@@ -247,8 +247,8 @@ def test_a_loss_is_told_although_the_device_is_out_already() -> None:
 @pytest.mark.parametrize("is_closed", [False, True])
 def test_what_a_reload_or_a_close_fails_is_no_news(is_closed: bool) -> None:
     """The device fails what it holds because it is closed."""
-    state = make_state(devices=2, num_activations=4)
-    drive(state, 0.0, *requests(8))
+    state = make_state(devices=2, num_activations=13)
+    drive(state, 0.0, *requests(26))
     *failed, last = held_by(state, 0)
     drive(state, 1.0, *(answer(each, 1.0, failed=True) for each in failed))
     if is_closed:

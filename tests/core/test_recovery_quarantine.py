@@ -9,6 +9,7 @@ from qaic_sched.core.model import Fault, Request
 from tests.core.harness import (
     answer,
     answer_all,
+    attempts_of,
     cargo,
     drive,
     health_of,
@@ -79,7 +80,7 @@ def test_a_lost_device_is_no_attempt(fault: Fault) -> None:
     for _ in range(4):
         (batch,) = state.batches.values()
         assert drive(state, 0.01, lost(batch, 0.01, fault)).resolve == []
-        assert batch.parts[0].attempts == 0
+        assert attempts_of(batch.parts[0]) == 0
 
     assert outcomes(answer_all(state, 0.02).resolve) == [(0, "done")]
 
@@ -106,7 +107,7 @@ def test_a_failed_and_a_stuck_inference_are_attempts(first: Fault) -> None:
         (again,) = drive(state, 4.0).dispatch
     else:
         (again,) = drive(state, 4.0, lost(batch, 4.0, first)).dispatch
-    assert again.parts[0].attempts == 1
+    assert attempts_of(again.parts[0]) == 1
 
     commands = drive(state, 5.0, lost(again, 5.0, Fault.INFERENCE))
     assert outcomes(commands.resolve) == [(0, "failed")]

@@ -89,7 +89,7 @@ def test_the_first_failure_on_probation_ends_it_for_longer(fault: Fault, devices
 
 
 def test_a_failed_probation_leaves_no_usable_activation() -> None:
-    """The one activation in use is counted out, not three."""
+    """Only its one activation in use is subtracted, not all three."""
     state = on_probation()
     drive(state, 2.0, Request(1, 1, 2.0))
     assert outcomes(lose(state, 2.1).resolve) == [(1, "failed")]
@@ -109,7 +109,7 @@ def test_a_completed_probation_resets_the_time_to_the_probe() -> None:
 
 
 def test_a_stuck_device_comes_back_once_it_has_answered() -> None:
-    """Closing it answers all batches; then it starts anew."""
+    """Closing it answers all batches; then it starts afresh."""
     state = make_state(devices=1, set_size=2, dispatch_timeout_s=2.0)
     drive(state, 0.0, *requests(2))
     assert outcomes(drive(state, 2.0).resolve) == [(0, "failed"), (1, "failed")]

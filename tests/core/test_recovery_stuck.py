@@ -9,6 +9,7 @@ from qaic_sched.core.model import Fault, Request
 from tests.core.harness import (
     answer,
     answer_all,
+    attempts_of,
     drive,
     health_of,
     held_by,
@@ -80,7 +81,7 @@ def test_the_slot_of_a_stuck_inference_stays_taken_until_its_late_answer() -> No
 
 @pytest.mark.parametrize("fault", [None, *Fault])
 def test_a_late_answer_does_not_count_for_health_or_speed(fault: Fault | None) -> None:
-    """No failure is counted and no execute time is learned."""
+    """No failure is counted and no execution time is learned."""
     state = make_state(devices=2, dispatch_timeout_s=2.0)
     (batch,) = drive(state, 0.0, Request(0, 1, 0.0)).dispatch
     drive(state, 2.0)
@@ -104,7 +105,7 @@ def test_all_batches_of_a_stuck_device_are_retried_at_once() -> None:
 
     assert [device_id for device_id, _ in places(commands)] == [1] * 4
     parts = [part for batch in commands.dispatch for part in batch.parts]
-    assert [(part.request.id, part.attempts) for part in parts] == [
+    assert [(part.request.id, attempts_of(part)) for part in parts] == [
         (request_id, int(request_id == ids[0])) for request_id in ids
     ]
     assert all(each.is_abandoned for each in held)
@@ -140,6 +141,7 @@ def test_a_device_in_quarantine_is_still_watched() -> None:
     on_first = [each for each in held if each.activation.index == 0]
     drive(state, 0.5, *(answer(each, 0.5) for each in held_by(state, 1)))
     drive(state, 0.5, *(lost(each, 0.5, Fault.INFERENCE) for each in on_first))
+    drive(state, 0.5, *(answer(each, 0.5) for each in held_by(state, 1)))
     assert health_of(state) == "quarantined"
     assert len(held_by(state, 0)) == 3
     drive(state, 2.0)

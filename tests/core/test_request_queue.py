@@ -106,7 +106,7 @@ def test_a_later_higher_priority_goes_between_the_parts_of_a_large_request() -> 
 
 
 def test_a_request_that_leaves_is_skipped_and_counted_out() -> None:
-    """Its samples not yet taken and all its bytes are counted out."""
+    """Its samples not yet taken and all its bytes are subtracted."""
     arrivals = requests(4, samples=2, num_bytes=10)
     queue = _filled(*arrivals)
     queue.take(1)
@@ -121,7 +121,7 @@ def test_a_request_that_leaves_is_skipped_and_counted_out() -> None:
 
 
 def test_the_oldest_is_found_among_all_priorities() -> None:
-    """It is the first accepted of any priority, those that left excluded."""
+    """It is the first accepted request of all priorities, excluding requests that left."""
     low, high = Request(0, 1, 1.0), Request(1, 1, 2.0, priority=5)
     last = Request(2, 1, 3.0)
     queue = _filled(low, high, last)
@@ -205,14 +205,14 @@ def test_the_newest_requests_are_taken_whole() -> None:
 
 
 def test_a_newest_request_that_is_too_large_takes_from_the_front() -> None:
-    """Then the oldest go, the last of them in part."""
+    """The oldest requests are taken instead, the last of them in part."""
     queue = _filled(Request(0, 3, 0.0), Request(1, 5, 0.0))
 
     assert _taken(queue.take_newest(4)) == [(0, 0, 3), (1, 0, 1)]
 
 
 def test_a_request_that_is_partly_dispatched_stays_with_the_front() -> None:
-    """Its rest is taken from its cursor on."""
+    """`take_newest` takes its remaining samples, beginning at its cursor."""
     request = Request(0, 5, 0.0)
     queue = _filled(request)
     queue.take(2)
@@ -272,7 +272,7 @@ def test_a_priority_that_is_passed_over_gets_one_sample_in_fifty() -> None:
 
 
 def test_a_large_request_of_a_starved_priority_waits_longer_afterwards() -> None:
-    """It gets a whole part at once, and the next one after as many times the bound."""
+    """It gets a whole part at once; the larger that was, the longer its next part waits."""
     queue = _filled(*requests(100, samples=10, priority=1), Request(100, 500, 0.0))
     taken = [part for _ in range(60) for part in queue.take(10)]
     starved = sum(part.samples for part in taken if part.request.id == 100)

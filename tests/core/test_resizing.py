@@ -127,7 +127,7 @@ def test_recalled_activations_may_be_idle_or_busy() -> None:
 
 
 def test_an_idle_device_in_quarantine_is_closed_at_once() -> None:
-    """It is not probed any more."""
+    """It is no longer probed."""
     state = make_state(devices=2)
     drive(state, 0.0, *requests(2))
     lose(state, 1.0)
@@ -291,7 +291,7 @@ def test_a_device_to_be_removed_may_hang_with_the_last_one() -> None:
 
 
 def test_after_the_close_the_last_working_device_may_be_lost() -> None:
-    """The device to be removed is not needed any more."""
+    """The device to be removed is no longer needed."""
     state = make_state(devices=2)
     drive(state, 0.0, *requests(2))
     drive(state, 0.0, DeviceRetired(1), Closed())

@@ -5,44 +5,59 @@ from __future__ import annotations
 import pytest
 
 from qaic_sched.core.events import PolicyChanged
-from qaic_sched.core.model import Part, Policy, Request
+from qaic_sched.core.model import Failure, Part, Policy, Request, RetryGroup
 from qaic_sched.core.retries import Retries, RetryBudget
 from tests.core.harness import answer, drive, lost, make_state, outcomes, requests
 
 
-def _part(request: Request, failed_on: int) -> Part:
-    part = Part(request, 0, 1)
-    part.failed_on = failed_on
-    return part
+def _group(request: Request, failed_on: int, parts: int = 1) -> RetryGroup:
+    return RetryGroup([Part(request, each, 1) for each in range(parts)], failed_on, None)
 
 
-def test_parts_line_up_by_the_device_that_failed_them() -> None:
-    """Parts of one device keep their order, and delay no parts of another."""
+def test_groups_line_up_by_the_device_that_failed_them() -> None:
+    """Groups of one device keep their order, and delay no groups of another."""
     retries = Retries()
     request = Request(0, 9, 0.0)
-    first, second, other = _part(request, 3), _part(request, 3), _part(request, 1)
-    for part in (first, second, other):
-        retries.add(part)
+    first, second, other = _group(request, 3), _group(request, 3), _group(request, 1)
+    for group in (first, second, other):
+        retries.add(group)
 
     assert retries.devices() == (3, 1)
     assert (retries.first(3), retries.first(1), retries.first(2)) == (first, other, None)
     assert list(retries) == [first, second, other]
-    assert request.retrying == (first, second, other)
+    assert request.retrying == (*first.parts, *second.parts, *other.parts)
 
 
-def test_a_removed_part_leaves_nothing_behind() -> None:
-    """A part may be removed from the front, the middle or as the last one."""
+def test_a_group_that_is_sent_again_leaves_nothing_behind() -> None:
+    """A group may leave from the front, the middle or as the last one."""
     retries = Retries()
     request = Request(0, 9, 0.0)
-    parts = [_part(request, 0) for _ in range(3)]
-    for part in parts:
-        retries.add(part)
-    retries.remove(parts[1])
-    retries.remove(parts[0])
+    groups = [_group(request, 0, parts=2) for _ in range(3)]
+    for group in groups:
+        retries.add(group)
+    retries.take(groups[1])
+    retries.take(groups[0])
 
-    assert (len(retries), retries.first(0), request.retrying) == (1, parts[2], (parts[2],))
-    retries.remove(parts[2])
+    left = tuple(groups[2].parts)
+    assert (len(retries), retries.first(0), request.retrying) == (1, groups[2], left)
+    retries.take(groups[2])
     assert (len(retries), retries.devices(), request.retrying) == (0, (), ())
+
+
+def test_parts_of_resolved_requests_leave_their_group() -> None:
+    """The group goes with its last part, and the failure then has one group less to wait for."""
+    retries = Retries()
+    group = _group(Request(0, 9, 0.0), 0, parts=2)
+    group.failure = failure = Failure(0)
+    failure.num_open = 1
+    retries.add(group)
+    first, second = group.parts
+    retries.drop(first)
+    assert (group.parts, len(retries), failure.num_open) == ([second], 1, 1)
+    assert failure.may_be_requests
+
+    retries.drop(second)
+    assert (len(retries), retries.devices(), failure.num_open) == (0, (), 0)
 
 
 # The budget

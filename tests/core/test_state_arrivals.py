@@ -78,7 +78,7 @@ def test_requests_that_wait_for_room_count_as_ahead() -> None:
 
 
 def test_no_arrival_is_rejected_before_anything_was_measured() -> None:
-    """Without a measured execute time there is no estimate."""
+    """Without a measured execution time there is no estimate."""
     state = make_state()
     drive(state, 0.0, *requests(50))
 

@@ -136,7 +136,8 @@ class Schedules(RuleBasedStateMachine):
             assert self.dispatched.issuperset(batch.parts)
             self.hedged.update(batch.parts)
         elif not self.dispatched.isdisjoint(batch.parts):
-            assert len(batch.parts) == 1, "a retry shares its batch"
+            groups = {id(part.group) for part in batch.parts}
+            assert len(groups) == 1, "a retry with parts of another batch"
         else:
             self.check_new(batch, load)
         self.dispatched.update(batch.parts)
@@ -147,8 +148,11 @@ class Schedules(RuleBasedStateMachine):
             of_line = [it.request for it in batch.parts if line_of(it.request) == line]
             order = [(urgency(it), it.id) for it in of_line]
             assert order == sorted(set(order)) or (is_slow and order == sorted(set(order))[::-1])
-        if batch.samples < self.policy.max_batch_size and not is_slow:
+        isolated = self.state.admission.queued.tenants.isolated
+        if batch.samples < self.policy.max_batch_size and not (is_slow or isolated):
             assert load == 0, "a partial batch behind another"
+        tenants = {part.request.tenant for part in batch.parts}
+        assert len(tenants) == 1 or tenants.isdisjoint(isolated), "isolated, with others"
 
     def check_outcome(self, request: Request) -> None:
         assert request.id not in self.resolved, "resolved twice"
@@ -331,9 +335,8 @@ class Schedules(RuleBasedStateMachine):
     @precondition(lambda self: hasattr(self, "state"))
     @invariant()
     def no_part_waits_that_could_be_tried_again(self) -> None:
-        for part in self.state.retries:
-            choice = choose_elsewhere(self.state.ledger, part.failed_on)
-            assert part.request.is_resolved or choice is None
+        for group in self.state.retries:
+            assert choose_elsewhere(self.state.ledger, group.failed_on) is None
 
     def teardown(self) -> None:
         """Drain: every request is resolved by answers, or by time alone."""

@@ -206,7 +206,7 @@ def test_tenants_without_requests_are_skipped() -> None:
 
 
 def test_parts_of_the_queue_add_up_to_all_of_it() -> None:
-    """A part is the share plus the weight's part of the rest, strangers' weights included."""
+    """A part is the share plus the weight's part of the rest; unconfigured tenants count too."""
     tenants = Tenants({"a": Tenant(3.0), "b": Tenant(1.0, 0.2)})
     parts = [tenants.part_of(tenants.account(each)) for each in "ab"]
 
@@ -318,3 +318,66 @@ def test_a_new_share_is_not_dropped_for_the_next_one() -> None:
 
     assert tenants.account("known") is known
     assert tenants.guaranteed == [known, tenants.account("new")]
+
+
+def test_an_isolated_tenant_is_kept_apart_at_every_priority() -> None:
+    """Batches of the others are as full as without it; its own have all of its priorities."""
+    shop = Shop()
+    for priority in (0, 1):
+        for tenant in ("a", "bad", "b", "bad"):
+            shop.push(tenant, 2, priority=priority)
+    shop.queue.tenants.isolate("bad", 0.0, 0)
+    batches = []
+    while shop.queue.samples:
+        batches.append("".join(sorted({_name(part) for part in shop.queue.take(4)})))
+        shop.queue.check()
+
+    assert sorted(batches) == ["ab", "ab", "bad", "bad"]
+
+
+def test_stale_requests_are_skipped_beside_an_isolated_tenant() -> None:
+    """A tenant all of whose requests were cancelled is passed over."""
+    shop = Shop()
+    for tenant in ("a", "bad", "gone", "b"):
+        shop.push(tenant, 2)
+    shop.queue.tenants.isolate("bad", 0.0, 0)
+    for request in list(shop.queue):
+        if request.tenant == "gone":
+            shop.queue.leave(request, RequestState.CANCELLED)
+
+    batches = [sorted(shop.serve(4, batch=4)) for _ in range(2)]
+    assert sorted(batches) == [["a", "a", "b", "b"], ["bad", "bad"]]
+    assert shop.queue.num_stale == 0
+
+
+def test_isolation_ends_and_takes_no_memory() -> None:
+    """After ten seconds, and for the one isolated longest if too many are."""
+    tenants = Tenants({})
+    for number in range(100):
+        tenants.isolate(f"{number}", float(number) / 100, 0)
+    assert len(tenants.isolated) == 64
+    assert not tenants.account("35").is_isolated
+    assert tenants.account("36").is_isolated
+    for number in range(1000):
+        tenants.account(f"idle {number}")
+    assert tenants.account("36").is_isolated
+
+    tenants.isolate("36", 5.0, 0)
+    tenants.end_isolation(10.5)
+    assert not tenants.account("50").is_isolated
+    assert tenants.account("51").is_isolated
+    tenants.end_isolation(14.9)
+    assert list(tenants.isolated) == ["36"]
+    tenants.end_isolation(15.0)
+    assert not tenants.isolated
+    assert not tenants.account("36").is_isolated
+
+
+def test_what_a_culprit_costs_counts_as_served() -> None:
+    """A tenant is served as much less as it is charged."""
+    shop = Shop()
+    for tenant in "ab":
+        shop.push(tenant, 100)
+    shop.queue.tenants.isolate("b", 0.0, 30)
+
+    assert shop.serve(60).count("a") == pytest.approx(45, abs=1)

@@ -1,4 +1,4 @@
-"""The transition tables of requests and devices: no change is missing in them, none is invented."""
+"""The transition tables of requests and devices have every change that happens, and no other."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _be_slow_on_probation() -> None:
 
 @pytest.fixture(scope="module")
 def observed() -> Iterator[tuple[set[Row], set[Row]]]:
-    """All changes of requests, and of devices, on a few hundred simulated hosts."""
+    """All changes of requests, and of devices, on 200 simulated hosts."""
     requests: set[Row] = set()
     devices: set[Row] = set()
 
@@ -174,7 +174,7 @@ def observed() -> Iterator[tuple[set[Row], set[Row]]]:
 def test_requests_change_exactly_as_their_table_says(
     observed: tuple[set[Row], set[Row]],
 ) -> None:
-    """Each row is seen, and nothing but the rows."""
+    """The changes that the simulation makes are exactly the rows of the table."""
     rows, _ = observed
 
     assert rows == set(REQUEST_TRANSITIONS)
@@ -185,7 +185,7 @@ def test_requests_change_exactly_as_their_table_says(
 def test_devices_change_exactly_as_their_table_says(
     observed: tuple[set[Row], set[Row]],
 ) -> None:
-    """Each row is seen, and nothing but the rows."""
+    """The changes that the simulation makes are exactly the rows of the table."""
     _, rows = observed
 
     assert rows == set(DEVICE_TRANSITIONS)

@@ -167,7 +167,7 @@ async def serve_grpc(model: Model) -> int:
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Service(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    Model.server = server  # type: ignore[attr-defined]  # it ends when nobody holds it
+    Model.server = server  # type: ignore[attr-defined]  # the server ends with its last reference
     return int(port)
 
 

@@ -41,12 +41,12 @@ PROGRAM = Program.of(
 
 
 def as_api(scheduler: Scheduler) -> SchedulerApi:
-    """Return the scheduler; that this is well typed is what mypy proves."""
+    """Return the scheduler; mypy checks that it satisfies the interface."""
     return scheduler
 
 
 def as_handle(request: ScheduledRequest) -> RequestHandle:
-    """Return the request; that this is well typed is what mypy proves."""
+    """Return the request; mypy checks that it satisfies the interface."""
     return request
 
 
@@ -151,7 +151,7 @@ class Echo:
 
 
 def test_the_handle_of_a_request_has_its_outcome(tmp_path: Path) -> None:
-    """How it ended, its samples, and the inference that answered it."""
+    """The handle has the outcome, the number of samples, and the inference that answered."""
 
     async def main() -> None:
         async with as_api(Scheduler(host(tmp_path))) as scheduler:
@@ -177,7 +177,7 @@ def test_the_handle_of_a_request_has_its_outcome(tmp_path: Path) -> None:
 
 
 def test_models_are_read_by_name(tmp_path: Path) -> None:
-    """Programs, configurations and totals are those of the model that is named."""
+    """Programs and configurations are those of the named model; without a name it is an error."""
 
     async def main() -> None:
         unopened = as_api(Scheduler(two_hosts(tmp_path)))
@@ -198,7 +198,7 @@ def test_models_are_read_by_name(tmp_path: Path) -> None:
 
 
 def test_totals_have_no_effect_on_scheduling(tmp_path: Path) -> None:
-    """Reading them between two requests of one turn does not split their batch."""
+    """Reading totals between two requests of one turn does not split their batch."""
 
     async def main() -> int:
         async with Scheduler(host(tmp_path)) as scheduler:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,6 +64,48 @@ def test_an_error_in_map_cancels_the_rest(tmp_path: Path) -> None:
         scheduler.drain()
         statistics = scheduler.statistics()
         assert statistics.queued == statistics.in_flight == 0
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(
+    "error", [ValueError("broken"), asyncio.CancelledError(), CancelledError(), GeneratorExit()]
+)
+def test_an_error_of_a_stream_comes_after_its_outputs(
+    tmp_path: Path, error: BaseException, ordered: bool
+) -> None:
+    """As with `Scheduler.map`: whatever the stream raises is raised at its place."""
+
+    def stream() -> Iterator[dict[str, np.ndarray]]:
+        yield from (rows(1), rows(2))
+        raise error
+
+    taken = []
+    with blocking(Scheduler(host(tmp_path))) as scheduler:
+        with pytest.raises(type(error)) as caught:
+            for outputs in scheduler.map(stream(), ordered=ordered):
+                taken.append(len(outputs["mean"]))  # noqa: PERF401
+        assert caught.value is error
+    assert taken == [1, 2]
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), asyncio.CancelledError("odd")])
+def test_inputs_that_raise_end_the_call(tmp_path: Path, error: BaseException) -> None:
+    """Whatever they raise, no thread waits for ever, and others are served."""
+
+    class Inputs(Mapping[str, np.ndarray]):
+        def __getitem__(self, name: str) -> np.ndarray:
+            raise error
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(["data"])
+
+        def __len__(self) -> int:
+            return 1
+
+    with blocking(Scheduler(host(tmp_path))) as scheduler:
+        with pytest.raises((InputError, asyncio.CancelledError)):
+            scheduler.run(Inputs())
+        np.testing.assert_array_equal(scheduler.run(rows(2))["mean"], expected(rows(2)))
 
 
 def test_a_future_can_be_cancelled(tmp_path: Path) -> None:

@@ -252,3 +252,29 @@ def test_a_log_that_was_cut_off_is_read_without_its_last_call(tmp_path: Path, lo
         calls = list(reader)
     assert reader.is_cut_off
     assert [call.at for call in calls] == [0.0]
+
+
+def test_the_name_of_a_model_may_hold_bytes_that_are_no_text(tmp_path: Path) -> None:
+    """Python has a surrogate for each: the log writes it as an escape."""
+    path = tmp_path / "log.jsonl"
+    log = EventLog(str(path))
+    log.start("a\udcff.sim.yaml", Policy(batch_sizes=(1,)))
+    log.close()
+    with EventLogReader(str(path)) as reader:
+        assert reader.model == "a\\udcff.sim.yaml"
+
+
+def test_a_tenant_that_cannot_be_written_is_a_config_error(tmp_path: Path) -> None:
+    """When the scheduler opens, and when `tenants` change."""
+
+    async def main() -> None:
+        tenants = {"a\ud800": {"weight": 2}}
+        with pytest.raises(ConfigError, match=r"tenants: tenant: got .* surrogate"):
+            async with Scheduler(host(tmp_path), tenants=tenants):
+                pass
+        async with Scheduler(host(tmp_path), event_log=str(tmp_path / "log")) as scheduler:
+            with pytest.raises(ConfigError, match="surrogate"):
+                await scheduler.update_backend_options(tenants=tenants)
+            await scheduler.run(rows(1))
+
+    run_virtual(main)

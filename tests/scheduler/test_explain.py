@@ -140,7 +140,7 @@ def test_a_hedged_part_is_explained_where_it_completed_first(tmp_path: Path) -> 
 
 
 def test_failed_requests_are_explained(tmp_path: Path) -> None:
-    """By the batch that failed last, with the message of the error."""
+    """The phases are those of the batch that failed last, and `problem` is the error's message."""
 
     async def main() -> None:
         model = host(tmp_path, faults=[{"kind": "error", "probability": 1.0}])

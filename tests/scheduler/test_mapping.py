@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from qaic_sched.errors import DeadlineExceededError, InputError
 from qaic_sched.scheduler.front import Scheduler
+from qaic_sched.scheduler.mapping import map_requests
 from qaic_sched.testing import run_virtual
 from tests.hosts import expected, host, rows
 
@@ -210,3 +212,148 @@ def test_leaving_early_cancels_what_is_outstanding(tmp_path: Path) -> None:
             await scheduler.run(rows(1))
 
     run_virtual(main)
+
+
+# Whatever ends a stream
+
+
+class Ending:
+    """A stream of two elements that ends with an error: for `for` and for `async for`."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    async def read(self) -> AsyncIterator[dict[str, np.ndarray]]:
+        """Yield and raise as an asynchronous stream."""
+        for each in (1, 2):
+            await asyncio.sleep(0)
+            yield rows(each)
+        raise self._error
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        yield from (rows(1), rows(2))
+        raise self._error
+
+
+ENDS: list[BaseException] = [
+    asyncio.CancelledError("gone"),
+    GeneratorExit(),
+    ValueError("broken"),
+    TimeoutError(),
+]
+INTERRUPTS: list[BaseException] = [KeyboardInterrupt(), SystemExit(3)]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize("error", [*ENDS, *INTERRUPTS], ids=repr)
+def test_whatever_a_stream_raises_is_raised_to_the_consumer(
+    tmp_path: Path, error: BaseException, is_async: bool, ordered: bool
+) -> None:
+    """After the outputs of what came before; an interrupt waits for one at most."""
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path)) as scheduler:
+            taken = []
+            stream = Ending(error).read() if is_async else Ending(error)
+            with pytest.raises(type(error)) as caught:
+                async for outputs in scheduler.map(stream, ordered=ordered):
+                    taken.append(len(outputs["mean"]))  # noqa: PERF401
+            assert caught.value is error
+            assert taken == [1, 2] or (error in INTERRUPTS and len(taken) < 2)
+            statistics = scheduler.statistics()
+            assert statistics.queued == statistics.waiting == 0
+            assert (await scheduler.run(rows(1)))["mean"].shape == (1, 2)
+
+    run_virtual(main)
+
+
+def test_an_element_that_raises_the_end_of_an_iterator_does_not_end_the_stream() -> None:
+    """It is an error of that element, not the end of the stream."""
+
+    def submit(_: object) -> Any:
+        raise StopIteration
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            async for _ in map_requests(submit, [rows(1)], lambda: 8, ordered=True):
+                pass
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_consumer_that_is_cancelled_cancels_the_stream(tmp_path: Path, ordered: bool) -> None:
+    """The stream sees the cancellation, and the consumer gets its own."""
+    ended: list[type[BaseException]] = []
+
+    async def stream() -> AsyncIterator[dict[str, np.ndarray]]:
+        try:
+            yield rows(1)
+            await asyncio.sleep(1000)
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path)) as scheduler:
+
+            async def consume() -> None:
+                async for _ in scheduler.map(stream(), ordered=ordered):
+                    pass
+
+            task = asyncio.ensure_future(consume())
+            await asyncio.sleep(1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert ended == [asyncio.CancelledError]
+            assert asyncio.get_running_loop().time() == 1
+
+    run_virtual(main)
+
+
+def test_a_stream_that_suppresses_its_cancellation_is_read_no_further(tmp_path: Path) -> None:
+    """Once the consumer has left, nothing is submitted any more."""
+    read = 0
+
+    async def stream() -> AsyncIterator[dict[str, np.ndarray]]:
+        nonlocal read
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(1)
+            read += 1
+            yield rows(1)
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path)) as scheduler:
+            async with aclosing(scheduler.map(stream())) as answers:
+                async for _ in answers:
+                    break
+            assert read == 2
+            assert scheduler.statistics().accepted == 1
+
+    run_virtual(main)
+
+
+def test_an_error_of_a_stream_that_is_left_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It does not replace the consumer's own reason to leave."""
+
+    async def stream() -> AsyncIterator[dict[str, np.ndarray]]:
+        try:
+            yield rows(1)
+            await asyncio.sleep(1000)
+        finally:
+            raise OSError("the file was not closed")
+
+    async def main() -> None:
+        async with Scheduler(host(tmp_path)) as scheduler:
+            with pytest.raises(ZeroDivisionError):
+                async with aclosing(scheduler.map(stream())) as answers:
+                    async for _ in answers:
+                        raise ZeroDivisionError
+
+    run_virtual(main)
+    assert "the stream failed while it was left: OSError('the file was not closed')" in caplog.text

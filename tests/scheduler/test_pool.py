@@ -18,7 +18,7 @@ from qaic_sched.backends.base import Backend, DeviceInfo, Executable, OnComplete
 from qaic_sched.backends.cpu import CpuBackend
 from qaic_sched.config.keys import ModelOptions
 from qaic_sched.core.model import Batch, Part, Request
-from qaic_sched.errors import DeviceError
+from qaic_sched.errors import DeviceError, DeviceErrorKind
 from qaic_sched.program import Program, TensorSpec
 from qaic_sched.scheduler import pool as pool_module
 from qaic_sched.scheduler.pool import Pool
@@ -181,10 +181,10 @@ def test_a_request_that_fills_a_batch_is_not_copied() -> None:
     np.testing.assert_array_equal(got, large["x"][4:8])
 
 
-def test_others_are_gathered_and_padded_with_zeros() -> None:
-    """Rows of several requests follow each other, and padding is zero."""
+def test_others_are_gathered_and_padded_with_their_last_row() -> None:
+    """Rows of several requests follow each other; padding has values that a caller sent."""
     got = submit(batch_of(1, 2), tensors(1, 5.0), tensors(2, 6.0))["x"]
-    np.testing.assert_array_equal(got[:, 0], [5.0, 6.0, 6.0, 0.0])
+    np.testing.assert_array_equal(got[:, 0], [5.0, 6.0, 6.0, 6.0])
 
 
 def test_buffers_are_used_again_only_after_the_answer() -> None:
@@ -232,8 +232,13 @@ def test_flights_taken_early_are_not_delivered_again() -> None:
 Answer = Callable[[OnCompleted], None]
 
 
-def reload(answer: Answer, limit_s: float | None = None) -> Echo:
-    """Reload device 0, have `answer` answer its first inference, and return the executable."""
+def reload(
+    answer: Answer, limit_s: float | None = None, fails_always: DeviceError | None = None
+) -> Echo:
+    """Reload device 0, have `answer` answer its first inference, and return the executable.
+
+    With `fails_always`, a second inference fails with it.
+    """
 
     async def main() -> Echo:
         backend = EchoBackend()
@@ -245,6 +250,9 @@ def reload(answer: Answer, limit_s: float | None = None) -> Echo:
         before, again = backend.loaded
         assert before.is_closed
         answer(again.submitted[0][2])
+        await asyncio.sleep(0.01)
+        if fails_always is not None:
+            again.submitted[1][2](fails_always, 0.0)
         try:
             assert await reloading is again
             assert pool.executables[0] is again
@@ -257,15 +265,51 @@ def reload(answer: Answer, limit_s: float | None = None) -> Echo:
     return run_virtual(main)
 
 
-def test_a_reloaded_device_runs_an_inference_of_zeros_first() -> None:
+def test_a_reloaded_device_is_probed_with_values_that_suit_most_programs() -> None:
     """The probe has the smallest compiled batch size; no request is used as a probe."""
     executable = reload(lambda done: done({}, 0.0))
     ((activation, inputs, _),) = executable.submitted
 
     assert activation == 0
-    assert inputs["x"].shape == (4, 2)
-    assert inputs["x"].dtype == np.float32
-    assert not inputs["x"].any()
+    np.testing.assert_array_equal(inputs["x"], np.ones((4, 2), np.float32))
+
+
+def test_a_reloaded_device_is_probed_with_inputs_that_have_worked() -> None:
+    """They are copies of one row, also if it came with a failure first; later ones change nothing.
+
+    The caller may change its array meanwhile.
+    """
+
+    async def main() -> None:
+        backend = EchoBackend()
+        pool = Pool(backend, PROGRAM)
+        pool.deliver_to(pool.take_completed)
+        await pool.open([0], 1, 1)
+        for fill, ends_well in ((5.0, False), (6.0, True), (7.0, True)):
+            inputs = tensors(4, fill)
+            pool.submit(batch_of(4), [inputs])
+            inputs["x"][:] = 0
+            answer: Any = {} if ends_well else DeviceError("bad values", 0, kind="input")
+            backend.loaded[0].submitted[-1][2](answer, 0.0)
+            await asyncio.sleep(0.001)
+        reloading = asyncio.ensure_future(pool.reload(0))
+        await asyncio.sleep(0.01)
+        _, probe, done = backend.loaded[1].submitted[0]
+        done({}, 0.0)
+        await reloading
+
+        np.testing.assert_array_equal(probe["x"], np.full((4, 2), 6.0, np.float32))
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("kind", ["input", "inference"])
+def test_a_probe_of_guesses_that_fails_proves_nothing(kind: DeviceErrorKind) -> None:
+    """Nobody knows which values this program takes: the device answers, and is in use again."""
+    error = DeviceError("out of range", 0, kind=kind)
+    executable = reload(lambda done: done(error, 0.0), fails_always=error)
+
+    assert len(executable.submitted) == 2
 
 
 def test_a_device_that_fails_its_probe_was_not_reloaded() -> None:

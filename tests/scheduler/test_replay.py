@@ -213,7 +213,7 @@ def test_an_event_that_broke_the_core_breaks_it_again(
 def test_another_policy_of_the_core_makes_a_difference(
     log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A replay uses the present rules of the core: a change of them is a difference."""
+    """A replay uses the current rules of the core: a changed rule shows as a difference."""
     monkeypatch.setattr(SchedulerState, "_expire", lambda self: None)
     difference = replay(log).difference
     assert difference is not None

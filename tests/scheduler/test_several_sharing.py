@@ -177,7 +177,7 @@ def test_models_share_a_card(tmp_path: Path, cards: Any) -> None:
 
 
 def test_a_card_that_is_not_ready_is_not_reported_as_full(tmp_path: Path, cards: Any) -> None:
-    """Chosen by its id, it fails with its state as the reason, and nothing stays loaded."""
+    """A device chosen by id fails with its state as the reason, and nothing stays loaded."""
     models = {name: write_qpc(tmp_path / name) for name in ("a", "b")}
     cards[1].dev_status = 2
     cards[1].cores_free = 0

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from qaic_sched.errors import ConfigError, InputError
+from qaic_sched.errors import ConfigError, DeviceError, InputError
 from qaic_sched.session import Session
-from tests.models import linear_inputs, linear_model
+from tests.models import gather_model, linear_inputs, linear_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,6 +63,16 @@ def test_every_compiled_size_and_safe_type_is_taken(
     assert outputs["mean"].tolist() == [[1, 1, 1]] * rows
 
 
+def test_values_that_the_runtime_rejects_are_an_input_error(tmp_path: Path) -> None:
+    """Its message has the runtime's, its cause the device; the session goes on."""
+    with Session(gather_model(tmp_path / "model.onnx")) as session:
+        with pytest.raises(InputError, match="values of the inputs were rejected") as caught:
+            session.run({"x": np.array([1, 9])})
+        assert "out of data bounds" in str(caught.value)
+        assert isinstance(caught.value.__cause__, DeviceError)
+        assert session.run({"x": np.array([1, 3])})["y"].tolist() == [1, 3]
+
+
 def test_rows_of_a_cpu_model_must_be_its_batch_size(tmp_path: Path) -> None:
     """On the CPU the error names the one compiled batch size."""
     with (
@@ -107,7 +117,7 @@ def test_keywords_win_over_the_options_file(sim_path: str, tmp_path: Path) -> No
 def test_a_group_of_sessions_is_accepted(
     sim_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`oversubscription_name` is no compiler option: it is logged once, without a warning."""
+    """`oversubscription_name` is not a compiler option: it is logged once, without a warning."""
     caplog.set_level("INFO", "qaic_sched")
     options = tmp_path / "options.yaml"
     options.write_text("oversubscription-name: group1\n")
@@ -131,7 +141,7 @@ def test_a_missing_model_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_a_broken_model_is_refused_by_name(tmp_path: Path) -> None:
-    """A file that is no model is a `ConfigError`, from the shapes and from the load."""
+    """A file that is not a model is a `ConfigError`, from the shapes and from the load."""
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"this is no model")
     session = Session(str(path))
@@ -163,7 +173,7 @@ def test_a_wrong_change_changes_nothing(
 
 
 def test_a_change_that_does_not_fit_can_be_undone(session: Session) -> None:
-    """More activations than cores fail at the next run; a smaller number mends it."""
+    """More activations than cores fail at the next run; a smaller number fixes it."""
     session.update_backend_options(num_activations=5)
     with pytest.raises(ConfigError, match="4 would fit"):
         session.run({"data": np.ones((1, 2))})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qaic_sched.core.events import (
     ActivationsAdded,
@@ -35,12 +35,26 @@ __all__ = [
     "require",
 ]
 
+ISOLATION_S = 10.0
+"""A tenant whose values were rejected shares no inference for this time."""
 _LEAST_SLOW_S = 0.010
 """An answer that took less is never slow."""
 
 
 class Violation(AssertionError):
     """The core broke a promise."""
+
+
+@dataclass(slots=True, frozen=True)
+class LastFailure:
+    """A failed or rejected inference, and what became of its parts since."""
+
+    parts: frozenset[tuple[int, int, int]]
+    """Its (request, offset, samples)."""
+    fault: Fault
+    """That of the last inference with the part, which may have been another one."""
+    times: int
+    """Failures in a row of an inference with these parts."""
 
 
 @dataclass(slots=True)
@@ -55,7 +69,13 @@ class RequestBook:
     failures: bytearray = field(init=False)
     """Per sample: how often the last batch that carried it failed."""
     errors: bytearray = field(init=False)
-    """Per sample: how many of these failures were failed inferences."""
+    """Per sample: how many of these failures were failed inferences of its request alone."""
+    shared_errors: bytearray = field(init=False)
+    """Per sample: how many were failed or rejected inferences shared with other requests."""
+    last_failures: dict[tuple[int, int], LastFailure] = field(default_factory=dict)
+    """(offset, samples) of a part -> the last failed inference with it."""
+    is_bad: bool = False
+    """Whether the runtime rejected its values, with no other request in the inference."""
     unsent: int = field(init=False)
     """Samples that are neither done nor in flight."""
     is_cancelled: bool = False
@@ -64,6 +84,7 @@ class RequestBook:
         self.unsent = count = self.request.samples
         self.copies, self.done = bytearray(count), bytearray(count)
         self.failures, self.errors = bytearray(count), bytearray(count)
+        self.shared_errors = bytearray(count)
 
 
 @dataclass(slots=True)
@@ -95,8 +116,12 @@ class DeviceBook:
     is_lost: bool = False
     """Whether anyone has found it lost or restarted since it was opened."""
     is_reloading: bool = False
-    failed_at: float = -1.0
-    """When it last failed a batch."""
+    is_on_probation: bool = False
+    """Whether it was reloaded and has not been reported ready since."""
+    errors_in_a_row: int = 0
+    """Failed inferences of new requests since its last prompt answer."""
+    most_errors_in_a_row: int = 0
+    """Maximum of `errors_in_a_row` in this step."""
     slow_in_a_row: int = 0
     """Slow answers in a row, the first answer of each activation excluded."""
     most_slow_in_a_row: int = 0
@@ -117,7 +142,7 @@ class Books:
         self.unresolved: dict[int, RequestBook] = {}
         self._policy = policy
         self._policies = [policy]
-        """The present policy, and earlier ones that this step may still have followed."""
+        """The current policy, and earlier ones that this step may still have followed."""
         self._most_attempts = policy.max_attempts
         self._set_size = set_size
         self._set_sizes = [set_size]
@@ -131,8 +156,9 @@ class Books:
         self._retries_earned = 0.0
         self._num_batches_before = 0
         self._num_failed = 0
-        """Parts whose inference failed, those of abandoned batches excluded."""
-        self._failed_now: list[int] = []
+        """Failed inferences, those of abandoned batches excluded."""
+        self._isolated: dict[str | None, float] = {}
+        """When the isolation ends of each tenant whose values were rejected."""
         self._devices: dict[int, DeviceBook] = {}
         self._held: dict[int, HeldBatch] = {}
         self._resolved: Counter[RequestState] = Counter()
@@ -172,7 +198,6 @@ class Books:
         self._num_batches_before = self._num_batches
         self._set_sizes = [self._set_size]
         self._has_failed_now = any(isinstance(each, Completed) and each.fault for each in events)
-        self._failed_now = []
         self._reported_now, self._lost_now, self._answered_now = {}, set(), []
         self._out_before = {each for each, device in self._devices.items() if device.is_out}
         for event in events:
@@ -222,6 +247,7 @@ class Books:
         self._devices[event.device_id] = DeviceBook(
             dict.fromkeys(range(event.num_activations), -1.0),
             is_leaving=old is not None and old.is_leaving,
+            is_on_probation=old is not None,
         )
         self._out_before.discard(event.device_id)
         self._opened_now.add(event.device_id)
@@ -251,8 +277,7 @@ class Books:
         del device.held[event.batch_id]
         index = held.batch.activation.index
         before, device.last_answers[index] = device.last_answers[index], event.completed_at
-        if event.fault is not None:
-            device.has_failed, device.failed_at = True, self._now
+        device.has_failed |= event.fault not in (None, Fault.INPUT)
         if held.is_abandoned:
             require(not held.batch.parts, f"{name_of(held.batch)} was abandoned and would be used")
             return
@@ -263,17 +288,23 @@ class Books:
             device.is_out = device.is_lost = True
         require(cargo_of(held.batch) == held.parts, f"{name_of(held.batch)} was changed in flight")
         self._is_measured |= event.fault is None
+        if event.fault is Fault.INFERENCE and not self._is_sent_again(held):
+            device.errors_in_a_row += 1
+            device.most_errors_in_a_row = max(device.most_errors_in_a_row, device.errors_in_a_row)
         raw_s = event.completed_at - max(before, held.sent_at)
         execute_s = raw_s - self._misleading_s(max(before, held.sent_at), event.completed_at)
         most_s = max(execute_s, min(raw_s, held.batch.expected_s))
         self._answered_now.append((held.batch, most_s))
         if event.fault is None:
             self._fastest_s = min(self._fastest_s, execute_s)
+        is_slow = before >= 0 and execute_s >= _LEAST_SLOW_S - 1e-9
+        if event.fault is None and not is_slow:
+            device.errors_in_a_row = 0
         if event.fault is None and before >= 0:
-            is_slow = execute_s >= _LEAST_SLOW_S - 1e-9
             device.slow_in_a_row = device.slow_in_a_row + 1 if is_slow else 0
             device.most_slow_in_a_row = max(device.most_slow_in_a_row, device.slow_in_a_row)
-        self._settle(held, is_good=event.fault is None, is_error=event.fault is Fault.INFERENCE)
+        self._num_failed += event.fault is Fault.INFERENCE
+        self._settle(held, event.fault)
 
     def _misleading_s(self, start: float, end: float) -> float:
         """Return how much of an execute time is a stall, by the rules of `core.stalls`."""
@@ -283,15 +314,25 @@ class Books:
         spans = (min(end, until) - max(start, begin) for begin, until in shows)
         return sum(span for span in spans if span > 0)
 
-    def _settle(self, held: HeldBatch, *, is_good: bool, is_error: bool) -> None:
+    def _is_sent_again(self, held: HeldBatch) -> bool:
+        """Return whether an inference with one of these parts failed before."""
+        books = ((self.unresolved.get(part[0]), part[1:]) for part in held.parts)
+        return any(book is not None and part in book.last_failures for book, part in books)
+
+    def _settle(self, held: HeldBatch, fault: Fault | None) -> None:
+        is_good, is_shared = fault is None, len(held.parts) > 1
+        is_error = fault is Fault.INFERENCE or fault is Fault.INPUT
         for request_id, offset, samples in held.parts:
             account = self.unresolved.get(request_id)
             if account is None:
                 continue
-            if is_error and not any(account.done[offset : offset + samples]):
-                is_last = account.copies[offset] == 1
-                self._failed_now += [request_id] * is_last
-                self._num_failed += is_last
+            part = offset, samples
+            is_over = account.copies[offset] == 1 and not account.done[offset]
+            if is_over and is_error and fault is not None:
+                self._note_failure(account, held, fault, part)
+            elif is_over and fault is not None and part in account.last_failures:
+                last = account.last_failures[part]
+                account.last_failures[part] = replace(last, fault=fault)
             for index in range(offset, offset + samples):
                 account.copies[index] -= 1
                 if is_good:
@@ -299,7 +340,18 @@ class Books:
                 elif not (account.copies[index] or account.done[index]):
                     account.unsent += 1
                     account.failures[index] += 1
-                    account.errors[index] += is_error
+                    account.errors[index] += is_error and not is_shared
+                    account.shared_errors[index] += is_error and is_shared
+
+    def _note_failure(
+        self, account: RequestBook, held: HeldBatch, fault: Fault, part: tuple[int, int]
+    ) -> None:
+        parts, last = frozenset(held.parts), account.last_failures.get(part)
+        times = 1 + (last.times if last is not None and last.parts == parts else 0)
+        account.last_failures[part] = LastFailure(parts, fault, times)
+        if fault is Fault.INPUT and len(parts) == 1:
+            account.is_bad = True
+            self._isolated[account.request.tenant] = self._now + ISOLATION_S
 
     def _device_of(self, batch: Batch) -> DeviceBook:
         return self._devices[batch.activation.device_id]

@@ -10,6 +10,9 @@ __all__ = ["DevicePromises"]
 
 _LEAST_TIMEOUT_S = 1.0
 """An inference never counts as stuck sooner, unless the policy says so."""
+_LEAST_ERRORS = 3
+"""A ready device goes into quarantine after this many failed inferences of new requests in a row,
+never sooner. Requests that failed before, and rejected values, are no sign against it."""
 _LEAST_SLOW = 3
 """A device never counts as too slow after fewer slow answers in a row."""
 
@@ -89,9 +92,13 @@ class DevicePromises(Books):
             is_out = its.state == "quarantined"
             device = self._devices[device_id]
             require(is_out or not device.is_out, f"device {device_id} is out and {its.state}")
-            if is_out and not device.is_out and device.failed_at < self._now:
+            least = 1 if device.is_on_probation else _LEAST_ERRORS
+            has_errors = device.most_errors_in_a_row >= least
+            if is_out and not device.is_out and not has_errors:
                 self._check_too_slow(device_id, device)
             device.is_out = is_out
+            device.is_on_probation &= its.state != "ready"
+            device.most_errors_in_a_row = device.errors_in_a_row
             device.most_slow_in_a_row = device.slow_in_a_row
 
     def _check_too_slow(self, device_id: int, device: DeviceBook) -> None:

@@ -171,7 +171,7 @@ class PlayedDevice:
 
     def _execute_s(self, batch: Batch, at: float) -> float:
         scenario, random = self._scenario, self._random
-        execute_s = scenario.execute_s[batch.size] * self.fate.slowdown
+        execute_s = scenario.execute_s(batch.size) * self.fate.slowdown
         if at >= self.fate.slows_at and not self._is_mended:
             execute_s *= self.fate.slows_by
         if scenario.cv:
@@ -191,10 +191,9 @@ class PlayedDevice:
         batch = held.pop(0)
         arrivals = self._scenario.arrivals
         fails = self._random.random() < self.fate.error_probability
-        if fails or any(arrivals[part.request.id].is_poisoned for part in batch.parts):
-            self._report(self.id, index, Completed(batch.id, at, Fault.INFERENCE))
-        else:
-            self._report(self.id, index, Completed(batch.id, at))
+        culprits = (arrivals[part.request.id].culprit_of for part in batch.parts)
+        fault = Fault.INFERENCE if fails else next(filter(None, culprits), None)
+        self._report(self.id, index, Completed(batch.id, at, fault))
         if held:
             self._start(index, at)
 

@@ -7,7 +7,7 @@ and raises `Violation` at the first command that breaks a promise.
 from __future__ import annotations
 
 from qaic_sched.core.commands import Commands
-from qaic_sched.core.model import Batch, DeviceNews, Request, RequestState, Statistics
+from qaic_sched.core.model import Batch, DeviceNews, Fault, Request, RequestState, Statistics
 from tests.simulation.books import HeldBatch, Violation, cargo_of, name_of, require
 from tests.simulation.device_promises import DevicePromises
 
@@ -41,6 +41,8 @@ class Oracle(DevicePromises):
         self._check_retries()
         for device_id in commands.reload:
             self._check_reload(device_id)
+        bad = [each for each, book in self.unresolved.items() if book.is_bad]
+        require(not bad, f"requests {bad}: their values were rejected, and they did not fail")
         self._check_deadlines()
         self._check_statistics(statistics)
         self._check_retirement(statistics)
@@ -61,7 +63,7 @@ class Oracle(DevicePromises):
             may = self._is_stuck(device) or self._is_reported_lost(held.batch)
             require(may, f"{name_of(held.batch)} was abandoned too soon")
             held.is_abandoned = device.is_out = device.has_failed = True
-            self._settle(held, is_good=False, is_error=False)
+            self._settle(held, Fault.STUCK)
 
     def _is_reported_lost(self, batch: Batch) -> bool:
         news = self._reported_now.get(batch.activation.device_id, set())
@@ -93,7 +95,7 @@ class Oracle(DevicePromises):
             require(not device.is_out, f"{name}: the device failed in this step")
         load = sum(each.batch.activation is activation for each in device.held.values())
         require(load < max(self._set_sizes), f"{name}: beyond set_size")
-        require(batch.size in self._policy.batch_sizes, f"{name}: size {batch.size} not compiled")
+        self._check_size(name, batch, parts)
         samples = sum(samples for _, _, samples in parts)
         require(0 < samples == batch.samples <= batch.size, f"{name}: {samples} samples in it")
         self._num_dropped = 0
@@ -102,10 +104,26 @@ class Oracle(DevicePromises):
         extra = max(each.hedge_max_extra for each in self._policies)
         most = 1 + extra * self._num_batches
         require(self._num_hedges <= most, f"{name}: a hedge beyond the budget")
+        if not batch.is_hedge:
+            self._check_company(name, batch, parts)
         for part in parts:
             self._send(name, part, batch.is_hedge)
         held = HeldBatch(batch, parts, self._now)
         self._held[batch.id] = device.held[batch.id] = held
+
+    def _check_size(self, name: str, batch: Batch, parts: list[tuple[int, int, int]]) -> None:
+        policy = self._policy
+        if policy.takes_any_size:
+            require(batch.size == batch.samples, f"{name}: padded to size {batch.size}")
+        else:
+            require(batch.size in policy.batch_sizes, f"{name}: size {batch.size} not compiled")
+        if policy.shares_rows:
+            return
+        require(len(parts) == 1, f"{name}: {len(parts)} parts share the inference")
+        [(request_id, offset, samples)] = parts
+        account = self.unresolved.get(request_id)
+        whole = samples if account is None else account.request.samples
+        require((offset, samples) == (0, whole), f"{name}: request {request_id} is split")
 
     def _send(self, name: str, part: tuple[int, int, int], is_hedge: bool) -> None:
         request_id, offset, samples = part
@@ -123,10 +141,33 @@ class Oracle(DevicePromises):
         else:
             require(not any(before), f"{text} is in flight already")
             account.unsent -= samples
-        tried = max(account.errors[span])
-        require(tried < self._most_attempts, f"{text} was tried {tried} times")
         for index in range(offset, offset + samples):
             account.copies[index] += 1
+
+    def _check_company(self, name: str, batch: Batch, parts: list[tuple[int, int, int]]) -> None:
+        """What failed together is sent again together or in smaller groups, never with others."""
+        books = [self.unresolved.get(part[0]) for part in parts]
+        lasts = [
+            book.last_failures.get(part[1:])
+            for book, part in zip(books, parts, strict=True)
+            if book is not None
+        ]
+        if not any(lasts):
+            tenants = {part.request.tenant for part in batch.parts}
+            # Parts of a lost device are new here, and alone.
+            apart = [each for each in tenants if self._isolated.get(each, 0.0) > self._now]
+            require(not apart or len(tenants) == 1, f"{name}: {apart} shares it with others")
+            return
+        for last in lasts:
+            if last is None:
+                raise Violation(f"{name}: what failed before is sent with what did not")
+            require(last.parts.issuperset(parts), f"{name}: in other company than before")
+            if last.parts == {*parts}:
+                times = last.times
+                require(times < self._most_attempts, f"{name}: was tried {times} times")
+                require(last.fault is not Fault.INPUT, f"{name}: rejected values, and not split")
+        is_whole = lasts[0] is not None and lasts[0].parts == {*parts}
+        self._num_retries += is_whole and lasts[0].fault is Fault.INFERENCE
 
     def _may_be_late(self, part: tuple[int, int, int]) -> bool:
         """Return whether an activation with this part has run for a while, stalls excluded."""
@@ -154,7 +195,9 @@ class Oracle(DevicePromises):
                 require(request.last_batch is not None, f"{name}: without its last batch")
             case RequestState.FAILED:
                 least = min(each.max_attempts for each in self._policies)
-                is_tried = max(account.failures) >= least
+                # Failures that it shared with others may be the fault of those.
+                own = zip(account.failures, account.shared_errors, strict=True)
+                is_tried = max(all_ - shared for all_, shared in own) >= least or account.is_bad
                 # A request may have spent a retry and been resolved in the same step.
                 is_beyond = any(account.errors) and self._num_failed > self._retry_reserve
                 may = is_tried or is_beyond or self._all_out()
@@ -186,8 +229,7 @@ class Oracle(DevicePromises):
         return _RETRY_RESERVE * self._policy.max_batch_size
 
     def _check_retries(self) -> None:
-        """Count retries of failed inferences; retries after a loss have no budget."""
-        self._num_retries += sum(each in self.unresolved for each in self._failed_now)
+        """Retries of failed inferences have a budget; those after a loss and splits have none."""
         share = max(each.retry_max_extra for each in self._policies)
         self._retries_earned += share * (self._num_batches - self._num_batches_before)
         most = self._retry_reserve + self._retries_earned + 1e-6  # a sum of many fractions
@@ -198,7 +240,7 @@ class Oracle(DevicePromises):
             raise Violation(f"{name}: it had no deadline")
         left_s = request.deadline - self._now
         require(left_s <= 0 or self._is_measured, f"{name}: early, before anything was measured")
-        fits = request.samples <= self._policy.max_batch_size
+        fits = request.samples <= self._policy.max_batch_size or self._policy.takes_any_size
         self._num_dropped += fits and not self._held and left_s > self._ample_s
         count = self._num_dropped
         require(count <= _MOST_DROPPED, f"{name}: {count} dropped in a row, none tried")

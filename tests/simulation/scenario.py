@@ -27,7 +27,7 @@ _TENANTS: tuple[dict[str, Tenant], ...] = (
     {"a": Tenant(share=0.5), "c": Tenant(0.1, 0.3)},
 )
 _FULL_BATCH_S = 0.005
-"""Execute time of a full batch on a device of normal speed, unless it takes no time at all."""
+"""Execution time of a full batch on a device of normal speed, unless it takes no time at all."""
 _SIZES = ((1,), (8,), (1, 2, 4, 8), (4,), (3, 5, 7), (2, 6), (1, 32))
 _WORK = 6000
 """Limit of activations × requests in a scenario: each step of a large host is slow to check."""
@@ -57,7 +57,7 @@ class DeviceFate:
     """Extra time of the first inference after each load."""
     slows_at: float
     slows_by: float
-    """Factor on each execute time from `slows_at` on ..."""
+    """Factor on each execution time from `slows_at` on ..."""
     reload_mends: bool
     """... until the next reload; otherwise for good."""
 
@@ -68,7 +68,7 @@ class DeviceFate:
 
 @dataclass(frozen=True)
 class Arrival:
-    """One request to come; a poisoned one fails every batch that carries it."""
+    """One request to come; a culprit fails every batch that carries it."""
 
     at: float
     samples: int
@@ -77,14 +77,15 @@ class Arrival:
     tenant: str | None
     deadline: float | None
     cancelled_at: float | None
-    is_poisoned: bool
+    culprit_of: Fault | None
+    """How a batch that carries it fails; None if it does not."""
 
 
 @dataclass(frozen=True)
 class Change:
     """A live change of activations, devices, `set_size` or the policy.
 
-    `choice` selects among the devices or activations that exist by then.
+    `choice` selects among the devices or activations that exist at that time.
     """
 
     at: float
@@ -123,12 +124,12 @@ class Scenario:
     set_size: int
     devices: tuple[DeviceFate, ...]
     arrivals: tuple[Arrival, ...]
-    execute_s: dict[int, float]
-    """Execute time by compiled batch size."""
+    full_s: float
+    """Execution time of a full batch; `execute_s` has that of other sizes."""
     cv: float
     turnaround_s: float
     grid_s: float
-    """Times are multiples of this, so that many events coincide; 0 is no grid."""
+    """Times are multiples of this, so that many events coincide; 0 means any time."""
     lag_s: float
     """Mean delay of a late wakeup of the host."""
     load_s: float
@@ -147,9 +148,16 @@ class Scenario:
 
     @property
     def ample_s(self) -> float:
-        """Three execute times on the slowest device."""
+        """Three execution times on the slowest device."""
         slowest = max(each.slowdown * each.slows_by for each in self.devices)
-        return 3 * max(self.execute_s.values()) * slowest
+        largest = self.policy.max_batch_size
+        if self.policy.takes_any_size:
+            largest = max(largest, *(each.samples for each in self.arrivals))
+        return 3 * self.execute_s(largest) * slowest
+
+    def execute_s(self, size: int) -> float:
+        """Return the execute time of a batch size on a device of normal speed."""
+        return self.full_s * (0.4 + 0.6 * size / self.policy.max_batch_size)
 
     def describe(self) -> str:
         """Return the scenario in a few lines."""
@@ -176,6 +184,8 @@ class _Maker:
         random = self.random
         self.grid_s = random.choice((0.0, 0.0, 2**-10, 2**-8))
         self.sizes = random.choice(_SIZES)
+        # A separate stream: most hosts are as they would be without it.
+        self.rows = Random(f"{seed} rows").choice(("shared",) * 7 + ("padded", "padded", "any"))
         self.full_s = 0.0 if random.random() < 0.03 else _FULL_BATCH_S
         self.num_activations = random.choice((1, 1, 1, 2, 2, 3, 4, random.randint(1, 8)))
         is_large = random.random() < 0.12
@@ -202,9 +212,7 @@ class _Maker:
             set_size=random.choice((1, 2, 2, 3, 4)),
             devices=tuple(self._devices(span_s)),
             arrivals=tuple(self._arrivals(samples, span_s)),
-            execute_s={
-                each: self.full_s * (0.4 + 0.6 * each / self.sizes[-1]) for each in self.sizes
-            },
+            full_s=self.full_s,
             cv=random.choice((0.0, 0.0, 0.05, 0.05, 0.3, 1.0)),
             turnaround_s=random.choice((0.0, 0.0003)),
             grid_s=self.grid_s,
@@ -270,6 +278,8 @@ class _Maker:
             hedge_max_extra=random.choice((0.01, 0.01, 0.1, 0.5)),
             dispatch_timeout_s=random.choice((None, None, 0.02, 0.1, 1.0)),
             tenants=random.choice(_TENANTS),
+            shares_rows=self.rows == "shared",
+            takes_any_size=self.rows == "any",
         )
         calm = replace(policy, max_samples=65536, max_bytes=None, dispatch_timeout_s=None)
         return calm if self.is_calm else policy
@@ -286,10 +296,11 @@ class _Maker:
         most = random.choice((1, 1, largest, 2 * largest, 5 * largest))
         most = 2 * largest if self.is_calm else most
         giants = random.choice((0.0, 0.0, 0.03))
-        return [
+        sizes = [
             20 * largest + 3 if random.random() < giants else random.randint(1, most)
             for _ in range(count)
         ]
+        return [(each - 1) % largest + 1 for each in sizes] if self.rows == "padded" else sizes
 
     def _arrivals(self, samples: list[int], span_s: float) -> Iterator[Arrival]:
         random = self.random
@@ -297,9 +308,13 @@ class _Maker:
         stays = "none" if self.is_calm else stays
         priorities = random.choice(((0,), (0,), (-1, 0, 1), (0, 0, 0, 5)))
         cancels = random.choice((0.0, 0.0, 0.1, 0.5))
-        poison = random.choice((0.0, 0.0, 0.0, 0.05))
+        poison = random.choice((0.0, 0.0, 0.05, 0.2))
         tenants = random.choice(((None,), ("a", "b"), (None, "a", "b", "b"), tuple("abcdefgh")))
         max_bytes = random.choice((0, 4, 30))
+        culprits = Random(f"{self.seed} culprits")
+        faults = culprits.choice(
+            ((Fault.INPUT,), (Fault.INFERENCE,), (Fault.INPUT, Fault.INFERENCE))
+        )
         for at, count in zip(self._times(len(samples), span_s), samples, strict=True):
             stay_s = self._stay_s(stays)
             gives_up_s = random.choice((0.0, 0.0, random.uniform(0, 8 * _FULL_BATCH_S)))
@@ -311,7 +326,7 @@ class _Maker:
                 tenant=random.choice(tenants),
                 deadline=None if stay_s is None else self._snap(at + stay_s),
                 cancelled_at=self._snap(at + gives_up_s) if random.random() < cancels else None,
-                is_poisoned=random.random() < poison,
+                culprit_of=culprits.choice(faults) if random.random() < poison else None,
             )
 
     def _stay_s(self, stays: str) -> float | None:

@@ -21,14 +21,19 @@ from qaic_sched.backends.aic.sdk import import_sdk
 from qaic_sched.backends.base import Backend, DeviceInfo, check_fit, choose_devices
 from qaic_sched.backends.compiling.compile import compile_model
 from qaic_sched.backends.compiling.container import kind_of
+from qaic_sched.backends.compiling.folder import digest_of
+from qaic_sched.backends.loaded_trial import try_loaded
+from qaic_sched.backends.row_finding import apply, recall, remember
 from qaic_sched.backends.threads import in_thread
 from qaic_sched.errors import ConfigError, DeviceError, NoDeviceError
+from qaic_sched.program import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qaic_sched.backends.aic.qpc import QpcFile
     from qaic_sched.backends.aic.sdk import Sdk
+    from qaic_sched.backends.base import Executable, RowsWish
     from qaic_sched.config.keys import ModelOptions
     from qaic_sched.program import Program
 
@@ -39,12 +44,12 @@ logger = logging.getLogger("qaic_sched")
 T = TypeVar("T")
 
 CALL_LIMIT_S = 120.0
-"""Longest that loading the vendor's libraries, or reading a QPC, may take."""
+"""Longest time that loading the vendor's libraries, or reading a QPC, may take."""
 LOAD_LIMIT_S = 300.0
-"""Longest that loading a program on a device may take.
+"""Longest time that loading a program on a device may take.
 
-`load` comes to 570 s with `CALL_LIMIT_S` for the SDK and for the QPC, and `QUERY_LIMIT_S`. The
-scheduler's pool gives up on any load after 600 s: this limit stops the load's threads before that.
+With `CALL_LIMIT_S` for the SDK, again for the QPC, and `QUERY_LIMIT_S`, `load` takes at most 570 s.
+So its threads stop before the scheduler's pool gives up on the load, after 600 s.
 """
 MAX_ACTIVATIONS = 16
 """The DMA channels of a device; each activation needs one."""
@@ -60,6 +65,7 @@ class AicBackend(Backend):
         super().__init__(model_path, options)
         self._sdk: Sdk | None = None
         self._file: QpcFile | None = None
+        self._path = model_path
 
     async def find(self) -> list[DeviceInfo]:
         """The devices that QAIC_VISIBLE_DEVICES lets this process see, in any state."""
@@ -83,6 +89,27 @@ class AicBackend(Backend):
     async def describe(self) -> Program:
         """Describe the model, compiling it first if need be. Needs the SDK, but no device."""
         return (await self._read()).program
+
+    async def settle_rows(
+        self, wish: RowsWish, executable: Executable | None = None
+    ) -> Program | None:
+        """See `Backend.settle_rows`; only a loaded program can be tried."""
+        file = await self._read()
+        program = file.program
+        if not program.is_batched:
+            return program
+        if wish == "shared" or (wish == "auto" and program.max_batch_size == 1):
+            reason = "an inference has a single row" if wish == "auto" else "batching.rows: shared"
+            return program.using(Rows.SHARED, reason)
+        is_fp16 = self.options.convert_to_fp16
+        key = [self.kind, await in_thread(partial(digest_of, self._path)), is_fp16]
+        finding = await in_thread(partial(recall, key))
+        if finding is None:
+            if executable is None:
+                return None
+            finding = await try_loaded(program, executable, is_fp16=is_fp16)
+            await in_thread(partial(remember, key, finding))
+        return apply(program, finding, wish=wish)
 
     async def load(self, device_id: int, num_activations: int, set_size: int) -> AicExecutable:
         """Load `num_activations` programs, each with room for `set_size` inferences.
@@ -136,7 +163,7 @@ class AicBackend(Backend):
                     raise ConfigError(
                         f"compile: false: cards run compiled models only, not {path}: leave it out"
                     )
-                path = await compile_model(path, AIC_COMPILER, self.options)
+                path = self._path = await compile_model(path, AIC_COMPILER, self.options)
             self._file = await self._call(partial(read_qpc, sdk, path), f"reading {path}")
         return self._file
 

@@ -7,7 +7,7 @@ Rules of the file:
 - Each activation is an `InferenceSet` with one activation, because a larger set chooses the
   activation itself. The `set_size` that it is made with is the most that it can ever hold.
 - One Context serves one device. Assumption (not verified on hardware): sharing one between devices
-  may work, but nothing public says so, and no device should fail because another does.
+  may work, but no public document says so, and no device should fail because another does.
 - Assumption (not verified on hardware): programs can be loaded in a Context on one thread while
   others run in it.
 - Inputs are copied before they are submitted, outputs before they are handed out: the hardware
@@ -47,7 +47,7 @@ __all__ = ["AicExecutable"]
 logger = logging.getLogger("qaic_sched")
 
 CLOSE_LIMIT_S = 5.0
-"""Longest that `aclose` waits for the inferences that the device holds."""
+"""Longest time that `aclose` waits for the inferences that the device holds."""
 
 
 class AicExecutable(Executable):

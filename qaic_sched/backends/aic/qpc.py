@@ -46,8 +46,8 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
 class Binding:
     """One buffer of an inference.
 
-    `spec` is None if the buffer is no tensor of the model; `size` is in bytes, at the largest batch
-    size.
+    `spec` is None if the buffer is not a tensor of the model; `size` is in bytes, at the largest
+    batch size.
     """
 
     is_input: bool
@@ -156,7 +156,7 @@ class _Reader:
         return self.dtypes[typed.type]
 
     def binding(self, binding: Any, spec: TensorSpec | None) -> Binding:
-        """A buffer; if it is no tensor, its size comes from the buffer mapping."""
+        """A buffer; if it is not a tensor, its size comes from the buffer mapping."""
         size = self.sizes[binding.name] if spec is None else prod(spec.shape) * spec.dtype.itemsize
         return Binding(self.is_input(binding), size, spec)
 

@@ -1,4 +1,4 @@
-"""Translates statuses of the vendor's runtime into errors: the cause, its extent and the remedy.
+"""Translates statuses of the vendor's runtime into errors: cause, extent and remedy.
 
 Assumption (not verified on hardware): statuses of the SDK's closed runtime have the meanings that
 they have in the vendor's open user-mode driver, from which these were taken.
@@ -36,14 +36,16 @@ _CHECK = "see `qaic-util -q` for its state"
 _MEANINGS = {
     # The kernel's EPERM: the device took the program's channel away from this process.
     "QS_PERM": _Meaning("lost", "the device's channel was lost", _CHECK),
-    "QS_BADFD": _Meaning("lost", "the device was closed under this process", _CHECK),
+    "QS_BADFD": _Meaning("lost", "the device was closed while this process used it", _CHECK),
     "QS_NODEV": _Meaning("lost", "the device is gone or offline", _CHECK),
     "QS_AGAIN": _Meaning("restarted", "the device is reloading", _RELOAD),
     "QS_DEV_ERROR": _Meaning("restarted", _RESTART, _RELOAD),
     "QS_TIMEDOUT": _Meaning("stuck", "it never ended", "reset the device if this persists"),
     "QS_ERROR": _Meaning("inference", "the device reported an error", _CHECK),
     "QS_INVAL": _Meaning(
-        "inference", "the runtime refused inputs or program", "compile the model again"
+        "input",
+        "the runtime refused inputs or program",
+        "check their values, or compile the model again",
     ),
     "QS_UNSUPPORTED": _Meaning(
         "inference", "the device does not support it", "compile the model for this device"

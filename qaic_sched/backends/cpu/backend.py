@@ -14,14 +14,17 @@ from qaic_sched.backends.cpu.compiler import CPU_COMPILER
 from qaic_sched.backends.cpu.cores import choose_ids, memory_bytes, share_out, usable_cores
 from qaic_sched.backends.cpu.executable import CpuExecutable
 from qaic_sched.backends.cpu.onnx_model import ModelReader, open_model
+from qaic_sched.backends.cpu.row_trial import find_rows
+from qaic_sched.backends.row_finding import apply
 from qaic_sched.backends.threads import in_thread
 from qaic_sched.errors import ConfigError
+from qaic_sched.program import Program, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from qaic_sched.backends.base import Executable, RowsWish
     from qaic_sched.config.keys import ModelOptions
-    from qaic_sched.program import Program
 
 __all__ = ["CpuBackend"]
 
@@ -36,6 +39,7 @@ class CpuBackend(Backend):
     def __init__(self, model_path: str, options: ModelOptions) -> None:
         super().__init__(model_path, options)
         self._program: Program | None = None
+        self._reader: ModelReader | None = None
         self._file, self._sizes = model_path, options.onnx_define_symbol
         self._cores_of: dict[int, list[int]] = {}
         given = {"aic_num_cores": options.aic_num_cores, "convert_to_fp16": options.convert_to_fp16}
@@ -75,9 +79,37 @@ class CpuBackend(Backend):
         """
         if self._program is None:
             await self._compile()
-            reader = ModelReader(self._file, self._sizes)
+            # The model tells more than the program made from it, which has sizes for its symbols.
+            reader = self._reader = ModelReader(self.model_path, self._sizes_of_model())
             self._program = await in_thread(partial(reader.read, len(usable_cores())))
         return self._program
+
+    def _sizes_of_model(self) -> Mapping[str, int]:
+        return self.options.onnx_define_symbol if kind_of(self.model_path) is None else {}
+
+    async def settle_rows(self, wish: RowsWish, executable: Executable | None = None) -> Program:
+        """See `Backend.settle_rows`; here the rows are tried before anything is loaded.
+
+        A program that takes any number of rows is the model itself, with that symbol left open.
+        """
+        program = await self.describe()
+        assert self._reader is not None
+        axis = self._reader.axis
+        if wish == "shared":
+            program = _shared(program)
+        elif program.is_batched and program.rows is Rows.SHARED:
+            if wish == "own" and axis.symbols:
+                program = program.using(Rows.ANY, "batching.rows: own")
+            else:
+                finding = await find_rows(self._reader, program, len(usable_cores()), self._file)
+                takes_any = bool(axis.symbols)
+                program = apply(program, finding, takes_any=takes_any, wish=wish)
+        if program.is_batched and program.rows is Rows.ANY:
+            sizes = self.options.onnx_define_symbol
+            self._file = self.model_path
+            self._sizes = {each: sizes[each] for each in sizes if each not in axis.symbols}
+        self._program = program
+        return program
 
     async def _compile(self) -> None:
         """Compile the model, or check the compiled program; nothing with `compile: false`."""
@@ -126,6 +158,16 @@ class CpuBackend(Backend):
         others = sum(each.num_activations for each in self.others.values())
         num_threads = max(1, num_cores // (own_activations + others))
         return open_model(self._file, num_threads, self._sizes)
+
+
+def _shared(program: Program) -> Program:
+    """The program as the user describes it: axis 0 is the batch axis wherever that is possible."""
+    firsts = {spec.shape[:1] for spec in (*program.inputs, *program.outputs)}
+    first = firsts.pop() if len(firsts) == 1 else ()
+    if program.inputs and first and first[0] > 0:
+        program = Program.of(program.inputs, program.outputs, first)
+        return program.using(Rows.SHARED, "batching.rows: shared")
+    return program
 
 
 def _warn_if_crowded(device_id: int, num_activations: int, cores: Sequence[int]) -> None:

@@ -4,6 +4,8 @@ Rules of the file:
 - An activation is one ONNX Runtime session on one thread, which is pinned to the cores of its
   device before the session is made, so that the threads of the session inherit the pinning.
 - An idle activation keeps neither inputs nor outputs.
+- Outputs share no memory with inputs, which the caller may change. ONNX Runtime 1.19 to 1.31
+  returns an output that is an input as the caller's own array.
 - The thread that removes an inference from `held` completes it, so each completes once.
 """
 
@@ -18,9 +20,11 @@ from math import inf
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from qaic_sched.backends.base import Executable, closed_in_flight, unused_indexes
 from qaic_sched.backends.cpu.cores import pin_to
-from qaic_sched.backends.cpu.onnx_model import first_line
+from qaic_sched.backends.cpu.onnx_model import first_line, is_invalid_argument
 from qaic_sched.backends.threads import in_thread, join_all
 from qaic_sched.errors import DeviceError, SchedulerClosedError
 
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from qaic_sched.backends.base import OnCompleted
+    from qaic_sched.errors import DeviceErrorKind
     from qaic_sched.program import Program, Tensors
 
 __all__ = ["CpuActivation", "CpuExecutable", "CpuInference"]
@@ -159,6 +164,8 @@ class CpuActivation(threading.Thread):
         self._index = index
         self._cores = cores
         self._open_session = open_session
+        self._aliases: list[tuple[str, str]] | None = None
+        """Outputs and the inputs whose memory they are; None before the first inference."""
         self.start()
 
     def take(self, inference: CpuInference) -> None:
@@ -191,9 +198,32 @@ class CpuActivation(threading.Thread):
     ) -> Tensors | DeviceError:
         """Run one inference; return its outputs or its error."""
         try:
-            return dict(zip(output_names, session.run(output_names, inputs), strict=True))
+            outputs = dict(zip(output_names, session.run(output_names, inputs), strict=True))
+            self._separate(outputs, inputs)
+            return outputs
         except Exception as error:
-            return self._failure("an inference", error)
+            kind: DeviceErrorKind = "input" if is_invalid_argument(error) else "inference"
+            return self._failure("an inference", error, kind)
+
+    def _separate(self, outputs: Tensors, inputs: Mapping[str, Any]) -> None:
+        """Copy the outputs that are memory of an input.
+
+        Which are is a plan of the session: the first inference looks for them, all others know.
+        """
+        aliases = self._aliases
+        if aliases is None:
+            aliases = [
+                (name, given)
+                for name, output in outputs.items()
+                for given, array in inputs.items()
+                if np.may_share_memory(output, array)
+            ]
+            # An array without elements shares nothing: that says nothing of other shapes.
+            if all(array.size for array in inputs.values()):
+                self._aliases = aliases
+        for name, given in aliases:
+            if np.may_share_memory(outputs[name], inputs[given]):
+                outputs[name] = outputs[name].copy()
 
     def _complete(self, inference: CpuInference, result: Tensors | DeviceError) -> None:
         """Pass on a result, unless the inference has had one."""
@@ -206,10 +236,13 @@ class CpuActivation(threading.Thread):
         except Exception:
             logger.exception("%s: the callback of an inference failed", self.name)
 
-    def _failure(self, what: str, error: Exception) -> DeviceError:
+    def _failure(
+        self, what: str, error: Exception, kind: DeviceErrorKind = "inference"
+    ) -> DeviceError:
         """A `DeviceError` with the error of the library as its cause."""
         where = f"cpu device {self._device_id}, activation {self._index}"
-        failure = DeviceError(f"{where}: {what} failed: {first_line(error)}", self._device_id)
+        message = f"{where}: {what} failed: {first_line(error)}"
+        failure = DeviceError(message, self._device_id, kind=kind)
         # Without its traceback, whose frames would keep the inputs alive.
         failure.__cause__ = error.with_traceback(None)
         return failure

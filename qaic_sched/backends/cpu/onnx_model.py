@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qaic_sched.backends.cpu.batch_axis import BatchAxis
+from qaic_sched.backends.trial_values import simple_values
 from qaic_sched.errors import ConfigError
 from qaic_sched.extras import require
 from qaic_sched.program import Program, TensorSpec
@@ -14,7 +16,7 @@ from qaic_sched.program import Program, TensorSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["ModelReader", "first_line", "import_onnxruntime", "open_model"]
+__all__ = ["ModelReader", "first_line", "import_onnxruntime", "is_invalid_argument", "open_model"]
 
 FATAL = 4
 """The only severity that ONNX Runtime may print: it also raises its errors, which we pass on."""
@@ -37,6 +39,10 @@ class ModelReader:
     def __init__(self, path: str, sizes: Mapping[str, int]) -> None:
         self.path = path
         self.sizes = sizes
+        self.axis = BatchAxis((), None, "not read yet")
+        """The batch axis; known once the model is read."""
+        self.has_open_outputs = True
+        """Whether the description of an output leaves a size open; known once it is read."""
 
     def read(self, num_threads: int) -> Program:
         """Describe the model; `ConfigError` if it cannot run, or not with these sizes."""
@@ -44,13 +50,16 @@ class ModelReader:
         inputs, outputs = session.get_inputs(), session.get_outputs()
         self.check_values(inputs, outputs)
         self.check_sizes(inputs, outputs)
+        self.has_open_outputs = not _tells_all(outputs)
         input_specs = specs_of(inputs, [self.sized(value.shape) for value in inputs])
         # An output of unknown rank looks like a scalar here, so scalars are tried out too.
         if open_sizes(outputs) <= open_sizes(inputs) and all(value.shape for value in outputs):
             output_shapes = [self.sized(value.shape) for value in outputs]
         else:
             output_shapes = self.try_out(session, input_specs)
-        return Program.of(input_specs, specs_of(outputs, output_shapes))
+        output_specs = specs_of(outputs, output_shapes)
+        self.axis = BatchAxis.of(inputs, outputs, input_specs, output_specs)
+        return self.axis.program(input_specs, output_specs)
 
     def open(self, num_threads: int) -> Any:
         """Open the model as it was written: without sizes for its symbols, its graph unchanged."""
@@ -95,18 +104,38 @@ class ModelReader:
         return tuple(self.sizes.get(size, size) for size in shape)
 
     def try_out(self, session: Any, inputs: Sequence[TensorSpec]) -> list[tuple[int, ...]]:
-        """The shapes of the outputs, from one inference with zeros."""
-        zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in inputs}
-        try:
-            outputs = session.run(None, zeros)
-        except Exception as error:
-            raise self.error(f"an inference with zeros failed: {first_line(error)}") from error
+        """The shapes of the outputs, from the first values with which an inference runs.
+
+        Dimensions that nothing tells are -1.
+        """
+        outputs = first_outputs(session, inputs)
+        if outputs is None:
+            return [
+                tuple(size if isinstance(size, int) else -1 for size in self.sized(value.shape))
+                or (-1,)
+                for value in session.get_outputs()
+            ]
         for value, output in zip(session.get_outputs(), outputs, strict=True):
             for symbol, size in zip(value.shape, output.shape, strict=False):
                 if self.sizes.get(symbol, size) != size:
                     given = f"onnx_define_symbol: {symbol} is {self.sizes[symbol]}"
                     raise self.error(f"{given}, but the output {value.name} has {size} there")
         return [output.shape for output in outputs]
+
+
+def _tells_all(outputs: Sequence[Any]) -> bool:
+    return not open_sizes(outputs) and all(value.shape for value in outputs)
+
+
+def first_outputs(session: Any, inputs: Sequence[TensorSpec]) -> list[Any] | None:
+    """The outputs for the first values that the model accepts; None if it accepts none."""
+    for values in simple_values(inputs):
+        try:
+            outputs: list[Any] = session.run(None, values)
+        except Exception:
+            continue  # other values may do
+        return outputs
+    return None
 
 
 def import_onnxruntime() -> Any:
@@ -161,3 +190,9 @@ def open_sizes(values: Sequence[Any]) -> set[Any]:
 def first_line(error: Exception) -> str:
     """The first line of an error of the library, without its traceback and advice."""
     return str(error).strip().partition("\n")[0]
+
+
+def is_invalid_argument(error: Exception) -> bool:
+    """Whether an error of ONNX Runtime says that an inference's inputs are wrong."""
+    # Its own class, known by name alone: the module that has it is private and has moved before.
+    return type(error).__name__ == "InvalidArgument"

@@ -15,8 +15,10 @@ from qaic_sched.backends.sim.model import SimModel
 from qaic_sched.backends.sim.outages import Outages
 from qaic_sched.backends.sim.spec import read_spec
 from qaic_sched.errors import ConfigError, DeviceError
+from qaic_sched.program import Rows
 
 if TYPE_CHECKING:
+    from qaic_sched.backends.base import Executable, RowsWish
     from qaic_sched.backends.sim.spec import SimSpec
     from qaic_sched.config.keys import ModelOptions
     from qaic_sched.program import Program
@@ -48,11 +50,20 @@ class SimBackend(Backend):
         """The program that the file describes."""
         return self.spec.program()
 
+    async def settle_rows(
+        self, wish: RowsWish, executable: Executable | None = None
+    ) -> Program | None:
+        """See `Backend.settle_rows`; simulated devices need no trial."""
+        program = await self.describe()
+        if wish == "own" or not program.is_batched:
+            return await super().settle_rows(wish, executable)
+        return program.using(Rows.SHARED, "simulated devices compute each row by itself")
+
     async def load(self, device_id: int, num_activations: int, set_size: int) -> SimExecutable:
         """Load the program, which takes `load_time_s` per activation; any `set_size` will do.
 
-        `ConfigError` if the device does not exist, or has too few cores once the demand of other
-        models is taken off.
+        `ConfigError` if the device does not exist, or has too few cores after the demand of other
+        models is subtracted.
         """
         spec = self.spec
         if device_id not in range(spec.devices):

@@ -11,6 +11,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from qaic_sched.clock import clock_of, tick_of
+from qaic_sched.errors import DeviceError
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from qaic_sched.backends.base import OnCompleted
     from qaic_sched.backends.sim.model import SimModel
-    from qaic_sched.errors import DeviceError
     from qaic_sched.program import Tensors
 
 __all__ = ["Completions"]
@@ -144,11 +144,7 @@ class Completions:
         """Complete inferences that can be computed together, or a single one that fails."""
         failure = due[0][6]
         results: Sequence[Tensors | DeviceError]
-        if failure is None:
-            several = [each[3] for each in due]
-            results = self._model(cast("list[Mapping[str, NDArray[np.generic]]]", several))
-        else:
-            results = [failure]
+        results = self._compute(due) if failure is None else [failure]
         due.reverse()
         try:
             for result in results:
@@ -157,6 +153,18 @@ class Completions:
         finally:
             for each in due:  # a callback raised: the others follow on the next turn of the loop
                 heappush(self._heap, each)
+
+    def _compute(self, due: list[_InFlight]) -> Sequence[Tensors | DeviceError]:
+        """Compute inferences together; if that fails, each alone, so that it fails alone."""
+        several = cast("list[Mapping[str, NDArray[np.generic]]]", [each[3] for each in due])
+        try:
+            return self._model(several)
+        except Exception as error:
+            if len(due) > 1:
+                return [self._compute([each])[0] for each in due]
+            failure = DeviceError(f"a simulated inference failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error.with_traceback(None)
+            return [failure]
 
     def _wake_for_first(self) -> None:
         if self._wakeup is not None:

@@ -15,7 +15,7 @@ from threading import Lock, get_ident
 from typing import TYPE_CHECKING
 
 from qaic_sched.backends.base import Executable, closed_in_flight, unused_indexes
-from qaic_sched.backends.sim.spec import ErrorFault, StallFault
+from qaic_sched.backends.sim.spec import ErrorFault, RejectFault, StallFault
 from qaic_sched.errors import DeviceError, SchedulerClosedError
 
 if TYPE_CHECKING:
@@ -71,10 +71,16 @@ class SimExecutable(Executable):
             for fault in spec.faults
             if isinstance(fault, ErrorFault | StallFault) and fault.is_on(device_id)
         ]
+        self._rejects = [
+            fault
+            for fault in spec.faults
+            if isinstance(fault, RejectFault) and fault.is_on(device_id)
+        ]
         self._outages = outages
         self._lost_at = outages.next_loss_at(completions.clock())
         self._is_random = bool(self._sigma or self._faults)
-        self._is_disturbed = self._is_random or outages.are_ahead(completions.clock())
+        is_troubled = bool(self._rejects) or outages.are_ahead(completions.clock())
+        self._is_disturbed = self._is_random or is_troubled
 
     def submit(
         self, activation: int, inputs: Mapping[str, object], on_completed: OnCompleted
@@ -142,6 +148,8 @@ class SimExecutable(Executable):
         failure: DeviceError | None = None
         if self._is_disturbed:
             end, failure = self._disturbed(activation, now, start, execute_s)
+            if failure is None and self._rejects:
+                failure = self._rejected(inputs)
             if failure is not None:
                 rows = 0  # nothing to compute
         self._ends[activation] = end
@@ -157,7 +165,16 @@ class SimExecutable(Executable):
         end = self._outages.end_of(start, execute_s)
         if end >= self._lost_at:
             return max(now, self._lost_at), self._lost()
-        return end, self._error("failed an inference, as its faults say") if is_failing else None
+        return end, self._error("failed an inference, a configured fault") if is_failing else None
+
+    def _rejected(self, inputs: Mapping[str, object]) -> DeviceError | None:
+        """The failure of an inference with a value that a fault rejects."""
+        for fault in self._rejects:
+            for name, values in inputs.items():
+                if (values > fault.above).any():  # type: ignore[attr-defined, operator]
+                    what = f"rejected input {name!r}: it has a value above {fault.above:g}"
+                    return self._error(what, fault.error)
+        return None
 
     def _draw(self, stream: Random, execute_s: float) -> tuple[float, bool]:
         """Draw the execution time of one inference, and whether it fails."""
@@ -173,7 +190,7 @@ class SimExecutable(Executable):
         return execute_s, is_failing
 
     def _lost(self) -> DeviceError:
-        return self._error("was lost, as its faults say", "lost")
+        return self._error("was lost, a configured fault", "lost")
 
     def _error(self, what: str, kind: DeviceErrorKind = "inference") -> DeviceError:
         return DeviceError(f"sim device {self.device_id} {what}", self.device_id, kind=kind)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TypeVar
 
 import msgspec
 import numpy as np
@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["ErrorFault", "HangFault", "LostFault", "SimSpec", "StallFault", "read_spec"]
+__all__ = [
+    "ErrorFault",
+    "HangFault",
+    "LostFault",
+    "RejectFault",
+    "SimSpec",
+    "StallFault",
+    "read_spec",
+]
 
 Positive = Annotated[int, Meta(ge=1)]
 Index = Annotated[int, Meta(ge=0)]
@@ -88,11 +96,19 @@ class StallFault(FaultSpec, frozen=True, kw_only=True, tag="stall"):
     for_s: Seconds
 
 
+class RejectFault(FaultSpec, frozen=True, kw_only=True, tag="reject"):
+    """An inference fails that has a value above `above` in any input, as `error` says."""
+
+    above: float
+    error: Literal["input", "inference"] = "input"
+
+
 _FAULTS: dict[str, type[FaultSpec]] = {
     "lost": LostFault,
     "hang": HangFault,
     "error": ErrorFault,
     "stall": StallFault,
+    "reject": RejectFault,
 }
 
 
@@ -109,7 +125,7 @@ class SimSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     load_time_s: Seconds = 0.0
     cores: Positive = 16
     overrides: dict[Index, Override] = {}
-    faults: list[LostFault | HangFault | ErrorFault | StallFault] = []
+    faults: list[LostFault | HangFault | ErrorFault | StallFault | RejectFault] = []
     seed: int = 1
 
     def program(self) -> Program:

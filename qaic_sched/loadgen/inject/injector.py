@@ -4,7 +4,7 @@ Rules of this file:
 - An open loop never waits for an answer. A late request is sent at once, and the records show how
   late it was: latency counts from the planned instant.
 - In a closed loop a caller sends its next request when it has its answer. After a request that was
-  not done it pauses for `_PAUSE_S`, so that a target that rejects at once is not busy rejecting.
+  not done it pauses for `_PAUSE_S`, so that a target does not spend its time on rejecting.
 - There is no task per request: timers and callbacks, and one future for the end.
 - Nothing is lost: a request has its row before it is sent, whatever the target does.
 - An interrupted run keeps all requests that were due, and awaits the outstanding answers.
@@ -312,7 +312,7 @@ class _ClosedLoop(_Injection):
             return
         now_ns = self._now_ns()
         if now_ns >= self._plan.duration_s * 1e9:
-            return  # the end is due, its timer late
+            return  # the end is due, but its timer is late
         if self._next == self._rows.size:
             self._rows.grow()
         self._rows.planned[self._next] = now_ns

@@ -171,7 +171,7 @@ async def repeated_input_test(
 def _sentence(gain: float | None) -> str:
     if gain is None:
         return (
-            "no request was answered, so a cache can be neither found nor excluded: mend the errors"
+            "no request was answered, so a cache can be neither found nor excluded: fix the errors"
         )
     if gain > MAX_GAIN:
         return (

@@ -1,7 +1,7 @@
 """Queueing theory: waits of requests that are served first come, first served.
 
 Rules of this file:
-- A server of the theory is an activation, its service time is the execution time; rates are per
+- A server of the theory is an activation, and a service time an execution time; rates are per
   second, times in seconds.
 - The formulas hold for Poisson arrivals. Other arrivals go through the recursion, which is exact:
   for bursty arrivals the textbook formulas are off by up to 93 %.

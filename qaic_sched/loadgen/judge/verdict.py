@@ -50,7 +50,7 @@ def conclude(
 ) -> Report:
     """Make the report of a run from its findings: judge them, and add the rest.
 
-    A report is itself findings, so an existing one can be concluded anew.
+    A `Report` is also `Findings`, so an existing report can be judged again.
     """
     origin = origin or Origin()
     found = {name: getattr(findings, name) for name in Findings.__struct_fields__}
@@ -141,7 +141,7 @@ def _slo(findings: Findings, percentile: float, limit_s: float) -> RuleResult:
     if bound_s is None:
         text = (
             f"too few requests were done for a bound of {name} at 99 % confidence; the limit is"
-            f" {_ms(limit_s)}: mend the errors or run longer"
+            f" {_ms(limit_s)}: fix the errors or run longer"
         )
         return RuleResult(name="slo", holds=False, text=text, limit=limit_s)
     holds = bound_s <= limit_s + ROUNDING
@@ -170,7 +170,7 @@ def _errors(findings: Findings) -> RuleResult:
         text=f"{wrong} of {counts.planned} requests had no outputs (share {share:.3g}; the limit is"
         f" {limit:g})"
         + (f": {details}" if details else "")
-        + _mend(holds, "mend the cause, or lower the rate if the target is overloaded"),
+        + _mend(holds, "fix the cause, or lower the rate if the target is overloaded"),
         value=share,
         limit=limit,
     )

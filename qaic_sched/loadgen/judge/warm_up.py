@@ -26,9 +26,9 @@ __all__ = ["find"]
 WINDOWS = 100
 MIN_WINDOWS = 20
 WINDOW_SIZE = 5
-"""MSER-5's; larger if there are enough requests for `WINDOWS` windows."""
+"""Requests per window, as in MSER-5; more if there are enough for `WINDOWS` windows."""
 LATEST_CUT = 0.9
-"""A cut beyond this share of the first half counts as at its end."""
+"""A cut beyond this share of the first half counts as a cut at its end."""
 USUAL_PERCENTILES = (5, 95)
 """A window between these percentiles of the second half's windows is like the second half."""
 KPSS_CRITICAL = 0.739

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["mean_rate", "schedule", "schedule_hash"]
 
 MAX_REQUESTS = 100_000_000
-"""Of one run. A larger number is almost certainly a mistake, and would not fit into memory."""
+"""Most requests of a run: more are almost certainly a mistake, and would not fit into memory."""
 
 
 def schedule(

@@ -31,7 +31,7 @@ OFFICIAL_S = 600.0
 """Shortest run with an official result."""
 OFFLINE_SAMPLES = 24_576
 SAMPLES_PER_QUERY = 8
-"""In MultiStream."""
+"""The size of a query in MultiStream."""
 BURST_MARGIN = 1.1
 """Size of a burst over the samples that the expected rate completes, as in LoadGen."""
 

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 VERSION = 1
-"""Of the format; `read_report` accepts no other."""
+"""The version of the format; `read_report` accepts no other."""
 
 _FIRST_KEYS = ("version", "target", "plan", "schedule_hash", "verdict")
 _LAST_KEYS = ("search", "config", "host", "started_at")
@@ -58,7 +58,7 @@ class RuleResult(Struct, frozen=True, kw_only=True):
     name: str
     holds: bool
     text: str
-    """One sentence with the numbers; for a broken rule, also how to mend it."""
+    """One sentence with the numbers; for a broken rule, also how to fix it."""
     value: float | None = None
     limit: float | None = None
 
@@ -288,7 +288,7 @@ def encode_report(report: Report) -> bytes:
 
 
 def read_report(path: Path) -> Report:
-    """Read a report; raise `InputError` for another version or a file that is no report."""
+    """Read a report; raise `InputError` for another version or a file that is not a report."""
     try:
         report = msgspec.json.decode(path.read_bytes(), type=Report)
     except (OSError, msgspec.MsgspecError) as error:

@@ -130,7 +130,7 @@ def _utilisation(report: Report) -> float | None:
 
 
 def late_note(where: str) -> str:
-    """Explain what a late injector means, and how to mend it."""
+    """Explain what a late injector means, and how to fix it."""
     return (
         f"The injector was late at {where}, which shows nothing about the target. "
         "Use --precise or more --processes."

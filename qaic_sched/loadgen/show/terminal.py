@@ -34,7 +34,7 @@ __all__ = ["LiveProgress", "LiveView", "print_report", "progress_line"]
 REFRESH_S = 0.5
 PLAIN_REFRESH_S = 10.0
 PLAIN_WIDTH = 1000
-"""Of output that is not a terminal, so that lines are not wrapped."""
+"""The width of output that is not a terminal, so that lines are not wrapped."""
 
 STYLES = {True: "bold green", False: "bold red"}
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from qaic_sched.errors import QueueFullError, SchedulerClosedError, SchedulerError
 from qaic_sched.loadgen.targets.base import DeviceSample, Outcome, Reply, Target, TargetInfo
+from qaic_sched.program import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +59,7 @@ class SchedulerTarget(Target):
             name=name or config["model"],
             inputs=program.inputs,
             max_batch_size=program.max_batch_size,
-            is_batched=program.is_batched,
+            is_batched=program.is_batched and program.rows is not Rows.EXACT,
             activations={each: device.num_activations for each, device in devices.items()},
             config=config,
         )
@@ -67,7 +68,7 @@ class SchedulerTarget(Target):
         """Submit one request; an error of `submit` becomes a reply like any other."""
         try:
             request = self._scheduler.submit(inputs, timeout_s=timeout_s, model=self._model)
-        except SchedulerError as error:
+        except Exception as error:  # also memory that is not there
             reply = Reply(Outcome.FAILED, problem=_text(error))
             asyncio.get_running_loop().call_soon(done, reply)
             return
@@ -117,5 +118,5 @@ def _problem(request: RequestHandle) -> str:
     return "cancelled"
 
 
-def _text(error: SchedulerError) -> str:
+def _text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

@@ -67,7 +67,7 @@ def test_every_specialization_can_run(tmp_path: Path, cards: Any) -> None:
 
 
 def test_cycle_counts_are_skipped(tmp_path: Path, cards: Any) -> None:
-    """The statistics of the runtime have a buffer, but are no output of the program."""
+    """The runtime's cycle counts have a buffer, but are not an output of the program."""
     bindings = [
         binding("aiccyclecounts", api.BUFFER_IO_TYPE_OUTPUT, [8, 8], api.INT8_TYPE),
         binding("x", api.BUFFER_IO_TYPE_INPUT, [8, 4]),
@@ -99,7 +99,7 @@ def test_nothing_of_an_inference_is_kept(qpc: str) -> None:
 @pytest.mark.parametrize(
     ("call", "answer", "problem"),
     [
-        ("setData", "QS_INVAL", r"refused inputs or program \(QS_INVAL\): compile the model again"),
+        ("setData", "QS_INVAL", r"refused inputs or program \(QS_INVAL\): check their values, or"),
         ("submit", "QS_BUSY", r"queue stayed full \(QS_BUSY\): use a smaller set_size"),
         ("submit", RuntimeError("gone wrong"), "submitting failed: gone wrong"),
         ("getCompletedId", "QS_ERROR", r"reported an error \(QS_ERROR\)"),
@@ -117,7 +117,10 @@ def test_a_failed_inference_fails_alone(
         cards[0].answer_next(call, answer)
         error = await start(executable, rows())
         assert isinstance(error, DeviceError)
-        assert (error.device_id, error.kind) == (0, "inference")
+        assert (error.device_id, error.kind) == (
+            0,
+            "input" if answer == "QS_INVAL" else "inference",
+        )
         assert error.args[0].startswith("aic device 0, activation 0")
         with pytest.raises(DeviceError, match=problem):
             raise error
@@ -148,9 +151,10 @@ def test_a_stuck_inference_has_a_kind_of_its_own(
     monkeypatch.setattr("qaic_sched.backends.aic.status.STUCK_AFTER_S", 0.02)
 
     async def run(executable: AicExecutable) -> None:
-        cards[0].hang(for_s=0.05, gives_up_after_s=0.03)
+        cards[0].hang(gives_up_after_s=0.03)
         error = await start(executable, rows())
         assert (error.kind, error.device_id) == ("stuck", 0)
+        cards[0].hang(for_s=0)
         assert "mean" in await start(executable, rows())
 
     on_card(qpc, run)

@@ -161,7 +161,7 @@ def test_a_failure_shows_the_compilers_own_last_lines(
     ],
 )
 def test_strange_ends_are_reported(model: str, tmp_path: Path, script: str, problem: str) -> None:
-    """A signal, output that is no text, and a prompt are reported."""
+    """A signal, output that is not text, and a prompt are reported."""
     qaic_compile.install(tmp_path / "bin")
     (tmp_path / "bin" / "qaic-compile").write_text(script)
     with pytest.raises(CompileError, match=problem):

@@ -137,7 +137,7 @@ def test_visible_devices(
 def test_visible_devices_that_are_no_list(
     cards: Any, visible: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Text that is no list of ids is a `ConfigError`."""
+    """Text that is not a list of ids is a `ConfigError`."""
     monkeypatch.setenv("QAIC_VISIBLE_DEVICES", visible)
     with pytest.raises(
         ConfigError, match=r"QAIC_VISIBLE_DEVICES: got .*; wanted device ids with commas"

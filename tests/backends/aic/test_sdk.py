@@ -50,7 +50,7 @@ def test_the_folders_of_the_sdk_are_searched(sdk: Path) -> None:
 
 
 def test_no_sdk_is_one_sentence(sdk: Path) -> None:
-    """The error says what is missing, where it was looked for and how to mend it."""
+    """The error says what is missing, where it was looked for and how to fix it."""
     assert not aic_sdk.is_installed()
     folder = sdk / "lib" / platform.machine()
     with pytest.raises(ConfigError, match="backend: aic needs qaicrt") as caught:

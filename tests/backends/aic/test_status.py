@@ -15,6 +15,7 @@ KINDS = {
     "QS_AGAIN": "restarted",
     "QS_DEV_ERROR": "restarted",
     "QS_TIMEDOUT": "stuck",
+    "QS_INVAL": "input",
 }
 
 
@@ -44,7 +45,7 @@ def test_a_status_of_a_newer_runtime() -> None:
     "name", ["QS_INVAL", "QS_UNSUPPORTED", "QS_PROTOCOL", "QS_NOMEM", "QS_NOSPC"]
 )
 def test_a_load_that_cannot_fit(name: str) -> None:
-    """A load that another model or configuration would mend is a `ConfigError`."""
+    """A failed load that another model or configuration would avoid is a `ConfigError`."""
     assert isinstance(load_error(QStatus[name], 0), ConfigError)
     assert isinstance(load_error(RuntimeError(f"Failed to load: {name}"), 0), ConfigError)
 

@@ -87,7 +87,7 @@ def test_without_a_cache_the_model_runs_uncompiled(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A cache that cannot be written is no error; a named folder that cannot be is one."""
+    """A cache that cannot be written is ignored; an `output_dir` that cannot be is an error."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with caplog.at_level(logging.INFO, logger="qaic_sched"):

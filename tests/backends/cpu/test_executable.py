@@ -9,16 +9,28 @@ import threading
 import time
 import weakref
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from qaic_sched.backends.cpu import executable as cpu_executable
+from qaic_sched.backends.cpu.cores import usable_cores
+from qaic_sched.backends.cpu.executable import CpuActivation, CpuInference
 from qaic_sched.backends.cpu.onnx_model import open_model
 from qaic_sched.errors import DeviceError, SchedulerClosedError
 from tests.backends.cpu.cpu_device import backend, close, cpu_threads, infer, load
-from tests.models import gather_model, identity_model, linear, linear_inputs, linear_model
+from tests.models import (
+    gather_model,
+    identity_model,
+    linear,
+    linear_inputs,
+    linear_model,
+    save_model,
+    tensor,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +77,49 @@ def test_outputs_belong_to_the_receiver(model_file: Path) -> None:
     close(executable)
 
 
+def test_an_output_that_is_an_input_has_memory_of_its_own(model_file: Path) -> None:
+    """ONNX Runtime 1.19 to 1.31 returns the caller's own array."""
+    nodes = [helper.make_node("Add", ["x", "x"], ["y"])]
+    values = [tensor("x", [2]), tensor("y", [2])]
+    executable = load(backend(save_model(model_file, nodes, values[:1], values)))
+    for _ in range(2):
+        inputs = {"x": np.ones(2, np.float32)}
+        outputs = infer(executable, inputs)
+        inputs["x"][:] = 7
+        assert outputs["x"].tolist() == [1, 1]
+    close(executable)
+
+
+class Sharing:
+    """A session of ONNX Runtime, of whose outputs two are views of the first input."""
+
+    def get_outputs(self) -> list[Any]:
+        """Describe the outputs."""
+        return [SimpleNamespace(name=name) for name in ("a", "view", "new")]
+
+    def run(self, _: list[str], inputs: dict[str, Any]) -> list[Any]:
+        """Return the input itself, a view of it, and an array of its own."""
+        self.new = inputs["a"] + 1
+        return [inputs["a"], inputs["a"].reshape(-1)[1:], self.new]
+
+
+def test_views_of_inputs_are_copied_and_nothing_else() -> None:
+    """Whatever a runtime shares; an inference without elements tells nothing of the others."""
+    session = Sharing()
+    activation = CpuActivation(0, 0, [next(iter(usable_cores()))], lambda: session)
+    answers: SimpleQueue[Any] = SimpleQueue()
+    for rows in (0, 2, 3):
+        inputs = {"b": np.ones(3), "a": np.ones((rows, 2), np.float32)}
+        activation.take(CpuInference(inputs, lambda *answer: answers.put(answer)))
+        outputs, _ = answers.get(timeout=10)
+        inputs["a"][:] = 7
+        np.testing.assert_array_equal(outputs["a"], np.ones((rows, 2)))
+        np.testing.assert_array_equal(outputs["view"], np.ones(max(2 * rows - 1, 0)))
+        assert outputs["new"] is session.new
+    activation.queue.put(None)
+    activation.join(10)
+
+
 def test_a_failed_inference_is_a_device_error(
     model_file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,7 +127,7 @@ def test_a_failed_inference_is_a_device_error(
     executable = load(backend(gather_model(model_file)))
     error = infer(executable, {"x": np.array([1, 9])})
     assert isinstance(error, DeviceError)
-    assert error.device_id == 0
+    assert (error.device_id, error.kind) == (0, "input")
     assert str(error).startswith("cpu device 0, activation 0: an inference failed: ")
     assert "out of data bounds" in str(error.__cause__)
     result = infer(executable, {"x": np.array([1, 3])})

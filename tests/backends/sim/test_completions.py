@@ -187,3 +187,26 @@ def test_uvloop_s_coarse_timers_do_not_make_it_slow(make: Make) -> None:
         assert previous + 0.001 <= end <= max(previous, came) + 0.001
     assert 0.199 <= ends[-1] - submitted[0] < 1.0
     assert 0 <= lag < 0.5
+
+
+def test_an_inference_that_cannot_be_computed_fails_alone(make: Make) -> None:
+    """Those that are computed together with it are computed again without it."""
+    backend = make(service_time_s=0.01)
+
+    async def main() -> list[Any]:
+        answers: list[Any] = []
+        executables = [await backend.load(device_id, 2, 1) for device_id in (0, 1)]
+        for device_id, executable in enumerate(executables):
+            for activation in (0, 1):
+                inputs: dict[str, Any] = {**rows(2)}
+                executable.submit(activation, inputs, lambda answer, _: answers.append(answer))
+                if device_id == activation == 1:
+                    inputs.update(dict.fromkeys(inputs))  # its caller takes them back
+        await asyncio.sleep(1)
+        return answers
+
+    *good, bad = sorted(run_virtual(main), key=lambda each: isinstance(each, DeviceError))
+    assert len(good) == 3
+    assert all(isinstance(each, dict) for each in good)
+    assert isinstance(bad, DeviceError)
+    assert "a simulated inference failed: " in str(bad)

@@ -153,6 +153,28 @@ def test_error_faults_fail_inferences_when_they_would_have_ended(make: Make) -> 
     assert isinstance(healthy.results[0], dict)
 
 
+@pytest.mark.parametrize("kind", ["input", "inference"])
+def test_values_above_a_bound_are_rejected(make: Make, kind: str) -> None:
+    """An inference with such a value fails when it would have ended; the next one is well."""
+    backend = make(faults=[{"kind": "reject", "above": 9.5, "error": kind}])
+
+    async def run(executable: Executable) -> Recorder:
+        recorder = Recorder()
+        bad, good = rows(2), rows(2)
+        bad["data"][1, 2] = 9.75  # type: ignore[index]
+        executable.submit(0, bad, recorder)
+        executable.submit(0, good, recorder)
+        await recorder.wait(2)
+        return recorder
+
+    recorder = virtually(backend, run)
+    error, outputs = recorder.results
+    assert (error.kind, error.device_id) == (kind, 0)
+    assert "rejected input 'data': it has a value above 9.5" in str(error)
+    assert recorder.ends == [0.005, 0.010]
+    assert set(outputs) == {"prob"}
+
+
 def test_errors_come_as_often_as_their_probability(make: Make) -> None:
     """A probability of 0.2 fails about every fifth inference."""
     backend = make(faults=[{"kind": "error", "probability": 0.2}])

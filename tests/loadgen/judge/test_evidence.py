@@ -68,7 +68,7 @@ def test_totals_are_of_the_run_only() -> None:
 
 
 def test_a_device_s_report_is_known_by_hand() -> None:
-    """A device's report has the values computed by hand."""
+    """A device's report has the values of a manual calculation."""
     records = served(np.arange(1_000) * 2_000_000, delay_ns=1_000_000)
 
     first, second = device_reports(_evidence(records), duration_s=2.0)
@@ -107,7 +107,7 @@ def test_a_target_without_metrics_and_inferences_has_no_devices() -> None:
 
 
 def test_balance_by_hand() -> None:
-    """The balance has the values computed by hand."""
+    """The balance has the values of a manual calculation."""
     records = served(poisson_ns(100, 2))
     count = len(records.planned_ns)
     records.device = (np.arange(count) % 4 == 0).astype(np.int32)

@@ -12,7 +12,7 @@ from tests.loadgen.runs import answer_nobody, info_of, poisson_run, samples_of, 
 
 
 def test_time_out_is_exact() -> None:
-    """The time of two overlapping requests is as computed by hand."""
+    """The time of two overlapping requests is of a manual calculation."""
     entered, left = np.array([2, 4]), np.array([5, 9])
 
     inside = time_out(entered, left, np.arange(11))

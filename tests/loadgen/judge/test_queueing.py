@@ -82,7 +82,7 @@ def test_kimura_is_near_the_truth() -> None:
 
 
 def test_the_first_free_server_takes_the_next_request() -> None:
-    """The waits of five requests on two servers are as computed by hand."""
+    """The waits of five requests on two servers are those of a manual calculation."""
     arrivals = np.array([0.0, 1.0, 2.0, 3.0, 20.0])
     services = np.array([10.0, 2.0, 2.0, 1.0, 1.0])
 

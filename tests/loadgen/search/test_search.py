@@ -231,7 +231,7 @@ def test_a_cliff_across_the_bracket_is_noted() -> None:
 
 
 def test_a_sweep_has_its_knee_where_power_is_highest() -> None:
-    """The knee is at the load of maximum power, 0.366 by hand."""
+    """The knee is at the load of maximum power, which is 0.366 for this formula."""
     target = Target(1_000.0)
     rates = np.linspace(20.0, 980.0, 97).tolist()
     search = asyncio.run(sweep_rates(target.measure, rates))

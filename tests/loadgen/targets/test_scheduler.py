@@ -1,4 +1,4 @@
-"""A scheduler as the target: every end of a request is told as what it was."""
+"""A scheduler as the target: each reply has the outcome of its request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def ask(target: SchedulerTarget, inputs: Any, timeout_s: float | None = No
 
 
 def test_tells_what_it_is(tmp_path: Path) -> None:
-    """The model, its inputs, activations by device, and the configuration for the report."""
+    """The facts are the model, its inputs, activations by device, and the configuration."""
 
     async def main() -> None:
         target = SchedulerTarget(Scheduler(host(tmp_path, devices=3), num_activations=2))
@@ -43,7 +43,7 @@ def test_tells_what_it_is(tmp_path: Path) -> None:
 
 
 def test_a_request_in_one_part_has_its_inference(tmp_path: Path) -> None:
-    """With the outputs, and where and when it ran."""
+    """The reply has the outputs, and where and when the inference ran."""
 
     async def main() -> None:
         target = SchedulerTarget(Scheduler(host(tmp_path)))
@@ -66,7 +66,7 @@ def test_a_request_in_one_part_has_its_inference(tmp_path: Path) -> None:
 
 
 def test_requests_of_one_batch_have_the_same_inference(tmp_path: Path) -> None:
-    """So they can be put together again."""
+    """Their replies have the id of the inference that answered all of them."""
 
     async def main() -> None:
         target = SchedulerTarget(Scheduler(host(tmp_path)))
@@ -82,7 +82,7 @@ def test_requests_of_one_batch_have_the_same_inference(tmp_path: Path) -> None:
 
 
 def test_a_request_in_several_parts_has_none(tmp_path: Path) -> None:
-    """No single inference answered it."""
+    """Several inferences answered it, so its reply names none."""
 
     async def main() -> None:
         target = SchedulerTarget(Scheduler(host(tmp_path)))
@@ -97,7 +97,7 @@ def test_a_request_in_several_parts_has_none(tmp_path: Path) -> None:
 
 
 def test_every_other_end_is_told_as_what_it_was(tmp_path: Path) -> None:
-    """Failed, expired and rejected, each with one sentence that does not vary."""
+    """Failed, expired and rejected requests have their outcome and a problem."""
 
     async def main() -> None:
         broken = host(tmp_path, faults=[{"kind": "error", "probability": 1.0}])
@@ -130,7 +130,7 @@ def test_every_other_end_is_told_as_what_it_was(tmp_path: Path) -> None:
 
 
 def test_wrong_inputs_are_a_reply_from_the_loop(tmp_path: Path) -> None:
-    """Not an exception, and not before `send` is over."""
+    """`send` raises nothing; the reply is FAILED and comes in a later turn of the loop."""
 
     async def main() -> None:
         target = SchedulerTarget(Scheduler(host(tmp_path)))
@@ -148,7 +148,7 @@ def test_wrong_inputs_are_a_reply_from_the_loop(tmp_path: Path) -> None:
 
 
 def test_closing_gives_up_what_is_out(tmp_path: Path) -> None:
-    """Each caller is told, and a scheduler that was opened here is closed."""
+    """Outstanding requests are CANCELLED, and a scheduler that the target opened is closed."""
 
     async def main() -> None:
         scheduler = Scheduler(host(tmp_path, faults=[{"kind": "hang", "at_s": 0}]))
@@ -166,7 +166,7 @@ def test_closing_gives_up_what_is_out(tmp_path: Path) -> None:
 
 
 def test_a_scheduler_that_is_open_stays_open(tmp_path: Path) -> None:
-    """It is somebody else's; only what was sent here is given up."""
+    """The target cancels only its own requests, and does not close a scheduler that was open."""
 
     async def main() -> None:
         async with Scheduler(host(tmp_path)) as scheduler:
@@ -185,7 +185,7 @@ def test_a_scheduler_that_is_open_stays_open(tmp_path: Path) -> None:
 
 
 def test_one_of_several_models_is_measured(tmp_path: Path) -> None:
-    """By its name; its own batches only are sampled."""
+    """The target selects a model by name, and samples only the inferences of this model."""
     spec = yaml.safe_load(Path(host(tmp_path)).read_text())
     for name in ("one", "two"):
         (tmp_path / f"{name}.sim.yaml").write_text(yaml.safe_dump(spec))
@@ -210,7 +210,7 @@ def test_one_of_several_models_is_measured(tmp_path: Path) -> None:
 
 
 def test_samples_count_what_is_queued(tmp_path: Path) -> None:
-    """Rows that no device has yet."""
+    """A sample has the number of rows that are not on a device yet."""
 
     async def main() -> None:
         target = SchedulerTarget(Scheduler(host(tmp_path), set_size=1))
