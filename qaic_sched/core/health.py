@@ -219,16 +219,6 @@ class Health:
         device.is_lost = True
         return is_news
 
-    def found_lost(self, device_id: int) -> bool:
-        """Note that a device is lost, or has restarted; return whether that is news.
-
-        A device that is being reloaded fails what it holds because of that.
-        """
-        device = self._devices[device_id]
-        is_news = not device.is_lost and not self.is_reloading(device_id)
-        device.is_lost = True
-        return is_news
-
     def reported_reloaded(self, device_id: int, now: float) -> None:
         """Note that another model has loaded a device again: probe it now, if that may help."""
         device = self._devices[device_id]
