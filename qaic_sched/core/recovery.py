@@ -249,9 +249,7 @@ class Recovery(Dispatching):
     def _loop_stalled(self, event: LoopStalled) -> None:
         if event.stalled_s <= 0:
             raise InternalError(f"{event} does not fit")
-        oldest = next(iter(self.batches.values()), None)
-        sent_at = self.now if oldest is None else oldest.submitted_at
-        self.stalls.add(self.now - event.stalled_s, self.now, sent_at)
+        self.stalls.add(self.now - event.stalled_s, self.now)
         self.hedging.stalled_until = self.now
         self._after_answers.append(event)
 

@@ -31,13 +31,16 @@ class Stalls:
 
     def __init__(self) -> None:
         self.recent: deque[tuple[float, float]] = deque(maxlen=_MAX_STALLS)
-        """(begin, end) of each, the oldest first; none that ended before all batches in flight."""
+        """(begin, end) of each, the oldest first; empty soon after the last one."""
 
-    def add(self, began_at: float, ended_at: float, oldest_sent_at: float) -> None:
-        """Add a stall; `oldest_sent_at` is when the oldest batch in flight was sent."""
+    def add(self, began_at: float, ended_at: float) -> None:
+        """Add a stall."""
+        self.recent.append((began_at, ended_at))
+
+    def forget(self, oldest_sent_at: float) -> None:
+        """Forget the stalls that ended before the oldest batch in flight was sent."""
         while self.recent and self.recent[0][1] <= oldest_sent_at:
             self.recent.popleft()
-        self.recent.append((began_at, ended_at))
 
     def correct(self, batch: Batch) -> bool:
         """Take stalls off the execute time of an answered batch; return if it tells something."""

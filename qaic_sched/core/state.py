@@ -243,7 +243,7 @@ class SchedulerState(Resizing):
         is_first = activation.completed_at == -_NEVER
         batch.started_at = min(start, event.completed_at)
         batch.completed_at = activation.completed_at = event.completed_at
-        is_measured = not self.stalls.recent or self.stalls.correct(batch)
+        is_measured = not self.stalls.recent or self._correct_time(batch)
         self.ledger.release(batch, event.completed_at)
         if activation.held and (not activation.is_parked or activation.is_retiring):
             self._watch(activation)
@@ -276,6 +276,13 @@ class SchedulerState(Resizing):
             self.stuck_watch.restart()
             self.hedge_watch.restart()
         self._mean_execute_s += _EXECUTE_EWMA_WEIGHT * (batch.execute_s - self._mean_execute_s)
+
+    def _correct_time(self, batch: Batch) -> bool:
+        """Take stalls off the time of an answered batch; return whether it tells something."""
+        is_measured = self.stalls.correct(batch)
+        oldest = next(iter(self.batches.values()), None)
+        self.stalls.forget(self.now if oldest is None else oldest.submitted_at)
+        return is_measured
 
     def _cancelled(self, event: Cancelled) -> None:
         if event.request_id > self._last_request_id:

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["Heartbeat"]
 
 _NEVER: Final = float("inf")
-_PERIOD_S: Final = 0.02
-"""Seconds between two beats, and how late one must be: far above the usual lag of a loop."""
+_PERIOD_S: Final = 0.05
+"""Seconds between two beats."""
+_LATE_S: Final = 0.02
+"""How late a beat must be to show a stall: far above the usual lag of a loop."""
 _LEAST_PERIOD_S: Final = 0.002
 """The shortest period, twice the coarsest resolution of an event loop's timers."""
 _BEATS_PER_LIMIT: Final = 8
@@ -76,7 +78,7 @@ class Heartbeat:
         if limit_s is not None and limit_s < _BEATS_PER_LIMIT * _PERIOD_S:
             period_s = max(limit_s / _BEATS_PER_LIMIT, _LEAST_PERIOD_S)
         self._due_at = now + period_s
-        self.late_at = self._due_at + period_s
+        self.late_at = self._due_at + min(period_s, _LATE_S)
 
     def _beat(self) -> None:
         now = self._clock()

@@ -213,7 +213,7 @@ def test_a_stall_is_taken_off(
 ) -> None:
     """All rules of `correct`, as a table; the stall is from 2 to 3."""
     stalls = Stalls()
-    stalls.add(2.0, 3.0, 0.0)
+    stalls.add(2.0, 3.0)
     batch = _batch(sent_at, ended_at)
 
     assert stalls.correct(batch) == is_measured
@@ -224,7 +224,7 @@ def test_several_stalls_are_taken_off_together() -> None:
     """An inference may span more than one."""
     stalls = Stalls()
     for number in range(1, 5):
-        stalls.add(float(number), number + 0.5, 0.0)
+        stalls.add(float(number), number + 0.5)
     batch = _batch(0.0, 4.6)
 
     assert stalls.correct(batch)
@@ -234,10 +234,22 @@ def test_several_stalls_are_taken_off_together() -> None:
 def test_stalls_before_all_batches_are_forgotten() -> None:
     """And so are the oldest of very many."""
     stalls = Stalls()
-    stalls.add(1.0, 2.0, 0.5)
-    stalls.add(3.0, 4.0, 2.5)
+    stalls.add(1.0, 2.0)
+    stalls.add(3.0, 4.0)
+    stalls.forget(2.5)
     assert list(stalls.recent) == [(3.0, 4.0)]
     for number in range(5, 100):
-        stalls.add(float(number), number + 0.5, 2.5)
+        stalls.add(float(number), number + 0.5)
 
     assert len(stalls.recent) == 16
+
+
+def test_a_stall_is_forgotten_once_all_that_it_met_is_answered() -> None:
+    """From then on no answer is compared with it."""
+    state = _at_work()
+    first, second = state.batches.values()
+    drive(state, 12.0, LoopStalled(1.9), Request(9, 1, 12.0), answer(first, 12.0))
+    assert len(state.stalls.recent) == 1
+    drive(state, 12.1, answer(second, 12.1))
+
+    assert len(state.stalls.recent) == 0

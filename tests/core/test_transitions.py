@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qaic_sched.core import health
-from qaic_sched.core.events import DeviceReported, DeviceRetired
+from qaic_sched.core.events import DeviceOpened, DeviceReported, DeviceRetired
 from qaic_sched.core.health import DEVICE_TRANSITIONS, DeviceState, Health
 from qaic_sched.core.model import REQUEST_TRANSITIONS, DeviceNews, Request, RequestState
 from tests.core.harness import answer, drive, lose, make_state, on_probation, requests
@@ -126,9 +126,16 @@ def _retire_a_device_on_probation() -> None:
     assert drive(state, 2.0, DeviceRetired(0)).close == (0,)
 
 
-def _report_a_device_on_probation() -> None:
+def _report_devices() -> None:
+    """Each news comes to a ready device and to one on probation; one is proven in quarantine."""
     for news in DeviceNews:
+        drive(make_state(devices=2), 2.0, DeviceReported(0, news))
         drive(on_probation(devices=2), 2.0, DeviceReported(0, news))
+    state = make_state(devices=2)
+    for news in (DeviceNews.LOST, DeviceNews.READY):
+        drive(state, 2.0, DeviceReported(0, news))
+    assert drive(state, 2.1).reload == [0]
+    drive(state, 2.1, DeviceOpened(0, 1, 1))
 
 
 def _be_slow_on_probation() -> None:
@@ -158,7 +165,7 @@ def observed() -> Iterator[tuple[set[Row], set[Row]]]:
             driver.Simulation(make_scenario(seed), checks_invariants=False).run()
         _lose_the_last_device(Observed)
         _retire_a_device_on_probation()
-        _report_a_device_on_probation()
+        _report_devices()
         _be_slow_on_probation()
         yield requests, devices
 

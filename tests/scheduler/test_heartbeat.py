@@ -56,11 +56,11 @@ def test_a_late_beat_shows_how_long_the_loop_stood_still() -> None:
 
     async def main() -> None:
         heart = _Heart()
-        await asyncio.sleep(0.995)
+        await asyncio.sleep(0.99)
         _stand_still(2.0)
         await asyncio.sleep(1.0)
 
-        assert heart.stalls == [pytest.approx(2.0, abs=0.02)]
+        assert heart.stalls == [pytest.approx(1.99)]
         heart.beat.stop()
 
     run_virtual(main)
@@ -107,7 +107,7 @@ def test_the_heart_stops_when_nothing_is_at_work() -> None:
     async def main() -> None:
         heart = _Heart()
         heart.is_needed = False
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.06)
         _stand_still(9.0)
         assert not heart.beat.is_running
         assert now() < heart.beat.late_at
@@ -167,7 +167,7 @@ def test_a_device_that_is_stuck_is_found_in_spite_of_stalls(tmp_path: Path) -> N
         async with Scheduler(model, health={"dispatch_timeout_s": 0.5}, **options) as scheduler:
             await asyncio.sleep(0.06)
             requests = [scheduler.submit(rows(8)) for _ in range(2)]
-            for _ in range(6):
+            for _ in range(4):
                 await asyncio.sleep(0.07)
                 _stand_still(1.0)
             assert scheduler.statistics().devices[0].state == "ready"
@@ -186,7 +186,7 @@ def test_an_idle_scheduler_has_no_timer(tmp_path: Path) -> None:
     async def main() -> None:
         async with Scheduler(model) as scheduler:
             await scheduler.run(rows(8))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
             heartbeat = scheduler._shells[""]._heartbeat
             assert not heartbeat.is_running
             scheduler.submit(rows(8))

@@ -354,7 +354,7 @@ class _Maker:
         random = self.random
         speeds = random.choice(("equal", "equal", "mixed", "one slow"))
         faulty = random.choice((0.0, 0.0, 0.2, 0.6, 1.0))
-        errors = random.choice((0.0, 0.0, 0.01, 0.2))
+        errors = random.choice((0.0, 0.0, 0.01, 0.3))
         stalls = random.choice((0.0, 0.0, 0.01, 0.1))
         warm_up_s = random.choice((0.0, 0.0, 0.0, 20 * _FULL_BATCH_S))
         faulty = 0.0 if self.is_calm else faulty
