@@ -64,6 +64,8 @@ class Recovery(Dispatching):
                 self._end_group(group, failure, is_complete=len(wanted) == len(ended))
             if wanted:
                 self._retry_inference(wanted, batch, fault, failure)
+            elif ended and fault is Fault.INPUT and len(batch.parts) == 1:
+                self._convict(ended[0], failure)  # its values are bad, though it ended otherwise
             return
         self._retry_each_alone(ended, batch, fault)
         if self.health.failed(device_id, fault, self.now):

@@ -350,6 +350,17 @@ def test_the_tenant_of_a_culprit_runs_alone_for_a_while(fault: Fault) -> None:
     assert tenants_at(until) == [{"bad", "good"}]
 
 
+def test_rejected_values_isolate_their_tenant_though_the_request_failed_already() -> None:
+    """Another part of the same request may fail first, in the same turn of the loop."""
+    state = make_state(devices=2, batch_sizes=(1,), max_attempts=1)
+    first, second = drive(state, 0.0, Request(0, 2, 0.0, tenant="bad")).dispatch
+    answers = answer(first, 1.0, failed=True), Completed(second.id, 1.0, Fault.INPUT)
+    commands = drive(state, 1.0, *answers)
+
+    assert outcomes(commands.resolve) == [(0, "failed")]
+    assert [*state.admission.queued.tenants.isolated] == ["bad"]
+
+
 def test_isolation_ends_without_a_device() -> None:
     """The last device is lost when the ten seconds are over."""
     state = make_state()
