@@ -14,6 +14,8 @@ import math
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from qaic_sched.backends.base import Executable, closed_in_flight, unused_indexes
 from qaic_sched.backends.sim.spec import ErrorFault, RejectFault, StallFault
 from qaic_sched.errors import DeviceError, SchedulerClosedError
@@ -171,7 +173,7 @@ class SimExecutable(Executable):
         """The failure of an inference with a value that a fault rejects."""
         for fault in self._rejects:
             for name, values in inputs.items():
-                if (values > fault.above).any():  # type: ignore[attr-defined, operator]
+                if np.greater(np.asarray(values), fault.above).any():
                     what = f"rejected input {name!r}: it has a value above {fault.above:g}"
                     return self._error(what, fault.error)
         return None
